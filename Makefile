@@ -1,0 +1,28 @@
+# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test install format
+
+repro: install
+	@dvc repro
+	@cat reports/evaluate.txt
+
+test: install
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	pytest -n auto
+
+install: $(BIN)/.installed
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --quiet -e '.[demo,dev]'
+	@touch $@
+
+format: install
+	ruff format .
+	ruff check --fix .

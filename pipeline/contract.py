@@ -1,0 +1,115 @@
+"""FeatureContract: everything that determines a feature's value, and nothing else.
+
+Two features with equal contracts, made from equal source bytes, are interchangeable. The contract's
+digest is part of every clip's key, it lies in every store and every checkpoint, and whoever reads
+features compares it.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+# Raise whenever our own code changes the value of a feature (decoding, resizing, forward pass).
+# A test compares golden features and fails when values move without it.
+REVISION = 1
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Size = tuple[PositiveInt, PositiveInt]
+Triple = tuple[float, float, float]
+
+
+class Sampling(BaseModel):
+    """Which frames of a clip are used: `all`, or one of `every: n`, `fps: x`, `count: n`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: PositiveInt | None = None  # each n-th frame, from the first
+    fps: Annotated[float, Field(gt=0)] | None = None  # the frame on screen at k / fps seconds
+    count: PositiveInt | None = None  # n frames, evenly spaced over the clip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_all(cls, value: Any) -> Any:
+        return {} if value == "all" else value
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Self:
+        if sum(v is not None for v in (self.every, self.fps, self.count)) > 1:
+            raise ValueError("give one of 'all', 'every: n', 'fps: x', 'count: n'")
+        return self
+
+    @model_serializer
+    def _compact(self) -> Any:  # a narrower type would make pydantic warn
+        given = {k: v for k, v in self.__dict__.items() if v is not None}
+        return given or "all"
+
+
+class Preprocessing(BaseModel):
+    """From a decoded frame (H, W, 3) uint8 to the network's input: resize, centre crop, normalise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: PositiveInt | Size | None = 256  # shorter side, or (height, width), or null: as decoded
+    crop: PositiveInt | Size = 224  # centre crop: a square's side, or (height, width)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased, rounded to uint8 as PIL does
+
+    @property
+    def crop_size(self) -> Size:
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+
+    @model_validator(mode="after")
+    def _resize_covers_crop(self) -> Self:
+        if self.resize is not None:
+            height, width = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+            if height < self.crop_size[0] or width < self.crop_size[1]:
+                raise ValueError(f"resize {self.resize} is smaller than crop {self.crop}")
+        return self
+
+
+class FeatureContract(BaseModel):
+    """What one tap's features were made with. Equal digest <=> interchangeable features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: int = REVISION
+    sampling: Sampling
+    decode: Literal["pyav-rgb24"] = "pyav-rgb24"  # decoder and colour conversion
+    preprocessing: Preprocessing
+    mean: Triple  # of RGB in [0, 1], from the weights file
+    std: Triple
+    arch: str
+    weights_sha256: str
+    precision: Literal["float32"] = "float32"  # of the forward pass
+    backend: Literal["eager"] = "eager"
+    tap: str
+    pooling: Literal["none", "avg", "max"] = "none"  # over H and W, before storing
+    dtype: Literal["float16", "float32"] = "float16"  # as stored
+
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return _digest(self.model_dump(mode="json"))
+
+    def forward_digest(self) -> str:
+        """Digest of what a forward pass is made with: contracts that share it share the pass."""
+        return _digest(self.model_dump(mode="json", exclude={"tap", "pooling", "dtype"}))
+
+    def differences(self, other: "FeatureContract") -> dict[str, tuple[Any, Any]]:
+        """Fields that differ, as {field: (here, there)}; nested fields are dotted."""
+        here, there = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        return {k: (here.get(k), there.get(k)) for k in {**here, **there} if here.get(k) != there.get(k)}
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _flatten(value: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, item in value.items():
+        if key == "preprocessing":
+            flat.update({f"{key}.{k}": v for k, v in item.items()})
+        else:
+            flat[key] = item
+    return flat

@@ -1,0 +1,91 @@
+import os
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from pipeline.files import DigestCache, atomic_path, combined_digest, file_digest, link, write_atomically
+
+
+def test_an_interrupted_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+
+    def fail_in_the_middle() -> None:
+        with atomic_path(path) as partial:
+            partial.write_bytes(b"ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in_the_middle()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_the_same_file_even_when_it_is_read_only(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "a").chmod(0o444)
+    link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_a_link_to_another_filesystem_is_a_symlink_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.fail("this test needs /dev/shm on a filesystem of its own")
+    (tmp_path / "a").write_bytes(b"x")
+    target = shared_memory / f"framecache-test-{os.getpid()}"
+    try:
+        link(tmp_path / "a", target)
+        assert target.is_symlink()
+        assert target.read_bytes() == b"x"
+        assert "is a symlink" in caplog.text
+    finally:
+        target.unlink()
+
+
+def _age(path: Path) -> None:
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 10_000_000_000))
+
+
+def test_digests_are_of_content_and_remembered_by_stat(tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(b"frames")
+    _age(path)
+    cache = DigestCache(tmp_path / "digests.sqlite")
+    assert cache.digest(path) == file_digest(path) == xxhash.xxh3_128_digest(b"frames")
+    cache.close()
+
+    stat = path.stat()
+    path.write_bytes(b"FRAMES")  # same size; the same mtime is forged: only then is the cache believed
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    again = DigestCache(tmp_path / "digests.sqlite")
+    assert again.digest(path) == xxhash.xxh3_128_digest(b"frames")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert again.digest(path) == xxhash.xxh3_128_digest(b"FRAMES")
+    again.close()
+
+
+def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(b"one")
+    cache = DigestCache(tmp_path / "digests.sqlite")
+    cache.digest(path)
+    stat = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cache.digest(path) == xxhash.xxh3_128_digest(b"two")
+    cache.close()
+
+
+def test_the_combined_digest_depends_on_order_and_on_the_text() -> None:
+    one, two = b"1" * 16, b"2" * 16
+    digests = {
+        combined_digest([one, two]),
+        combined_digest([two, one]),
+        combined_digest([one, two], extra="x"),
+    }
+    assert len(digests) == 3
