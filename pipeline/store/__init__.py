@@ -1,0 +1,27 @@
+"""The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
+
+from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips
+from pipeline.store.layout import Layout, StoreConfig
+from pipeline.store.reader import FeatureView, open_view
+from pipeline.store.records import Record, read_record
+from pipeline.store.shards import ClipSource, ShardWriter, committing
+from pipeline.store.view import TapView, publish
+
+__all__ = [
+    "ClipSource",
+    "FeatureView",
+    "Journal",
+    "Layout",
+    "Quarantined",
+    "Record",
+    "ShardWriter",
+    "Span",
+    "StoreConfig",
+    "StoredClip",
+    "TapView",
+    "committing",
+    "open_view",
+    "publish",
+    "read_record",
+    "stored_clips",
+]

@@ -1,0 +1,194 @@
+"""The journal: every shard ever committed, by contract and layout. Private to framecache.
+
+<journal>/
+  format.json
+  digests.sqlite                         content digests of source files
+  locks/<forward digest>.lock            one extraction per forward contract at a time
+  quarantine/<forward digest>/<key>.json clips whose bytes the decoder rejected
+  contracts/<contract digest>/
+    contract.json
+    <layout>/<shard id>.shard            rows
+    <layout>/<shard id>.record           written last: makes the shard exist
+"""
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import StoreError
+from pipeline.files import DigestCache, link, partial_path, sync_directory, write_atomically
+from pipeline.store.layout import Layout
+from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
+from pipeline.store.tables import FORMAT_VERSION
+
+log = logging.getLogger(__name__)
+
+# Enough of a digest for a folder's name; the whole one is in contract.json.
+_NAME_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive rows of one shard."""
+
+    shard_id: str
+    row: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClip:
+    """Where a complete clip's rows are, in frame order, and in which record their times are."""
+
+    spans: tuple[Span, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(span.num_rows for span in self.spans)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A clip that the decoder rejected."""
+
+    clip_id: str
+    source: str
+    reason: str
+    num_recovered: int
+
+
+class Journal:
+    """Opens the journal at `path`, or creates it."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        marker = path / "format.json"
+        if not marker.exists():
+            write_atomically(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
+        check_version(json.loads(marker.read_text())["format_version"], path=marker)
+
+    def digest_cache(self) -> DigestCache:
+        return DigestCache(self.path / "digests.sqlite")
+
+    def directory(self, contract: FeatureContract, layout: Layout) -> Path:
+        """Where shards of this contract and layout are; made on first use."""
+        folder = self._contract_folder(contract)
+        if not (folder / "contract.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "contract.json", contract.model_dump_json(indent=1).encode())
+        directory = folder / layout.name
+        directory.mkdir(exist_ok=True)
+        return directory
+
+    def records(self, contract: FeatureContract, layout: Layout) -> dict[str, Record]:
+        """Every committed shard, by id."""
+        directory = self._contract_folder(contract) / layout.name
+        return {path.stem: read_record(path) for path in sorted(directory.glob(f"*{RECORD_SUFFIX}"))}
+
+    def contracts(self) -> list[FeatureContract]:
+        """Every contract with features here, the most recently used first."""
+        paths = list((self.path / "contracts").glob("*/contract.json"))
+        paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [FeatureContract.model_validate_json(path.read_text()) for path in paths]
+
+    def touch(self, contract: FeatureContract) -> None:
+        """Note that a contract was used now."""
+        os.utime(self._contract_folder(contract) / "contract.json")
+
+    def clip_keys(self, contract: FeatureContract) -> dict[str, set[bytes]]:
+        """The keys under which each clip id was ever stored for this contract, in any layout."""
+        keys: dict[str, set[bytes]] = {}
+        for path in self._contract_folder(contract).glob(f"*/*{RECORD_SUFFIX}"):
+            spans = read_record(path).spans
+            for clip_id, key in zip(spans["clip_id"].to_pylist(), spans["clip_key"].to_pylist(), strict=True):
+                keys.setdefault(clip_id, set()).add(key)
+        return keys
+
+    @contextmanager
+    def lock(self, forward_digest: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the lock of a forward contract; it dies with the process.
+
+        While another process has it, `on_wait` is told once who that is, and the call blocks.
+        """
+        path = self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.lock"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                on_wait(file.read().strip() or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}")
+            file.flush()
+            yield
+
+    def quarantine(self, forward_digest: str, key: bytes, clip: Quarantined) -> None:
+        folder = self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{key.hex()}.json", json.dumps(clip.__dict__, sort_keys=True).encode())
+
+    def quarantined(self, forward_digest: str) -> dict[bytes, Quarantined]:
+        folder = self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
+        return {
+            bytes.fromhex(path.stem): Quarantined(**json.loads(path.read_text()))
+            for path in folder.glob("*.json")
+        }
+
+    def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
+        """Take over a shard from elsewhere (a view, DVC's cache): linked, then its record written.
+
+        False when it is here already.
+        """
+        record = parse_record(record_data, path=Path(origin))
+        directory = self.directory(record.contract, record.layout)
+        if (directory / record.record_name).exists():
+            return False
+        partial = partial_path(directory / record.shard_name)
+        link(shard, partial)
+        partial.replace(directory / record.shard_name)
+        sync_directory(directory)
+        write_atomically(directory / record.record_name, record_data)
+        return True
+
+    def _contract_folder(self, contract: FeatureContract) -> Path:
+        return self.path / "contracts" / contract.digest()[:_NAME_LENGTH]
+
+
+def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
+    """The complete clips of some shards, by key. Where a clip was stored twice, either serves."""
+    found: dict[bytes, StoredClip] = {}
+    pieces: dict[tuple[bytes, str], list[tuple[int, Span, str | None]]] = {}
+    ends: list[tuple[bytes, str]] = []
+    for record in records:
+        spans = record.spans.drop_columns(["frame_seconds", "source", "clip_id"]).to_pylist()
+        for row in spans:
+            span = Span(record.shard_id, row["row"], row["num_rows"])
+            if row["final"] and row["first_frame"] == 0:
+                found[row["clip_key"]] = StoredClip((span,))
+                continue
+            piece = (row["first_frame"], span, row["previous_shard"])
+            pieces.setdefault((row["clip_key"], record.shard_id), []).append(piece)
+            if row["final"]:
+                ends.append((row["clip_key"], record.shard_id))
+    for key, shard_id in ends:
+        chain: list[tuple[int, Span, str | None]] = []
+        link_id: str | None = shard_id
+        while link_id is not None and (here := pieces.get((key, link_id))):
+            chain += here
+            link_id = here[0][2]
+        chain.sort(key=lambda piece: piece[0])
+        if link_id is None and chain[0][0] == 0:
+            found[key] = StoredClip(tuple(span for _, span, _ in chain))
+        else:
+            raise StoreError(f"Shard {link_id or shard_id} is missing, which has frames of clip {key.hex()}.")
+    return found

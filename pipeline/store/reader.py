@@ -1,0 +1,232 @@
+"""FeatureView: reads a tap's features, straight from the shards' files into the caller's buffer.
+
+Threads may share a view. Everything that a view needs is opened at once, relative to one folder
+handle, so a later publication never mixes in.
+"""
+
+import bisect
+import contextlib
+import json
+import mmap
+import os
+import resource
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import MissingClipError, StoreError
+from pipeline.store.containers import CONTAINERS
+from pipeline.store.layout import Layout
+from pipeline.store.records import check_version
+from pipeline.store.rows import ShardRows
+from pipeline.store.tables import unseal
+from pipeline.store.view import CHUNKS_NAME, INDEX_NAME, TIMES_NAME
+
+
+def open_view(path: Path) -> "FeatureView":
+    """The view of one tap, e.g. `features/layer4`.
+
+    Raises StoreError, with the remedy, when there is none, when it is foreign, from a newer version
+    or damaged, or when its shards are not there.
+    """
+    return FeatureView(path)
+
+
+class FeatureView:
+    """One tap's features: clips by id, each an array (T, C, H, W) in `dtype`.
+
+    Attributes: path, contract, layout, map_shape (C, H, W), dtype, digest (of content and index).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._closer = contextlib.ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"No features at {self.path}. Run `dvc repro extract` to make them, or `dvc pull`."
+            ) from None
+        self._closer.callback(os.close, folder)
+        self._folder = folder
+        try:
+            data = self._map(INDEX_NAME)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.path} is no framecache view: it has no {INDEX_NAME}."
+                " Views are made by `dvc repro extract`."
+            ) from None
+        index, metadata = unseal(data, path=self.path / INDEX_NAME)
+        check_version(int(metadata["format_version"]), path=self.path / INDEX_NAME)
+        self.contract = FeatureContract.model_validate_json(metadata["contract"])
+        self.layout = Layout.from_json(metadata["layout"])
+        self.map_shape = self.layout.row_shape
+        self.dtype = np.dtype(self.layout.dtype)
+        self.digest = xxhash.xxh3_128_hexdigest(data)
+        self._ids = index["clip_id"].combine_chunks() if len(index) else pa.array([], pa.string())
+        self._num_frames = index["num_frames"].to_numpy()
+        self._first_time = index["first_time"].to_numpy()
+        spans = index["spans"].combine_chunks() if len(index) else None
+        self._span_offsets = spans.offsets.to_numpy() if spans is not None else np.zeros(1, np.int32)
+        flat = spans.flatten() if spans is not None else None
+        self._spans = [] if flat is None else [flat.field(i).to_numpy() for i in range(3)]
+        self._shard_ids: list[str] = json.loads(metadata["shards"])
+        self._first_chunk = np.cumsum([0, *json.loads(metadata["num_chunks"])]).tolist()
+        self._container = CONTAINERS[self.layout.format]
+        self._descriptors = self._open_shards()
+        self._shards: dict[int, ShardRows] = {}
+        self._positions: dict[str, int] = {}
+        # Mapped now, so that they outlive a later publication; checked when they are first needed.
+        self._times_file, self._chunks_file = self._map(TIMES_NAME), self._map(CHUNKS_NAME)
+
+    def _open_shards(self) -> list[int]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < len(self._shard_ids) + 256:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        paths = [self._container.shard_path(number) for number in range(len(self._shard_ids))]
+        return [self._open_file(str(path)) for path in paths]
+
+    def _open_file(self, name: str) -> int:
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.path / name} is missing. Run `dvc pull`, or `dvc repro extract` to make it again."
+            ) from None
+        self._closer.callback(os.close, descriptor)
+        return descriptor
+
+    def _map(self, name: str) -> mmap.mmap:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        try:
+            if os.fstat(descriptor).st_size == 0:
+                raise StoreError(f"{self.path / name} is damaged: it is empty.")
+            return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, clip_id: str) -> bool:
+        return self._find(clip_id) is not None
+
+    def clip_ids(self) -> list[str]:
+        """All clips, sorted."""
+        return list(self._ids.to_pylist())
+
+    def num_frames(self, clip_id: str) -> int:
+        return int(self._num_frames[self._position(clip_id)])
+
+    def frame_seconds(self, clip_id: str) -> np.ndarray[Any, Any]:
+        """Presentation times (T,) float64, from the source's start."""
+        position = self._position(clip_id)
+        first = self._first_time[position]
+        return self._times[first : first + self._num_frames[position]]
+
+    @cached_property
+    def _times(self) -> np.ndarray[Any, Any]:
+        table, _ = unseal(self._times_file, path=self.path / TIMES_NAME)
+        times: np.ndarray[Any, Any] = table["frame_seconds"].to_numpy()
+        return times
+
+    @cached_property
+    def _chunks(self) -> dict[str, np.ndarray[Any, Any]]:
+        table, _ = unseal(self._chunks_file, path=self.path / CHUNKS_NAME)
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def _shard(self, number: int) -> ShardRows:
+        shard = self._shards.get(number)
+        if shard is None:
+            chunks = slice(self._first_chunk[number], self._first_chunk[number + 1])
+            shard = ShardRows(
+                self._descriptors[number],
+                layout=self.layout,
+                chunks={name: column[chunks] for name, column in self._chunks.items()},
+                name=f"Shard {self._shard_ids[number]} ({self.path / self._container.shard_path(number)})",
+            )
+            shard = self._shards.setdefault(number, shard)  # another thread's, if it was faster
+        return shard
+
+    def read(
+        self, clip_id: str, *, first_frame: int = 0, num_frames: int | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Features (T, C, H, W) of a clip, or of some consecutive frames of it."""
+        count = self.num_frames(clip_id) - first_frame if num_frames is None else num_frames
+        out = np.empty((count, *self.map_shape), self.dtype)
+        self.read_into(clip_id, out, first_frame=first_frame)
+        return out
+
+    def read_into(self, clip_id: str, out: np.ndarray[Any, Any], *, first_frame: int = 0) -> None:
+        """Fill `out` (T, C, H, W), C-contiguous and of the view's dtype, with frames from `first_frame`.
+
+        Raises MissingClipError, StoreError when the data is damaged, ValueError for frames that the
+        clip does not have.
+        """
+        position = self._position(clip_id)
+        total = int(self._num_frames[position])
+        if first_frame < 0 or first_frame + len(out) > total:
+            raise ValueError(
+                f"Clip {clip_id!r} has frames 0 to {total - 1}, not {first_frame} to"
+                f" {first_frame + len(out) - 1}."
+            )
+        assert out.shape[1:] == self.map_shape, (out.shape, self.map_shape)
+        assert out.dtype == self.dtype, (out.dtype, self.dtype)
+        assert out.flags.c_contiguous
+        buffer = out.reshape(-1).view(np.uint8).data
+        shards, rows, counts = self._spans
+        skip = first_frame
+        for i in range(self._span_offsets[position], self._span_offsets[position + 1]):
+            if not buffer:
+                return
+            if skip >= counts[i]:
+                skip -= int(counts[i])
+                continue
+            count = min(int(counts[i]) - skip, len(buffer) // self.layout.row_bytes)
+            size = count * self.layout.row_bytes
+            self._shard(int(shards[i])).read_into(buffer[:size], row=int(rows[i]) + skip, clip_id=clip_id)
+            buffer, skip = buffer[size:], 0
+
+    def _find(self, clip_id: str) -> int | None:
+        """Position in the index; looked up once a clip."""
+        known = self._positions.get(clip_id)
+        if known is not None:
+            return known
+        position = bisect.bisect_left(self._ids, clip_id, key=lambda value: str(value.as_py()))
+        if position == len(self._ids) or self._ids[position].as_py() != clip_id:
+            return None
+        self._positions[clip_id] = position
+        return position
+
+    def _position(self, clip_id: str) -> int:
+        position = self._find(clip_id)
+        if position is None:
+            raise MissingClipError(
+                f"Clip {clip_id!r} has no features in {self.path}. It may be quarantined"
+                " (see quarantine.csv beside the taps) or newer than the features: run `dvc repro extract`."
+            )
+        return position
+
+    def close(self) -> None:
+        self._closer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

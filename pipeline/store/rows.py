@@ -1,0 +1,138 @@
+"""Reading rows of one shard file, for both containers: by offset, straight into the caller's buffer."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline.errors import StoreError
+from pipeline.store.codecs import decode_into
+from pipeline.store.containers import rest_checksum
+from pipeline.store.layout import Layout
+from pipeline.store.records import Record
+
+Array = np.ndarray[Any, Any]
+
+_REMEDY = "Run `python -m stages.store repair`, then `dvc repro`."
+
+
+class ShardRows:
+    """An open shard file. A chunk's checksum is verified when this object first needs it.
+
+    Threads may share one. The caller closes the descriptor.
+    """
+
+    def __init__(self, descriptor: int, *, layout: Layout, chunks: Mapping[str, Array], name: str) -> None:
+        """`chunks` has the columns of CHUNK_DTYPE; `name` is used in messages."""
+        self._descriptor = descriptor
+        self._layout = layout
+        self._offset, self._size_bytes = chunks["offset"], chunks["size_bytes"]
+        self._checksum = chunks["checksum"]
+        self._unverified = np.ones(len(self._offset), dtype=bool)
+        self._name = name
+
+    def read_into(self, buffer: memoryview, *, row: int, clip_id: str) -> None:
+        """Fill `buffer` (bytes) with the rows from `row` on. StoreError when they are damaged."""
+        if self._layout.codec == "none":
+            self._read_plain(buffer, row, clip_id)
+        else:
+            self._read_encoded(buffer, row, clip_id)
+
+    def _read_plain(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        layout = self._layout
+        num_rows = len(buffer) // layout.row_bytes
+        first, last = row // layout.rows_per_chunk, (row + num_rows - 1) // layout.rows_per_chunk
+        start = int(self._offset[first]) + row % layout.rows_per_chunk * layout.row_bytes
+        if self._offset[last] - self._offset[first] == (last - first) * layout.chunk_bytes:
+            self._pread(buffer, start, clip_id)
+        else:  # HDF5 may put something of its own between chunks
+            self._read_chunkwise(buffer, row, clip_id)
+        if self._unverified[first : last + 1].any():
+            self._verify_plain(buffer, row, range(first, last + 1), clip_id)
+
+    def _verify_plain(self, buffer: memoryview, row: int, chunks: range, clip_id: str) -> None:
+        """Verify the chunks that `buffer`, rows from `row` on, came from: in place where they fit."""
+        size = self._layout.chunk_bytes
+        for number in chunks:
+            if self._unverified[number]:
+                start = (number * self._layout.rows_per_chunk - row) * self._layout.row_bytes
+                inside = start >= 0 and start + size <= len(buffer)
+                self._check(
+                    buffer[start : start + size] if inside else self._load(number, clip_id), number, clip_id
+                )
+
+    def _read_chunkwise(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        layout = self._layout
+        while buffer:
+            number, skip = divmod(row, layout.rows_per_chunk)
+            count = min(layout.rows_per_chunk - skip, len(buffer) // layout.row_bytes)
+            size = count * layout.row_bytes
+            self._pread(buffer[:size], int(self._offset[number]) + skip * layout.row_bytes, clip_id)
+            buffer, row = buffer[size:], row + count
+
+    def _read_encoded(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        layout = self._layout
+        while buffer:
+            number, skip = divmod(row, layout.rows_per_chunk)
+            count = min(layout.rows_per_chunk - skip, len(buffer) // layout.row_bytes)
+            size = count * layout.row_bytes
+            stored = self._load(number, clip_id)
+            if self._unverified[number]:
+                self._check(stored, number, clip_id)
+            if size == layout.chunk_bytes:
+                self._decode(stored, buffer[:size], number, clip_id)
+            else:
+                chunk = memoryview(bytearray(layout.chunk_bytes))
+                self._decode(stored, chunk, number, clip_id)
+                buffer[:size] = chunk[skip * layout.row_bytes :][:size]
+            buffer, row = buffer[size:], row + count
+
+    def _decode(self, stored: memoryview, out: memoryview, number: int, clip_id: str) -> None:
+        try:
+            decode_into(stored, out, codec=self._layout.codec)
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(
+                f"{self._name} is damaged: chunk {number} does not decompress ({error};"
+                f" reading clip {clip_id!r}). {_REMEDY}"
+            ) from None
+
+    def _load(self, number: int, clip_id: str) -> memoryview:
+        data = memoryview(bytearray(self._size_bytes[number]))
+        self._pread(data, int(self._offset[number]), clip_id)
+        return data
+
+    def _check(self, stored: memoryview, number: int, clip_id: str) -> None:
+        if xxhash.xxh3_64_intdigest(stored) != self._checksum[number]:
+            raise StoreError(
+                f"{self._name} is damaged: chunk {number} does not match its checksum"
+                f" (reading clip {clip_id!r}). {_REMEDY}"
+            )
+        self._unverified[number] = False
+
+    def _pread(self, buffer: memoryview, offset: int, clip_id: str) -> None:
+        while buffer:
+            count = os.preadv(self._descriptor, [buffer], offset)
+            if count == 0:
+                raise StoreError(
+                    f"{self._name} is damaged: it ends early (reading clip {clip_id!r}). {_REMEDY}"
+                )
+            buffer, offset = buffer[count:], offset + count
+
+
+def verify_shard(path: Path, record: Record) -> list[int]:
+    """The numbers of the chunks whose bytes are not as recorded; -1 stands for all other bytes.
+
+    Reads the whole file. Raises OSError when it can't be read.
+    """
+    damaged = []
+    with path.open("rb", buffering=0) as file:
+        for number, (offset, size, checksum) in enumerate(record.chunks.tolist()):
+            data = os.pread(file.fileno(), size, offset)
+            if len(data) != size or xxhash.xxh3_64_intdigest(data) != checksum:
+                damaged.append(number)
+    if rest_checksum(path, record.chunks) != record.rest_checksum:
+        damaged.append(-1)
+    return damaged

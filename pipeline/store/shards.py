@@ -1,0 +1,241 @@
+"""ShardWriter: appends clips' rows to immutable shards.
+
+A shard is written under a temporary name, flushed and renamed; then its record is, in the same way.
+A shard without a record does not exist.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from pipeline.contract import FeatureContract
+from pipeline.files import partial_path, sync_directory, write_atomically
+from pipeline.store.codecs import encode
+from pipeline.store.containers import CONTAINERS, ShardFile, rest_checksum
+from pipeline.store.layout import Layout
+from pipeline.store.records import CHUNK_DTYPE, Record
+from pipeline.store.tables import SPAN_SCHEMA, seal
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """What a clip's rows are filed under."""
+
+    key: bytes  # 16 bytes: digest of the source's content and time range
+    clip_id: str
+    source: str
+
+
+@dataclass
+class _Span:
+    clip: ClipSource
+    first_frame: int
+    row: int
+    num_rows: int
+    frame_seconds: list[np.ndarray[Any, Any]]
+    previous_shard: str | None
+    final: bool = False
+
+
+@dataclass
+class _OpenShard:
+    path: Path
+    file: ShardFile
+    opened_at: float
+    num_rows: int = 0
+    pending: np.ndarray[Any, Any] | None = None  # rows of a chunk that is not full yet
+    spans: list[_Span] = field(default_factory=list)
+    last_span: dict[bytes, _Span] = field(default_factory=dict)
+    checksums: list[int] = field(default_factory=list)  # of the chunks, as stored
+
+
+class ShardWriter:
+    """Appends clips' rows to shards in `directory` and commits each shard when it is full or old.
+
+    Clips may be interleaved: each `append` continues its clip. A clip exists once the shard with its
+    final span is committed. Not thread-safe: one writer, one thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        contract: FeatureContract,
+        layout: Layout,
+        commit_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._contract = contract
+        self._layout = layout
+        self._commit_seconds = commit_seconds
+        self._clock = clock
+        self._shard: _OpenShard | None = None
+        # Clips that started in a committed shard and go on: frames so far, and that shard.
+        self._continued: dict[bytes, tuple[int, str]] = {}
+
+    def append(
+        self,
+        clip: ClipSource,
+        rows: np.ndarray[Any, Any],
+        frame_seconds: np.ndarray[Any, Any],
+        *,
+        final: bool,
+    ) -> None:
+        """Add rows (T, C, H, W) of the layout's dtype and their times (T,); `final` ends the clip."""
+        assert rows.shape[1:] == self._layout.row_shape, (rows.shape, self._layout)
+        assert rows.dtype == self._layout.dtype, (rows.dtype, self._layout)
+        rows = np.ascontiguousarray(rows)
+        while len(rows):
+            shard = self._shard or self._open()
+            count = min(len(rows), self._layout.rows_per_shard - shard.num_rows)
+            span = self._extend_span(shard, clip, frame_seconds[:count])
+            self._write_rows(shard, rows[:count])
+            rows, frame_seconds = rows[count:], frame_seconds[count:]
+            span.final = final and not len(rows)
+            if shard.num_rows == self._layout.rows_per_shard:
+                self.commit()
+        if final:
+            self._continued.pop(clip.key, None)
+        if self._shard and self._clock() - self._shard.opened_at > self._commit_seconds:
+            self.commit()
+
+    def drop(self, clip: ClipSource) -> None:
+        """Forget a clip that failed: the rows that it has stay unused."""
+        self._continued.pop(clip.key, None)
+        if self._shard:
+            self._shard.last_span.pop(clip.key, None)
+            self._shard.spans = [span for span in self._shard.spans if span.clip.key != clip.key]
+
+    def commit(self) -> None:
+        """Make everything appended so far durable and visible."""
+        if self._shard is None or not self._shard.spans:
+            self.abandon()
+            return
+        record = self._seal(self._shard)
+        for span in self._shard.spans:
+            if span.final:
+                self._continued.pop(span.clip.key, None)
+            else:
+                self._continued[span.clip.key] = (span.first_frame + span.num_rows, record.shard_id)
+        self._shard = None
+
+    def _seal(self, shard: _OpenShard) -> Record:
+        """Finish the file, give it its name, and write its record."""
+        if shard.pending is not None:
+            used = shard.num_rows % self._layout.rows_per_chunk
+            shard.pending[used:] = np.nan
+            self._write_chunk(shard, shard.pending)
+        places = shard.file.finish()
+        chunks = np.empty(len(places), CHUNK_DTYPE)
+        chunks["offset"], chunks["size_bytes"] = places["offset"], places["size_bytes"]
+        chunks["checksum"] = shard.checksums
+        spans = _spans_table(shard.spans)
+        record = Record(
+            shard_id=_shard_id(self._contract, self._layout, chunks, spans),
+            contract=self._contract,
+            layout=self._layout,
+            spans=spans,
+            chunks=chunks,
+            rest_checksum=rest_checksum(shard.path, places),
+        )
+        shard.path.replace(self._directory / record.shard_name)
+        sync_directory(self._directory)
+        write_atomically(self._directory / record.record_name, record.to_bytes())
+        return record
+
+    def abandon(self) -> None:
+        """Drop what is not committed."""
+        if self._shard:
+            self._shard.file.abandon()
+            self._shard.path.unlink(missing_ok=True)
+            self._shard = None
+
+    def _open(self) -> _OpenShard:
+        path = partial_path(self._directory / "shard")
+        file = CONTAINERS[self._layout.format].open_shard(path, self._layout)
+        self._shard = _OpenShard(path, file, self._clock())
+        return self._shard
+
+    def _extend_span(self, shard: _OpenShard, clip: ClipSource, times: np.ndarray[Any, Any]) -> _Span:
+        last = shard.last_span.get(clip.key)
+        if last and last.row + last.num_rows == shard.num_rows:
+            last.num_rows += len(times)
+            last.frame_seconds.append(times)
+            return last
+        first_frame, previous = self._continued.get(clip.key, (0, None))
+        if last:
+            first_frame, previous = last.first_frame + last.num_rows, last.previous_shard
+        span = _Span(clip, first_frame, shard.num_rows, len(times), [times], previous)
+        shard.spans.append(span)
+        shard.last_span[clip.key] = span
+        return span
+
+    def _write_rows(self, shard: _OpenShard, rows: np.ndarray[Any, Any]) -> None:
+        size = self._layout.rows_per_chunk
+        while len(rows):
+            used = shard.num_rows % size
+            count = min(len(rows), size - used)
+            if count == size:  # a whole chunk: no copy
+                self._write_chunk(shard, rows[:size])
+            else:
+                if shard.pending is None:
+                    shard.pending = np.empty((size, *self._layout.row_shape), self._layout.dtype)
+                shard.pending[used : used + count] = rows[:count]
+                if used + count == size:
+                    self._write_chunk(shard, shard.pending)
+                    shard.pending = None
+            shard.num_rows += count
+            rows = rows[count:]
+
+    def _write_chunk(self, shard: _OpenShard, rows: np.ndarray[Any, Any]) -> None:
+        chunk = rows.reshape(-1).view(np.uint8).data
+        stored = encode(chunk, codec=self._layout.codec, itemsize=rows.itemsize)
+        shard.file.append(stored)
+        shard.checksums.append(xxhash.xxh3_64_intdigest(stored))
+
+
+@contextmanager
+def committing(*writers: ShardWriter) -> Iterator[None]:
+    """Commit the writers when the block ends well, drop their open shards when it does not."""
+    try:
+        yield
+        for writer in writers:
+            writer.commit()
+    finally:
+        for writer in writers:
+            writer.abandon()
+
+
+def _spans_table(spans: list[_Span]) -> pa.Table:
+    return pa.Table.from_pydict(
+        {
+            "clip_key": [span.clip.key for span in spans],
+            "clip_id": [span.clip.clip_id for span in spans],
+            "source": [span.clip.source for span in spans],
+            "first_frame": [span.first_frame for span in spans],
+            "row": [span.row for span in spans],
+            "num_rows": [span.num_rows for span in spans],
+            "final": [span.final for span in spans],
+            "previous_shard": [span.previous_shard for span in spans],
+            "frame_seconds": [np.concatenate(span.frame_seconds) for span in spans],
+        },
+        schema=SPAN_SCHEMA,
+    )
+
+
+def _shard_id(
+    contract: FeatureContract, layout: Layout, chunks: np.ndarray[Any, Any], spans: pa.Table
+) -> str:
+    hasher = xxhash.xxh3_128(contract.digest().encode() + layout.name.encode())
+    hasher.update(chunks.tobytes())
+    hasher.update(seal(spans, {}))
+    return hasher.hexdigest()

@@ -1,0 +1,157 @@
+"""The view: one self-contained store per tap, an ordinary array to every other tool.
+
+    features/<tap>/
+      zarr.json, c/<i>/0/0/0     Zarr: the array (N, C, H, W), and shard i: the journal's file
+      features.h5, shards/<i>.h5 HDF5: likewise
+      records/<shard id>.record  shard i's record: the journal's file
+      index.arrow                clips, sorted by id, and their rows; sealed
+      times.arrow                frame times, in the index's order; sealed
+      chunks.arrow               places and checksums of all chunks, shard after shard; sealed
+
+It is built beside its name from hardlinks and published by one rename of the whole folder. The same
+shards and manifest give the same bytes.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.contract import FeatureContract
+from pipeline.files import file_digest, link, partial_path, sync_directory
+from pipeline.store.containers import CONTAINERS
+from pipeline.store.journal import Journal, StoredClip
+from pipeline.store.layout import Layout
+from pipeline.store.records import CHUNK_DTYPE, Record
+from pipeline.store.tables import CHUNKS_SCHEMA, FORMAT_VERSION, INDEX_SCHEMA, TIMES_SCHEMA, seal, unseal
+
+INDEX_NAME = "index.arrow"
+TIMES_NAME = "times.arrow"
+CHUNKS_NAME = "chunks.arrow"
+RECORDS_NAME = "records"
+
+
+@dataclass(frozen=True)
+class TapView:
+    """One tap's part of a view: which clips, and where their rows are."""
+
+    contract: FeatureContract
+    layout: Layout
+    clips: Mapping[str, StoredClip]  # by clip id
+    records: Mapping[str, Record]  # by shard id; at least the needed ones
+
+
+def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mapping[str, bytes]) -> None:
+    """Replace the folder `path` by a new view with a subfolder a tap and the given extra files.
+
+    Readers see the old view or the new one, never a mix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.partial-*"):
+        shutil.rmtree(stale)
+    partial = partial_path(path)
+    partial.mkdir()
+    for view in views:
+        _build_tap(journal, view, partial / view.contract.tap)
+    for name, data in files.items():
+        (partial / name).write_bytes(data)
+    sync_directory(partial)
+    if path.exists():
+        _exchange(partial, path)
+        shutil.rmtree(partial)
+    else:
+        partial.rename(path)
+    sync_directory(path.parent)
+
+
+def _build_tap(journal: Journal, view: TapView, folder: Path) -> None:
+    directory = journal.directory(view.contract, view.layout)
+    shard_ids = sorted({span.shard_id for clip in view.clips.values() for span in clip.spans})
+    shard_numbers = {shard_id: number for number, shard_id in enumerate(shard_ids)}
+    container = CONTAINERS[view.layout.format]
+    (folder / RECORDS_NAME).mkdir(parents=True)
+    for shard_id, number in shard_numbers.items():
+        record = view.records[shard_id]
+        target = folder / container.shard_path(number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(directory / record.shard_name, target)
+        link(directory / record.record_name, folder / RECORDS_NAME / record.record_name)
+
+    clip_ids = sorted(view.clips)
+    clips = [view.clips[clip_id] for clip_id in clip_ids]
+    num_frames = np.array([clip.num_frames for clip in clips], dtype=np.int64)
+    index = pa.table(
+        {
+            "clip_id": clip_ids,
+            "num_frames": num_frames,
+            "first_time": np.cumsum(num_frames) - num_frames,
+            "spans": [
+                [(shard_numbers[span.shard_id], span.row, span.num_rows) for span in clip.spans]
+                for clip in clips
+            ],
+        },
+        schema=INDEX_SCHEMA,
+    )
+    container.write_master(folder, contract=view.contract, layout=view.layout, num_shards=len(shard_ids))
+    metadata = {
+        "format_version": str(FORMAT_VERSION).encode(),
+        "contract": view.contract.model_dump_json().encode(),
+        "layout": view.layout.to_json().encode(),
+        "shards": json.dumps(shard_ids).encode(),
+        "num_chunks": json.dumps([len(view.records[shard_id].chunks) for shard_id in shard_ids]).encode(),
+        "master_digest": file_digest(folder / container.master),
+    }
+    chunks = np.concatenate([np.empty(0, CHUNK_DTYPE), *(view.records[i].chunks for i in shard_ids)])
+    chunk_table = pa.table({name: chunks[name] for name in CHUNKS_SCHEMA.names}, schema=CHUNKS_SCHEMA)
+    times = pa.table({"frame_seconds": _frame_times(clips, view.records)}, schema=TIMES_SCHEMA)
+    for name, data in (
+        (INDEX_NAME, seal(index, metadata)),
+        (TIMES_NAME, seal(times, {})),
+        (CHUNKS_NAME, seal(chunk_table, {})),
+    ):
+        (folder / name).write_bytes(data)
+
+
+def index_shards(path: Path) -> dict[str, Path]:
+    """{shard id: its file's path inside the tap's folder}, from an index file. StoreError when damaged."""
+    _, metadata = unseal(path.read_bytes(), path=path)
+    container = CONTAINERS[Layout.from_json(metadata["layout"]).format]
+    return {shard_id: container.shard_path(i) for i, shard_id in enumerate(json.loads(metadata["shards"]))}
+
+
+def _frame_times(clips: list[StoredClip], records: Mapping[str, Record]) -> np.ndarray[Any, Any]:
+    """The times of all clips' frames, clip after clip."""
+    # Times of each shard's rows, by row: a clip's are then slices of it.
+    by_shard: dict[str, np.ndarray[Any, Any]] = {}
+    pieces = []
+    for clip in clips:
+        for span in clip.spans:
+            if span.shard_id not in by_shard:
+                by_shard[span.shard_id] = _shard_times(records[span.shard_id])
+            pieces.append(by_shard[span.shard_id][span.row : span.row + span.num_rows])
+    return np.concatenate(pieces) if pieces else np.empty(0)
+
+
+def _shard_times(record: Record) -> np.ndarray[Any, Any]:
+    times = np.full(record.layout.rows_per_shard, np.nan)
+    for row, seconds in zip(
+        record.spans["row"].to_numpy(), record.spans["frame_seconds"].to_pylist(), strict=True
+    ):
+        times[row : row + len(seconds)] = seconds
+    return times
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swap two names in one step (renameat2 with RENAME_EXCHANGE, Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_cwd, exchange = -100, 2
+    if libc.renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(second))
