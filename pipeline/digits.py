@@ -1,0 +1,147 @@
+"""The embedded corpus: scanned handwritten digits that move over textured backgrounds.
+
+The frame is a torus: a digit that leaves on one side comes in on the other, and starts anywhere. So
+at every moment each position is equally likely whatever the direction, a clip played backwards is as
+likely as forwards, and a clip's frames without their order tell the axis of motion at most, never its
+sign. A clip either keeps its direction or turns once, in the second half of its steps: `label`, the
+direction it starts with, is also the one that it keeps longer.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Self
+
+import av
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sklearn.datasets import load_digits
+
+from pipeline.manifest import Clip, FrameLabel
+
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x) of a step
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# The i-th scanned digit belongs to the split i % 7: 71 %, 14 %, 14 %.
+_SPLIT_CYCLE = ("train", "train", "val", "train", "train", "test", "train")
+
+
+class DigitsConfig(BaseModel):
+    """What the corpus is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clips: Annotated[int, Field(ge=len(_SPLIT_CYCLE))] = 1000  # at least one in each split
+    seed: Annotated[int, Field(ge=0)] = 0  # clip i is the same for every num_clips
+    size: Annotated[int, Field(ge=32, multiple_of=2)] = 64  # height and width of a frame in pixels
+    digit_size: Annotated[int, Field(ge=8)] = 28  # height and width of the digit in pixels
+    min_frames: Annotated[int, Field(ge=4)] = 10
+    max_frames: Annotated[int, Field(ge=4)] = 16  # inclusive
+    fps: Annotated[int, Field(ge=1)] = 10
+    min_speed: Annotated[float, Field(gt=0)] = 3.0  # pixels per frame
+    max_speed: Annotated[float, Field(gt=0)] = 6.0
+    turn_share: Annotated[float, Field(ge=0, le=1)] = 0.2  # clips that turn (by 90 degrees) or bounce back
+
+    @model_validator(mode="after")
+    def _ranges_are_not_empty(self) -> Self:
+        if self.max_frames < self.min_frames:
+            raise ValueError(f"max_frames {self.max_frames} is less than min_frames {self.min_frames}")
+        if self.max_speed < self.min_speed:
+            raise ValueError(f"max_speed {self.max_speed} is less than min_speed {self.min_speed}")
+        if self.max_speed * 2 >= self.size:
+            raise ValueError(
+                f"max_speed {self.max_speed} is not below half of size {self.size}: motion aliases"
+            )
+        if self.digit_size > self.size:
+            raise ValueError(f"digit_size {self.digit_size} is more than size {self.size}")
+        return self
+
+
+def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
+    """Clip `index` and its frames (T, H, W, 3) uint8 RGB. Its source is '<clip_id>.mp4'.
+
+    Targets: `label`, the direction at the start; `frame_labels`, the direction in which the digit
+    arrived at a frame (the first frame's: the one that follows), so that intervals meet halfway
+    between two frames; `value`, the speed in pixels per frame; a caption that says both directions.
+    """
+    images, classes = _scans()
+    position = index % len(images)
+    scan = int(np.random.default_rng(config.seed).permutation(len(images))[position])
+    rng = np.random.default_rng([config.seed, index])
+
+    num_frames = int(rng.integers(config.min_frames, config.max_frames + 1))
+    speed = round(float(rng.uniform(config.min_speed, config.max_speed)), 2)
+    first, second = rng.permutation(list(DIRECTIONS))[:2].tolist()
+    turns = rng.random() < config.turn_share
+    turn_step = int(
+        rng.integers((num_frames + 1) // 2, num_frames - 1)
+    )  # steps before it; at least one after
+    num_steps = num_frames - 1
+    directions = [first] * num_steps
+    if turns:
+        directions[turn_step:] = [second] * (num_steps - turn_step)
+
+    digit = Image.fromarray(images[scan]).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
+    mask = np.zeros((config.size, config.size))
+    mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
+    steps = speed * np.array([DIRECTIONS[direction] for direction in directions])  # (T - 1, 2)
+    start = rng.uniform(0, config.size, (1, 2))
+    positions = start + np.concatenate([np.zeros((1, 2)), steps.cumsum(axis=0)])  # (T, 2)
+    masks = np.stack([_moved(mask, y, x) for y, x in positions])[..., None]  # (T, H, W, 1)
+    ink = rng.uniform(200, 255, 3)
+    frames = _background(rng, size=config.size) * (1 - masks) + ink * masks  # (T, H, W, 3)
+
+    clip_id = f"digit_{index:05d}"
+    turn_seconds, end_seconds = (turn_step + 0.5) / config.fps, num_frames / config.fps
+    clip = Clip(
+        clip_id=clip_id,
+        sources=(f"{clip_id}.mp4",),
+        split=_SPLIT_CYCLE[position % len(_SPLIT_CYCLE)],
+        group=f"scan_{scan:04d}",
+        label=first,
+        captions=(f"the digit {NAMES[classes[scan]]} moves {first}{f', then {second}' if turns else ''}",),
+        value=speed,
+        frame_labels=(
+            (FrameLabel(0.0, turn_seconds, first), FrameLabel(turn_seconds, end_seconds, second))
+            if turns
+            else (FrameLabel(0.0, end_seconds, first),)
+        ),
+    )
+    return clip, frames.round().astype(np.uint8)
+
+
+@cache
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """The scans (1797, 8, 8), ink 1 on paper 0, and the digits (1797,) that they show."""
+    digits = load_digits()
+    return digits.images / 16, digits.target
+
+
+def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
+    """The image (H, W) moved by (y, x) pixels on the torus, with linear interpolation."""
+    for axis, distance in ((0, y), (1, x)):
+        whole = int(np.floor(distance))
+        part = distance - whole
+        image = (1 - part) * np.roll(image, whole, axis) + part * np.roll(image, whole + 1, axis)
+    return image
+
+
+def _background(rng: np.random.Generator, *, size: int) -> np.ndarray:
+    """Smooth coloured texture (H, W, 3), darker than any ink."""
+    noise = Image.fromarray(rng.integers(0, 120, (6, 6, 3), dtype=np.uint8))
+    return np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:
+    """Encode frames (T, H, W, 3) uint8 as H.264 in MP4; equal frames give equal bytes."""
+    # On frames this small x264's mbtree reads memory that it never wrote: other bytes in each run.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
+        container.mux(stream.encode(None))

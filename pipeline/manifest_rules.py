@@ -1,0 +1,145 @@
+"""What a manifest may contain: its schema, and every rule, checked column by column."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import ManifestError
+
+SPLITS = ("train", "val", "test")
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("source", pa.string()),
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("label", pa.string()),
+        ("caption", pa.string()),
+        ("value", pa.float64()),
+        ("frame_labels", pa.string()),
+        ("image_fps", pa.float64()),
+    ]
+)
+REQUIRED = ("clip_id", "source", "split")
+
+NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+_INTERVAL = rf"^(?P<start>{NUMBER})-(?P<end>{NUMBER}):(?P<label>.+)$"
+_MAX_REPORTED = 1000
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+class Problems:
+    """Collects what is wrong, to be reported at once and in order of rows."""
+
+    def __init__(self, path: Path, rows: np.ndarray = _NO_ROWS) -> None:
+        self.rows = rows
+        self._path = path
+        self._found: list[tuple[int, str]] = []  # row (0: the whole file), message
+
+    def add(self, message: str, index: int | np.integer[Any] | None = None) -> None:
+        """A problem of the clip at `index`, or of the whole file."""
+        self.add_at_row(message, 0 if index is None else int(self.rows[index]))
+
+    def add_at_row(self, message: str, row: int) -> None:
+        self._found.append((row, message))
+
+    def add_where(self, mask: pa.Array, name: str, values: pa.Array, rule: str) -> None:
+        """ "name value rule" for every clip where `mask` (N,) is true; null is false."""
+        for index in np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)):
+            value = values[index].as_py()
+            self.add(f"{name} {rule}" if value is None else f"{name} {value!r} {rule}", index)
+
+    def raise_if_any(self) -> None:
+        if not self._found:
+            return
+        lines = [f"row {row}: {message}" if row else message for row, message in sorted(self._found)]
+        if len(lines) > _MAX_REPORTED:
+            lines[_MAX_REPORTED:] = [f"... and {len(lines) - _MAX_REPORTED} more."]
+        heading = f"{self._path}: {len(self._found)} problem{'s' * (len(self._found) > 1)}"
+        raise ManifestError("\n  ".join([heading, *lines]))
+
+
+def check(table: pa.Table, problems: Problems) -> None:
+    """Report every value that breaks a rule of manifests/README.md."""
+    columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+
+    def refuse(name: str, mask: pa.Array, rule: str) -> None:
+        problems.add_where(mask, name, columns[name], rule)
+
+    for name in REQUIRED:
+        refuse(name, columns[name].is_null(), "is empty.")
+    for name in ("start_seconds", "end_seconds", "value", "image_fps"):
+        refuse(name, pc.is_inf(columns[name]), "is not finite.")
+    start, end = pc.fill_null(columns["start_seconds"], 0.0), columns["end_seconds"]
+    refuse("start_seconds", pc.less(start, 0.0), "is negative: times count from the first frame.")
+    refuse("end_seconds", pc.less_equal(end, start), "is not after start_seconds.")
+    refuse("image_fps", pc.less_equal(columns["image_fps"], 0.0), "is not above 0.")
+    for name, pattern, rule in (
+        ("clip_id", r"[[:cntrl:]]", "has a line break, a tab or another control character."),
+        ("source", r"(^|\|)\s*(\||$)", "has an empty name. Images are joined by a single '|'."),
+        (
+            "source",
+            r"(^|\|)/|(^|[|/])\.\.([|/]|$)",
+            "is not below the root. Make it relative to corpus.root.",
+        ),
+    ):
+        refuse(name, pc.match_substring_regex(columns[name], pattern), rule)
+    _check_duplicates(columns["clip_id"], problems)
+    _check_splits(columns["split"], columns["group"], problems)
+    _check_frame_labels(columns["frame_labels"], problems)
+
+
+def _check_duplicates(clip_ids: pa.Array, problems: Problems) -> None:
+    first = _first_with_same_value(clip_ids)
+    for index in np.flatnonzero(first != np.arange(len(first))):
+        clip_id, row = clip_ids[index].as_py(), problems.rows[first[index]]
+        problems.add(f"clip_id {clip_id!r} is already in row {row}. Ids are unique.", index)
+
+
+def _check_splits(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
+    known = pc.is_in(splits, pa.array(SPLITS))
+    unknown = pc.and_(splits.is_valid(), pc.invert(known))
+    problems.add_where(unknown, "split", splits, f"is unknown. Available: {', '.join(SPLITS)}.")
+    for missing in sorted(set(SPLITS) - set(splits.unique().to_pylist()), key=SPLITS.index):
+        problems.add(f"no clip has split {missing!r}. Each of {', '.join(SPLITS)} needs some.")
+    first = _first_with_same_value(groups)
+    strays = pc.not_equal(splits, splits.take(pa.array(first)))
+    for index in np.flatnonzero(pc.fill_null(strays, False).to_numpy(zero_copy_only=False)):
+        here, there = splits[index].as_py(), splits[first[index]].as_py()
+        problems.add(
+            f"group {groups[index].as_py()!r} is in split {here!r} here and in {there!r} in row "
+            f"{problems.rows[first[index]]}. A group stays in one split.",
+            index,
+        )
+
+
+def _check_frame_labels(texts: pa.Array, problems: Problems) -> None:
+    intervals = pc.split_pattern(texts, "|")
+    clips = pc.list_parent_indices(intervals)  # (M,) the clip of each interval
+    parts = pc.extract_regex(intervals.flatten(), _INTERVAL)
+    start, end = (pc.struct_field(parts, name).cast(pa.float64()) for name in ("start", "end"))
+    follows = np.diff(clips.to_numpy()) == 0  # (M - 1,) the next interval is of the same clip
+    overlaps = follows & (start.to_numpy(zero_copy_only=False)[1:] < end.to_numpy(zero_copy_only=False)[:-1])
+    for faulty, rule in (
+        (parts.is_null().to_numpy(zero_copy_only=False), "is not like 0.0-0.4:left|0.4-1.0:up."),
+        (
+            pc.fill_null(pc.less_equal(end, start), False).to_numpy(zero_copy_only=False),
+            "has an empty interval.",
+        ),
+        (np.append(overlaps, False)[: len(parts)], "overlaps or is not in order of time."),
+    ):
+        for index in np.unique(clips.to_numpy()[faulty]):
+            problems.add(f"frame_labels {texts[index].as_py()!r} {rule}", index)
+
+
+def _first_with_same_value(values: pa.Array) -> np.ndarray:
+    """For each value (N,) the first index that has the same; a null is only like itself."""
+    codes = pc.fill_null(values.dictionary_encode().indices, -1).to_numpy()
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.where(codes < 0, np.arange(len(codes)), first[inverse])

@@ -1,0 +1,69 @@
+"""Reads params.yaml: one section a stage, each validated by the pydantic model of the code that uses it."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError
+
+SECTIONS = ("corpus", "digits", "weights", "extract", "train", "evaluate")
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class CorpusConfig(BaseModel):
+    """Where the clips are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str  # CSV or Parquet, one row a clip; see manifests/README.md
+    root: str  # the folder that the manifest's sources are relative to
+
+
+def load_section(name: str, model: type[Config], *, path: Path = Path("params.yaml")) -> Config:
+    """The section `name` of params.yaml as `model`.
+
+    Raises ConfigError naming every wrong key, its value and what is allowed.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"No {path} in {Path.cwd()}. Run stages from the repository's root.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must be a mapping of sections: {', '.join(SECTIONS)}.")
+    unknown = [str(key) for key in document if key not in SECTIONS]
+    if unknown:
+        raise ConfigError(f"{path}: unknown section {unknown[0]!r}. Available: {', '.join(SECTIONS)}.")
+    if name not in document:
+        raise ConfigError(f"{path}: section {name!r} is missing.")
+    try:
+        return model.model_validate(document[name])
+    except ValidationError as error:
+        lines = [_explain(name, problem, model) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _explain(section: str, problem: Any, model: type[BaseModel]) -> str:
+    key = ".".join([section, *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        allowed = _fields_at(model, problem["loc"][:-1])
+        hint = f" Available: {', '.join(allowed)}." if allowed else ""
+        return f"unknown key {key!r}.{hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {problem['input']!r} is not allowed. {message}."
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,157 @@
+"""The embedded corpus: its targets are true, and its frames do not give the answer away."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from sklearn.datasets import load_digits
+
+from pipeline.contract import Sampling
+from pipeline.digits import DIRECTIONS, NAMES, DigitsConfig, render_clip, write_video
+from pipeline.frames import read_frames
+from pipeline.manifest import Clip, check_sources, read_manifest
+
+CONFIG = DigitsConfig(num_clips=140)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[tuple[Clip, np.ndarray]]:
+    return [render_clip(index, config=CONFIG) for index in range(CONFIG.num_clips)]
+
+
+def measured_step(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """The shift (y, x) on the torus that best maps the digit of one frame onto the other."""
+    ink = [np.maximum(frame.astype(float).min(axis=2) - 90, 0) for frame in (before, after)]  # (H, W)
+    correlation = np.fft.ifft2(np.fft.fft2(ink[1]) * np.fft.fft2(ink[0]).conj()).real
+    shift = np.unravel_index(correlation.argmax(), correlation.shape)
+    y, x = ((int(s) + size // 2) % size - size // 2 for s, size in zip(shift, correlation.shape, strict=True))
+    return y, x
+
+
+def test_the_digit_moves_as_label_frame_labels_and_value_say(corpus: list[tuple[Clip, np.ndarray]]) -> None:
+    for clip, frames in corpus:
+        assert clip.value is not None
+        assert clip.frame_labels[0].label == clip.label
+        for index in range(1, len(frames)):
+            seconds = index / CONFIG.fps
+            (label,) = (i.label for i in clip.frame_labels if i.start_seconds <= seconds < i.end_seconds)
+            step = np.array(DIRECTIONS[label]) * clip.value
+            assert measured_step(frames[index - 1], frames[index]) == pytest.approx(step, abs=1), clip.clip_id
+
+
+def test_frame_labels_cover_the_clip_and_the_label_lasts_longer(
+    corpus: list[tuple[Clip, np.ndarray]],
+) -> None:
+    for clip, frames in corpus:
+        first, *others = clip.frame_labels
+        assert first.start_seconds == 0
+        assert clip.frame_labels[-1].end_seconds == len(frames) / CONFIG.fps
+        assert all(first.end_seconds == other.start_seconds for other in others)
+        assert all(first.end_seconds > other.end_seconds - other.start_seconds for other in others)
+        assert all(other.label != first.label for other in others)
+    num_turning = sum(len(clip.frame_labels) == 2 for clip, _ in corpus)
+    assert 0.1 < num_turning / len(corpus) < 0.3
+
+
+def test_captions_name_the_scanned_digit_and_its_directions(corpus: list[tuple[Clip, np.ndarray]]) -> None:
+    digits = load_digits().target
+    for clip, _ in corpus:
+        assert clip.group is not None
+        name = NAMES[digits[int(clip.group.removeprefix("scan_"))]]
+        moves = ", then ".join(interval.label for interval in clip.frame_labels)
+        assert clip.captions == (f"the digit {name} moves {moves}",)
+
+
+def test_splits_share_no_scan_even_when_scans_are_used_again() -> None:
+    config = DigitsConfig(num_clips=2000)
+    split_of: dict[str | None, str] = {}
+    for index in [*range(0, 300), *range(1797, 2000)]:
+        clip, _ = render_clip(index, config=config)
+        assert split_of.setdefault(clip.group, clip.split) == clip.split
+    assert len(split_of) == 300
+
+
+def test_splits_labels_and_lengths_are_balanced(corpus: list[tuple[Clip, np.ndarray]]) -> None:
+    splits = [clip.split for clip, _ in corpus]
+    assert [splits.count(split) for split in ("train", "val", "test")] == [100, 20, 20]
+    labels = [clip.label for clip, _ in corpus]
+    assert all(20 <= labels.count(label) <= 50 for label in DIRECTIONS)
+    assert {len(frames) for _, frames in corpus} == set(range(10, 17))
+
+
+def test_positions_do_not_tell_the_direction() -> None:
+    """Where the digit is at first, in the middle and at last: as likely anywhere for each label."""
+    config = DigitsConfig(turn_share=0)
+    centres: dict[str, list[np.ndarray]] = {label: [] for label in DIRECTIONS}
+    for index in range(400):
+        clip, frames = render_clip(index, config=config)
+        ink = np.maximum(frames[[0, len(frames) // 2, -1]].astype(float).min(axis=3) - 90, 0)  # (3, H, W)
+        angles = 2 * np.pi * np.arange(config.size) / config.size
+        y = (ink.sum(axis=2) * np.exp(1j * angles)).sum(axis=1)
+        x = (ink.sum(axis=1) * np.exp(1j * angles)).sum(axis=1)
+        centres[str(clip.label)].append(np.concatenate([y / abs(y), x / abs(x)]))
+    for angles_of_label in centres.values():
+        mean = abs(np.mean(angles_of_label, axis=0))  # 0 when uniform on the circle, 1 when all are equal
+        assert (mean < 3 / np.sqrt(len(angles_of_label))).all()
+
+
+def test_clips_do_not_depend_on_how_many_there_are_but_on_the_seed() -> None:
+    clip, frames = render_clip(3, config=CONFIG)
+    same_clip, same_frames = render_clip(3, config=DigitsConfig(num_clips=1000))
+    other_clip, _ = render_clip(3, config=DigitsConfig(seed=1))
+    assert same_clip == clip
+    assert other_clip != clip
+    np.testing.assert_array_equal(same_frames, frames)
+
+
+def test_a_video_shows_the_rendered_frames_and_its_bytes_are_always_the_same(tmp_path: Path) -> None:
+    for index in range(20):
+        _, frames = render_clip(index, config=CONFIG)
+        for name in ("a.mp4", "b.mp4"):
+            write_video(tmp_path / name, frames, fps=CONFIG.fps)
+        assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+        (batch,) = read_frames([tmp_path / "a.mp4"], sampling=Sampling())
+        assert batch.pts_seconds == pytest.approx(np.arange(len(frames)) / CONFIG.fps)
+        error = batch.pixels.astype(float).mean(axis=3) - frames.astype(float).mean(axis=3)  # brightness
+        assert np.sqrt((error**2).mean()) < 8
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_clips": 6},
+        {"min_frames": 12, "max_frames": 11},
+        {"min_speed": 7},
+        {"max_speed": 32},
+        {"digit_size": 65},
+        {"size": 63},
+        {"colour": "red"},
+    ],
+)
+def test_impossible_parameters_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DigitsConfig.model_validate(values)
+
+
+def test_the_stage_writes_a_corpus_that_its_manifest_describes(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("digits: {num_clips: 14}\n")
+    (tmp_path / "corpus/digits").mkdir(parents=True)
+    (tmp_path / "corpus/digits/old.mp4").touch()
+
+    def run() -> dict[str, bytes]:
+        command = [sys.executable, "-m", "stages.digits"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "manifests/digits.csv: 10 train, 2 val, 2 test\n"
+        assert "14/14" in done.stderr
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    files = run()
+    manifest = read_manifest(tmp_path / "manifests/digits.csv")
+    check_sources(manifest, root=tmp_path / "corpus/digits")
+    config = DigitsConfig(num_clips=14)
+    assert list(manifest) == [render_clip(index, config=config)[0] for index in range(14)]
+    assert len(list((tmp_path / "corpus/digits").iterdir())) == 14
+    assert run() == files

@@ -1,0 +1,278 @@
+"""The manifest: read, check, write."""
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import Clip, FrameLabel, check_sources, read_manifest, write_manifest
+
+HEADER = "clip_id,source,split,start_seconds,end_seconds,group,label,caption,value,frame_labels,image_fps"
+GOOD_ROWS = ["a,a.mp4,train", "b,b.mp4,val", "c,c.mp4,test"]
+
+
+def manifest_of(tmp_path: Path, *lines: str, header: str = "clip_id,source,split") -> Path:
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def problems_of(path: Path) -> list[str]:
+    """What read_manifest complains of, line by line, without the heading."""
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    heading, *problems = str(caught.value).split("\n  ")
+    assert heading.startswith(str(path))
+    assert f"{len(problems)} problem" in heading
+    return problems
+
+
+def problems_in_row(tmp_path: Path, column: str, value: str) -> list[str]:
+    """What is wrong with a fourth clip in row 5 with this value."""
+    cells = {"clip_id": "d", "source": "d.mp4", "split": "train"} | {column: value}
+    rows = [",".join([row, *[""] * (len(cells) - 3)]) for row in GOOD_ROWS]
+    return problems_of(manifest_of(tmp_path, *rows, ",".join(cells.values()), header=",".join(cells)))
+
+
+def test_every_column_is_read(tmp_path: Path) -> None:
+    path = manifest_of(
+        tmp_path,
+        'one,v/1.mp4,train,0.5,2,s1,run,"a dog runs, fast|a dog",3.5,0.5-0.75:left|1-2:up,',
+        "two,x/1.png|x/2.png,val,,,,,,,,12.5",
+        "three,x,test,,,,,,,,",
+        header=HEADER,
+    )
+    assert list(read_manifest(path)) == [
+        Clip(
+            clip_id="one",
+            sources=("v/1.mp4",),
+            split="train",
+            start_seconds=0.5,
+            end_seconds=2.0,
+            group="s1",
+            label="run",
+            captions=("a dog runs, fast", "a dog"),
+            value=3.5,
+            frame_labels=(FrameLabel(0.5, 0.75, "left"), FrameLabel(1.0, 2.0, "up")),
+        ),
+        Clip(clip_id="two", sources=("x/1.png", "x/2.png"), split="val", image_fps=12.5),
+        Clip(clip_id="three", sources=("x",), split="test"),
+    ]
+
+
+def test_optional_columns_may_be_absent_and_white_space_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfsplit,clip_id,source\r\n train , a,a.mp4\r\nval,b,b.mp4\r\n\r\ntest,c,c.mp4"
+    )
+    manifest = read_manifest(path)
+    assert len(manifest) == 3
+    assert manifest.column("clip_id").to_pylist() == ["a", "b", "c"]
+    assert manifest.clips(split="test") == [Clip(clip_id="c", sources=("c.mp4",), split="test")]
+    assert manifest.rows.tolist() == [2, 3, 5]
+
+
+def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> None:
+    path = manifest_of(
+        tmp_path,
+        "a,a.mp4,train,0,1,g",
+        "",
+        "a,b.mp4,dev,-1,x,",
+        "c,c.mp4,val,5,5,g",
+        "d,d.mp4",
+        header="clip_id,source,split,start_seconds,end_seconds,group",
+    )
+    problems = problems_of(path)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "no clip has split 'test'. Each of train, val, test needs some.",
+        *["row 4"] * 4,
+        *["row 5"] * 2,
+        "row 6",
+    ]
+    text = "\n".join(problems)
+    assert "row 4: clip_id 'a' is already in row 2." in text
+    assert "row 4: split 'dev' is unknown. Available: train, val, test." in text
+    assert "row 4: start_seconds -1.0 is negative" in text
+    assert "row 4: end_seconds 'x' is not a number." in text
+    assert "row 5: end_seconds 5.0 is not after start_seconds." in text
+    assert "row 5: group 'g' is in split 'val' here and in 'train' in row 2." in text
+    assert "row 6: 2 values, but 6 columns." in text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "complaint"),
+    [
+        ("clip_id", "", "clip_id is empty"),
+        ("clip_id", '"d\ne"', "has a line break"),
+        ("source", "", "source is empty"),
+        ("source", "d.png||e.png", "has an empty name"),
+        ("source", "d.png|", "has an empty name"),
+        ("source", "/data/d.mp4", "is not below the root"),
+        ("source", "d.png|../e.png", "is not below the root"),
+        ("split", "", "split is empty"),
+        ("split", "Train", "split 'Train' is unknown"),
+        ("start_seconds", "-0.1", "is negative"),
+        ("start_seconds", "1:30", "start_seconds '1:30' is not a number"),
+        ("end_seconds", "0", "is not after start_seconds"),
+        ("value", "nan", "value 'nan' is not a number"),
+        ("value", "1e999", "is not finite"),
+        ("image_fps", "0", "is not above 0"),
+        ("frame_labels", "left", "is not like"),
+        ("frame_labels", "0.5-1:left|", "is not like"),
+        ("frame_labels", "1-0.5:left", "has an empty interval"),
+        ("frame_labels", "0-1:left|0.5-2:up", "overlaps or is not in order"),
+        ("frame_labels", "1-2:left|0-1:up", "overlaps or is not in order"),
+    ],
+)
+def test_one_faulty_value_is_one_problem_with_its_row(
+    tmp_path: Path, column: str, value: str, complaint: str
+) -> None:
+    problems = problems_in_row(tmp_path, column, value)
+    assert len(problems) == 1
+    assert problems[0].startswith("row 5: ")
+    assert complaint in problems[0]
+
+
+def test_unknown_missing_and_repeated_columns_are_refused(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, *(f"{row},1" for row in GOOD_ROWS), header="clip_id,source,split,lable")
+    assert problems_of(path)[0].startswith("unknown column 'lable'. Available: clip_id, source,")
+    assert problems_of(manifest_of(tmp_path, "a,train", header="clip_id,split")) == [
+        "column 'source' is missing. Required: clip_id, source, split."
+    ]
+    path = manifest_of(tmp_path, *(f"{row},x" for row in GOOD_ROWS), header="clip_id,source,split,split")
+    assert problems_of(path) == ["column 'split' is there 2 times. Keep one."]
+
+
+def test_a_manifest_without_clips_is_refused(tmp_path: Path) -> None:
+    assert len(problems_of(manifest_of(tmp_path))) == 3  # each split is empty
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("none.csv", None, "No manifest"),
+        ("manifest.txt", b"", "a .csv or a .parquet"),
+        ("empty.csv", b"", "can't be read as CSV"),
+        ("latin.csv", b"clip_id,source,split\n\xe9,a,train\n", "can't be read as CSV"),
+        ("text.parquet", b"hello", "can't be read as PARQUET"),
+    ],
+)
+def test_a_file_that_is_no_manifest_gives_one_message(
+    tmp_path: Path, name: str, content: bytes | None, complaint: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=complaint):
+        read_manifest(tmp_path / name)
+
+
+def test_parquet_from_other_tools_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    table = pa.table(
+        {
+            "clip_id": pa.array([7, 8, 9]),
+            "source": pa.array(["a", "b", "c"], pa.large_string()),
+            "split": pa.array(["train", "val", "test"]).dictionary_encode(),
+            "value": pa.array([1, None, 3], pa.int32()),
+            "end_seconds": pa.array([float("nan"), 2.0, 3.0]),
+        }
+    )
+    pa.parquet.write_table(table, path)
+    clips = read_manifest(path).clips()
+    assert [clip.clip_id for clip in clips] == ["7", "8", "9"]
+    assert [clip.value for clip in clips] == [1.0, None, 3.0]
+    assert [clip.end_seconds for clip in clips] == [None, 2.0, 3.0]
+
+
+def test_parquet_columns_of_a_wrong_type_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    table = pa.table({"clip_id": ["a"], "source": [["a.png"]], "split": ["train"]})
+    pa.parquet.write_table(table, path)
+    assert "column 'source' is of type list<" in problems_of(path)[0]
+
+
+def test_missing_sources_are_all_named_with_their_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    path = manifest_of(tmp_path, "a,a.mp4,train", "b,b.mp4,val", "c,folder,test", "d,a.mp4|e.png,train")
+    with pytest.raises(ManifestError) as caught:
+        check_sources(read_manifest(path), root=tmp_path)
+    heading, *problems = str(caught.value).split("\n  ")
+    assert heading == f"{tmp_path}: 2 problems"
+    assert problems[0].startswith("row 3: source 'b.mp4' does not exist.")
+    assert problems[1].startswith("row 5: source 'e.png' does not exist.")
+    (tmp_path / "b.mp4").touch()
+    (tmp_path / "e.png").touch()
+    check_sources(read_manifest(path), root=tmp_path)
+
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="|", exclude_categories=["C", "Z"]), min_size=1
+)
+seconds = st.floats(0, 1e6).map(lambda x: x + 0.0)
+intervals = st.lists(seconds, unique=True, max_size=6).map(
+    lambda times: list(zip(sorted(times)[::2], sorted(times)[1::2], strict=False))
+)
+
+
+@st.composite
+def some_clips(draw: st.DrawFn) -> list[Clip]:
+    splits = ["train", "val", "test", *draw(st.lists(st.sampled_from(["train", "val", "test"]), max_size=3))]
+    return [
+        Clip(
+            clip_id=f"{index}{draw(texts)}",
+            sources=tuple(
+                f"{i}{text}" for i, text in enumerate(draw(st.lists(texts, min_size=1, max_size=3)))
+            ),
+            split=split,
+            start_seconds=draw(st.none() | seconds),
+            end_seconds=draw(st.none() | seconds.map(lambda x: x + 2e6)),
+            group=f"{split}{draw(texts)}",
+            label=draw(st.none() | texts),
+            captions=tuple(draw(st.lists(texts, max_size=2))),
+            value=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+            frame_labels=tuple(FrameLabel(*times, draw(texts)) for times in draw(intervals)),
+            image_fps=draw(st.floats(0.1, 100)),
+        )
+        for index, split in enumerate(splits)
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+    @settings(deadline=None, max_examples=50)
+    @given(some_clips())
+    def round_trip(clips: list[Clip]) -> None:
+        path = tmp_path / f"manifest{suffix}"
+        write_manifest(path, clips)
+        written = path.read_bytes()
+        assert list(read_manifest(path)) == clips
+        write_manifest(path, clips)
+        assert path.read_bytes() == written
+
+    round_trip()
+
+
+def test_unused_columns_are_not_written(tmp_path: Path) -> None:
+    clips = [
+        Clip(clip_id=split, sources=("x",), split=split, label="l") for split in ("train", "val", "test")
+    ]
+    write_manifest(tmp_path / "manifest.csv", clips)
+    assert (tmp_path / "manifest.csv").read_text() == (
+        "clip_id,source,split,label\ntrain,x,train,l\nval,x,val,l\ntest,x,test,l\n"
+    )
+
+
+def test_clips_that_could_not_be_read_again_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    clips = [Clip(clip_id=split, sources=("x",), split=split) for split in ("train", "val", "test")]
+    with pytest.raises(ManifestError, match="row 5: clip_id 'val' is already in row 3"):
+        write_manifest(path, [*clips, clips[1]])
+    with pytest.raises(ManifestError, match="holds the separator"):
+        write_manifest(path, [*clips[:2], dataclasses.replace(clips[2], captions=("a|b",))])
+    assert not path.exists()
