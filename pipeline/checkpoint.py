@@ -1,0 +1,95 @@
+"""Checkpoints: a trained model as model.safetensors, and all that it needs as readable checkpoint.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from pydantic import ValidationError
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import ContractError, PipelineError
+from pipeline.files import write_atomically
+from pipeline.models import MeanPoolModel, RecurrentModel, build_model
+from pipeline.tasks import TASKS, Classification
+from pipeline.training import TrainConfig
+
+_WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and what it was trained on."""
+
+    network: str  # of MODELS
+    model: RecurrentModel | MeanPoolModel
+    task: Classification
+    config: TrainConfig
+    contract: FeatureContract  # of the features that the model reads
+    map_shape: tuple[int, int, int]  # (C, H, W) of these
+    metrics: dict[str, float]  # of the val split
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `folder`. Standardisation lies among the weights, as standardise.mean and standardise.std."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
+    write_atomically(folder / _WEIGHTS, safetensors.torch.save(weights))
+    description = {
+        "network": checkpoint.network,
+        "classes": checkpoint.task.classes,
+        "map_shape": checkpoint.map_shape,
+        "metrics": checkpoint.metrics,
+        "config": checkpoint.config.model_dump(mode="json"),
+        "contract": checkpoint.contract.model_dump(mode="json"),
+    }
+    write_atomically(folder / _DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, its model on the CPU in eval mode.
+
+    Raises PipelineError when there is none, or one that this version does not understand.
+    """
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        weights = safetensors.torch.load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise PipelineError(f"No checkpoint in {folder}: {error.filename} is missing. Train first.") from None
+    try:
+        config = TrainConfig.model_validate(description["config"])
+        task = TASKS[config.task](tuple(description["classes"]))
+        channels, height, width = description["map_shape"]
+        model = build_model(
+            description["network"],
+            config,
+            map_shape=(channels, height, width),
+            num_outputs=task.num_outputs,
+        )
+        model.load_state_dict(weights)
+        contract = FeatureContract.model_validate(description["contract"])
+    except (KeyError, RuntimeError, ValidationError) as error:
+        raise PipelineError(
+            f"{folder} was written by another version of framecache: {error}. Train again."
+        ) from None
+    return Checkpoint(
+        network=description["network"],
+        model=model.eval(),
+        task=task,
+        config=config,
+        contract=contract,
+        map_shape=(channels, height, width),
+        metrics=description["metrics"],
+    )
+
+
+def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:
+    """Raise ContractError, naming the fields, when the features at `path` were made in another way."""
+    if differences := expected.differences(found):
+        fields = "; ".join(
+            f"{field} is {there!r}, the model needs {here!r}" for field, (here, there) in differences.items()
+        )
+        raise ContractError(
+            f"{path} does not have the features that the model was trained on: {fields}. "
+            "Extract with the model's values, or train on these features."
+        )

@@ -1,0 +1,15 @@
+"""Networks from feature maps (B, T, C, H, W) to one answer a clip (B, K)."""
+
+from pipeline.models.clip import MODELS, MeanPoolModel, ModelConfig, RecurrentModel, build_model
+from pipeline.models.encoder import RecurrentEncoder
+from pipeline.models.summaries import SUMMARIES
+
+__all__ = [
+    "MODELS",
+    "SUMMARIES",
+    "MeanPoolModel",
+    "ModelConfig",
+    "RecurrentEncoder",
+    "RecurrentModel",
+    "build_model",
+]

@@ -1,0 +1,53 @@
+"""The recurrent encoder: a sequence in, a state at every step out."""
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+CELLS: dict[str, type[nn.LSTM | nn.GRU | nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class RecurrentEncoder(nn.Module):
+    """Dropout, an optional learned linear projection, and an LSTM, GRU or plain RNN over valid steps only.
+
+    Dropout takes the same features from all steps of a sequence (Gal and Ghahramani 2016, arXiv
+    1512.05287): against one mask a step it generalised better on the embedded corpus, and drawing
+    random numbers no longer takes half of the time.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        cell: str,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        projection: int | None,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
+        self.recurrence = CELLS[cell](
+            projection or num_features,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        self.num_outputs = hidden_size * (2 if bidirectional else 1)
+
+    def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+        """Steps (B, L, D) and lengths (B,) on the CPU -> states (B, L, E), zeros after each length.
+
+        E is `num_outputs`: the forward half, then the backward half of a bidirectional net.
+        """
+        kept = self.dropout(sequence.new_ones(len(sequence), 1, sequence.shape[2]))  # (B, 1, D)
+        packed = pack_padded_sequence(sequence * kept, lengths, batch_first=True, enforce_sorted=False)
+        projected = self.projection(packed.data)  # (sum of lengths, P)
+        states, _ = self.recurrence(
+            PackedSequence(projected, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        )
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=sequence.shape[1])
+        return padded  # (B, L, E)
