@@ -1,10 +1,9 @@
 """The embedded corpus: scanned handwritten digits that move over textured backgrounds.
 
-The frame is a torus: a digit that leaves on one side comes in on the other, and starts anywhere. So
-at every moment each position is equally likely whatever the direction, a clip played backwards is as
-likely as forwards, and a clip's frames without their order tell the axis of motion at most, never its
-sign. A clip either keeps its direction or turns once, in the second half of its steps: `label`, the
-direction it starts with, is also the one that it keeps longer.
+A digit stays inside the frame, and its path lies anywhere that it fits with equal probability. So the
+places that a digit visits tell the axis of motion at most, never its sign: a clip played backwards is
+as likely as forwards. A clip either keeps its direction or turns once, in the second half of its steps:
+`label`, the direction it starts with, is also the one that it keeps longer.
 """
 
 from functools import cache
@@ -34,12 +33,12 @@ class DigitsConfig(BaseModel):
     num_clips: Annotated[int, Field(ge=len(_SPLIT_CYCLE))] = 1000  # at least one in each split
     seed: Annotated[int, Field(ge=0)] = 0  # clip i is the same for every num_clips
     size: Annotated[int, Field(ge=32, multiple_of=2)] = 64  # height and width of a frame in pixels
-    digit_size: Annotated[int, Field(ge=8)] = 28  # height and width of the digit in pixels
+    digit_size: Annotated[int, Field(ge=8)] = 24  # height and width of the digit in pixels
     min_frames: Annotated[int, Field(ge=4)] = 10
-    max_frames: Annotated[int, Field(ge=4)] = 16  # inclusive
+    max_frames: Annotated[int, Field(ge=4)] = 14  # inclusive
     fps: Annotated[int, Field(ge=1)] = 10
-    min_speed: Annotated[float, Field(gt=0)] = 3.0  # pixels per frame
-    max_speed: Annotated[float, Field(gt=0)] = 6.0
+    min_speed: Annotated[float, Field(gt=0)] = 1.5  # pixels per frame
+    max_speed: Annotated[float, Field(gt=0)] = 3.0
     turn_share: Annotated[float, Field(ge=0, le=1)] = 0.2  # clips that turn (by 90 degrees) or bounce back
 
     @model_validator(mode="after")
@@ -48,12 +47,12 @@ class DigitsConfig(BaseModel):
             raise ValueError(f"max_frames {self.max_frames} is less than min_frames {self.min_frames}")
         if self.max_speed < self.min_speed:
             raise ValueError(f"max_speed {self.max_speed} is less than min_speed {self.min_speed}")
-        if self.max_speed * 2 >= self.size:
+        path, room = self.max_speed * (self.max_frames - 1), self.size - self.digit_size
+        if path > room:
             raise ValueError(
-                f"max_speed {self.max_speed} is not below half of size {self.size}: motion aliases"
+                f"max_speed {self.max_speed} moves a digit by {path:g} pixels in {self.max_frames} frames;"
+                f" beside a digit of {self.digit_size} a frame of {self.size} has room for {room}"
             )
-        if self.digit_size > self.size:
-            raise ValueError(f"digit_size {self.digit_size} is more than size {self.size}")
         return self
 
 
@@ -85,8 +84,9 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     mask = np.zeros((config.size, config.size))
     mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
     steps = speed * np.array([DIRECTIONS[direction] for direction in directions])  # (T - 1, 2)
-    start = rng.uniform(0, config.size, (1, 2))
-    positions = start + np.concatenate([np.zeros((1, 2)), steps.cumsum(axis=0)])  # (T, 2)
+    path = np.concatenate([np.zeros((1, 2)), steps.cumsum(axis=0)])  # (T, 2)
+    room = config.size - config.digit_size
+    positions = path + rng.uniform(-path.min(axis=0), room - path.max(axis=0))  # (T, 2)
     masks = np.stack([_moved(mask, y, x) for y, x in positions])[..., None]  # (T, H, W, 1)
     ink = rng.uniform(200, 255, 3)
     frames = _background(rng, size=config.size) * (1 - masks) + ink * masks  # (T, H, W, 3)
@@ -118,7 +118,7 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
-    """The image (H, W) moved by (y, x) pixels on the torus, with linear interpolation."""
+    """The image (H, W) moved by (y, x) pixels, with linear interpolation; it must stay inside."""
     for axis, distance in ((0, y), (1, x)):
         whole = int(np.floor(distance))
         part = distance - whole
@@ -127,9 +127,11 @@ def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, *, size: int) -> np.ndarray:
-    """Smooth coloured texture (H, W, 3), darker than any ink."""
-    noise = Image.fromarray(rng.integers(0, 120, (6, 6, 3), dtype=np.uint8))
-    return np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
+    """Smooth texture (H, W, 3) of a light and faintly coloured kind, darker than any ink."""
+    light = rng.integers(0, 70, (6, 6, 1))
+    colour = rng.integers(0, 30, (6, 6, 3))
+    texture = Image.fromarray((light + colour).astype(np.uint8))
+    return np.asarray(texture.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:

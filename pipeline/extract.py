@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.backbone import Backbone, preprocess
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
+from pipeline.devices import DeviceName
 from pipeline.errors import DecodeError
 from pipeline.files import DigestCache, combined_digest
 from pipeline.frames import FrameBatch, read_frames, source_files
@@ -54,7 +55,7 @@ class ExtractConfig(BaseModel):
     preprocessing: Preprocessing = Preprocessing()
     pooling: Literal["none", "avg", "max"] = "none"  # over H and W, before storing
     dtype: Literal["float16", "float32"] = "float16"  # as stored
-    device: str = "auto"  # auto: a GPU if there is one; or cpu, cuda, cuda:1
+    device: DeviceName = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None  # null: 256 on a GPU, 32 on a CPU
     num_decoders: Annotated[int, Field(ge=1)] | None = None  # threads; null: by the number of cores
     store: StoreConfig = StoreConfig()

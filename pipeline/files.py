@@ -6,13 +6,15 @@ folder, flushed to the disk, and renamed.
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import secrets
 import shutil
+import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
@@ -55,6 +57,26 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock `path`, a file that is made; the lock dies with its process.
+
+    While another process has it, `on_wait` is told once who that is, and the call blocks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            on_wait(file.read().strip() or "another process")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}")
+        file.flush()
+        yield
 
 
 def link(source: Path, target: Path) -> None:

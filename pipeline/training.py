@@ -1,11 +1,9 @@
 """Training: one loop from initial weights to the best epoch's, resumable after every epoch."""
 
-import contextlib
-import fcntl
 import io
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.devices import DeviceName
+from pipeline.errors import PipelineError
 from pipeline.evaluation import predict
 from pipeline.files import write_atomically
 from pipeline.models import ModelConfig
@@ -46,7 +45,7 @@ class TrainConfig(ModelConfig):
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, to zero at `epochs`
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0  # largest norm of all gradients; null: any
     seed: Annotated[int, Field(ge=0)] = 0  # of initial weights, order of clips and dropout
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"  # auto: a GPU, if any
+    device: DeviceName = "auto"
     num_threads: PositiveInt = 2  # that read features
     resident_mb: Annotated[int, Field(ge=0)] = 2048  # features up to this size are kept in memory
 
@@ -60,15 +59,6 @@ class Fit:
 
     history: list[Metrics]  # one entry an epoch
     best_epoch: int  # counted from 0; its weights are the model's
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device is {name!r}, and torch sees no GPU here. Use 'auto' or 'cpu'.")
-    return torch.device(name)
 
 
 def fit(
@@ -151,19 +141,6 @@ def fit(
         on_epoch(metrics)
     model.load_state_dict(best_weights)
     return Fit(history, _best_epoch(history, task))
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; another one that wants it waits. The lock dies with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("Another run trains the same in %s: waiting for it.", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _best_epoch(history: list[Metrics], task: Classification) -> int:

@@ -3,15 +3,14 @@
 import argparse
 import json
 import logging
-import os
 import subprocess
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import FeatureContract
+from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.extract import ExtractConfig, Result, Target, plan, publish_view, run
 from pipeline.files import write_atomically
@@ -20,7 +19,7 @@ from pipeline.store import Journal, Layout
 from pipeline.weights import load_weights
 from stages import console
 from stages.adoption import adopt_view
-from stages.params import CorpusConfig, load_section
+from stages.params import CorpusConfig, journal_path, load_section
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def main() -> None:
     manifest = read_manifest(Path(corpus.manifest))
     check_sources(manifest, root=root)
     weights = load_weights(weights_path())
-    device = pick_device(config.device)
+    device = resolve_device(config.device)
     backbone = Backbone(weights, taps=config.taps, device=device)
     targets = make_targets(config, weights, backbone)
     journal = Journal(journal_path())
@@ -127,24 +126,6 @@ def weights_path() -> Path:
     from pipeline.weights import WeightsConfig
 
     return Path("weights") / f"{load_section('weights', WeightsConfig).arch}.safetensors"
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"Unknown device {name!r}. Available: auto, cpu, cuda, cuda:<number>.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"Device {name!r}: no usable GPU here. Set extract.device to auto or cpu.")
-    return device
-
-
-def journal_path() -> Path:
-    """Where features are kept: one place for the workspace and for all its queued experiments."""
-    elsewhere = os.environ.get("FRAMECACHE_JOURNAL")
-    return Path(elsewhere) if elsewhere else Path(os.environ.get("DVC_ROOT", ".")) / ".framecache"
 
 
 def visible_root(root: str) -> Path:

@@ -1,5 +1,6 @@
 """Reads params.yaml: one section a stage, each validated by the pydantic model of the code that uses it."""
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ class CorpusConfig(BaseModel):
 
     manifest: str  # CSV or Parquet, one row a clip; see manifests/README.md
     root: str  # the folder that the manifest's sources are relative to
+
+
+def journal_path() -> Path:
+    """Where features are kept: one place for the workspace and for all its queued experiments."""
+    elsewhere = os.environ.get("FRAMECACHE_JOURNAL")
+    return Path(elsewhere) if elsewhere else Path(os.environ.get("DVC_ROOT", ".")) / ".framecache"
 
 
 def load_section(name: str, model: type[Config], *, path: Path = Path("params.yaml")) -> Config:

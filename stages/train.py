@@ -1,10 +1,14 @@
 """Features -> checkpoints: trains the recurrent model, and the mean-pool + linear baseline beside it."""
 
+import os
+
+# Torch's threads sleep while they wait: spinning, two runs on the same cores take nine times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -12,16 +16,17 @@ from dvclive.live import Live
 from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoint, save_checkpoint
+from pipeline.devices import resolve_device
 from pipeline.errors import ManifestError
-from pipeline.files import file_digest, write_atomically
+from pipeline.files import file_digest, file_lock, write_atomically
 from pipeline.manifest import read_manifest
 from pipeline.models import MODELS, build_model
 from pipeline.sequences import Loader, channel_statistics, keep_resident, with_features
 from pipeline.store import open_view
 from pipeline.tasks import TASKS
-from pipeline.training import Fit, Metrics, TrainConfig, fit, locked, resolve_device
+from pipeline.training import Fit, Metrics, TrainConfig, fit
 from stages import console
-from stages.params import CorpusConfig, load_section
+from stages.params import CorpusConfig, journal_path, load_section
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,8 @@ def main() -> None:
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)
     with open_view(Path("features") / config.tap) as view:
         identity = json.dumps([config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex()])
-        work = _work_folder(hashlib.sha256(identity.encode()).hexdigest()[:32])
+        # An unfinished run keeps its state outside of the outs, which DVC removes before it runs a stage.
+        work = journal_path() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:32]
 
         clips = with_features(read_manifest(manifest_path).clips(), view)
         train_clips = [clip for clip in clips if clip.split == "train"]
@@ -49,6 +55,7 @@ def main() -> None:
                 "training needs both."
             )
         task = TASKS[config.task].from_clips(train_clips)
+        task.targets(val_clips)  # an unknown label is an error now, not after the first epoch
         device = resolve_device(config.device)
         features = keep_resident(view, train_clips + val_clips, limit_bytes=config.resident_mb << 20)
         standardisation = channel_statistics(features, train_clips) if config.standardise else None
@@ -58,7 +65,8 @@ def main() -> None:
             features, train_clips, config.batch_size, config.num_threads, shuffle_seed=config.seed
         )
         metrics = {}
-        with locked(work):
+        with file_lock(work.with_name(f"{work.name}.lock"), on_wait=_say_waiting):
+            work.mkdir(exist_ok=True)
             for name in MODELS:
                 model = build_model(
                     name,
@@ -128,9 +136,8 @@ class Progress:
         self._bar.close()
 
 
-def _work_folder(digest: str) -> Path:
-    """Where an unfinished run keeps its state: outside DVC's outs, which DVC removes before a run."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".framecache" / "training" / digest
+def _say_waiting(holder: str) -> None:
+    log.info("Waiting for another run that trains the same: %s.", holder)
 
 
 def _summary(result: Fit) -> dict[str, float]:

@@ -122,7 +122,9 @@ def make_project(folder: Path) -> Project:
             "weights.arch": "resnet18",
             "weights.source": "random:0",
             "extract.preprocessing": {"resize": 32, "crop": 32},
+            "extract.taps": ["layer4"],
             "extract.batch_size": 8,
+            "train.tap": "layer4",
             "train.epochs": 2,
         }
     )

@@ -143,3 +143,13 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(maps, lengths), model(maps, lengths))
     model.eval()
     assert torch.equal(model(maps, lengths), model(maps, lengths))
+
+
+def test_dropout_takes_the_same_features_from_all_steps_of_a_clip():
+    encoder = make_encoder("lstm", dropout=0.5, projection=3)
+    inputs = []
+    encoder.projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    encoder(torch.ones(2, 5, 6, dtype=torch.float64), torch.tensor([5, 5]))
+    steps = inputs[0].reshape(5, 2, 6)  # packed: all first steps, all second steps, ...
+    assert set(steps.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(steps, steps[:1].expand_as(steps))

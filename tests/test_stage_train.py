@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from pipeline.manifest import write_manifest
-from tests.features import make_view
+from pipeline.store import Journal
+from tests.features import fill, make_contract, make_layout, publish_clips
 from tests.toy import make_clip
 
 REPOSITORY = Path(__file__).parents[1]
@@ -28,6 +29,7 @@ TRAIN = {
     "batch_size": 5,
     "device": "cpu",
 }
+LONG = {"epochs": 40}
 
 
 def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contract_changes: object) -> Path:
@@ -42,7 +44,10 @@ def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contrac
         ],
     )
     lengths = {clip_id: 2 + number % 4 for number, clip_id in enumerate(CLIP_IDS) if clip_id != "clip03"}
-    make_view(path, lengths, **contract_changes)
+    contract = make_contract(**contract_changes)
+    journal, layout = Journal(path / "journal"), make_layout(contract)
+    fill(journal, contract, layout, lengths)
+    publish_clips(journal, contract, layout, list(lengths), path / "features")
     write_params(path, train=train or {})
     return path
 
@@ -147,34 +152,36 @@ def test_evaluate_measures_both_models_on_the_test_split(trained):
     assert second.startswith("mean-pool + linear ")
 
 
-@pytest.mark.parametrize("killed_model", ["recurrent", "baseline"])
-def test_train_killed_in_the_middle_continues_to_the_same_outputs(tmp_path, killed_model):
-    many = {"epochs": 60}
-    undisturbed = make_workspace(tmp_path / "undisturbed", train=many)
-    run("train", undisturbed)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    workspace = make_workspace(tmp_path_factory.mktemp("undisturbed"), train=LONG)
+    run("train", workspace)
+    return outputs(workspace)
 
-    workspace = make_workspace(tmp_path / "killed", train=many)
+
+def kill_in_the_middle(workspace: Path, *, model: str) -> None:
     process = start("train", workspace)
-    while not list(workspace.glob(f".framecache/training/*/{killed_model}.pt")):
+    while not list(workspace.glob(f".framecache/training/*/{model}.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (workspace / "metrics/train.json").exists()
+
+
+@pytest.mark.parametrize("model", ["recurrent", "baseline"])
+def test_train_killed_in_the_middle_continues_to_the_same_outputs(tmp_path, undisturbed, model):
+    workspace = make_workspace(tmp_path, train=LONG)
+    kill_in_the_middle(workspace, model=model)
     _, stderr = run("train", workspace)
     assert "Training resumes after epoch" in stderr
-    assert outputs(workspace) == outputs(undisturbed)
+    assert outputs(workspace) == undisturbed
 
 
 def test_another_configuration_does_not_resume_the_run(tmp_path):
-    workspace = make_workspace(tmp_path / "killed", train={"epochs": 60})
-    process = start("train", workspace)
-    while not list(workspace.glob(".framecache/training/*/recurrent.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    workspace = make_workspace(tmp_path, train=LONG)
+    kill_in_the_middle(workspace, model="recurrent")
     write_params(workspace, train={"learning_rate": 0.5})
     _, stderr = run("train", workspace)
     assert "resumes" not in stderr

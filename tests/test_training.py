@@ -1,17 +1,15 @@
-import logging
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.evaluation import predict
 from pipeline.models import build_model
 from pipeline.sequences import Loader
 from pipeline.tasks import Classification
-from pipeline.training import SCHEDULES, Fit, TrainConfig, fit, locked, resolve_device
+from pipeline.training import SCHEDULES, Fit, TrainConfig, fit
 from tests.toy import make_features, order_task
 
 CPU = torch.device("cpu")
@@ -143,24 +141,6 @@ def test_a_cosine_falls_from_one_to_zero():
     assert SCHEDULES["constant"](0.7) == 1
 
 
-def test_a_second_run_of_the_same_training_waits_for_the_first(tmp_path, caplog):
-    events = []
-
-    def second() -> None:
-        with locked(tmp_path / "run"):
-            events.append("second")
-
-    with caplog.at_level(logging.WARNING), locked(tmp_path / "run"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        while not caplog.messages:
-            pass
-        events.append("first")
-    thread.join()
-    assert events == ["first", "second"]
-    assert caplog.messages == [f"Another run trains the same in {tmp_path / 'run'}: waiting for it."]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -175,10 +155,3 @@ def test_a_second_run_of_the_same_training_waits_for_the_first(tmp_path, caplog)
 def test_impossible_parameters_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainConfig(**wrong)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_gpu_that_is_not_there_is_an_error_and_auto_is_not():
-    assert resolve_device("auto") == resolve_device("cpu") == CPU
-    with pytest.raises(ConfigError, match="no GPU here"):
-        resolve_device("cuda")

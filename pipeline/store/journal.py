@@ -11,19 +11,17 @@
     <layout>/<shard id>.record           written last: makes the shard exist
 """
 
-import fcntl
+import contextlib
 import json
 import logging
 import os
-import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import DigestCache, link, partial_path, sync_directory, write_atomically
+from pipeline.files import DigestCache, file_lock, link, partial_path, sync_directory, write_atomically
 from pipeline.store.layout import Layout
 from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
 from pipeline.store.tables import FORMAT_VERSION
@@ -112,25 +110,11 @@ class Journal:
                 keys.setdefault(clip_id, set()).add(key)
         return keys
 
-    @contextmanager
-    def lock(self, forward_digest: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the lock of a forward contract; it dies with the process.
-
-        While another process has it, `on_wait` is told once who that is, and the call blocks.
-        """
-        path = self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.lock"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                on_wait(file.read().strip() or "another process")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}")
-            file.flush()
-            yield
+    def lock(
+        self, forward_digest: str, *, on_wait: Callable[[str], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of a forward contract; see `file_lock`."""
+        return file_lock(self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.lock", on_wait=on_wait)
 
     def quarantine(self, forward_digest: str, key: bytes, clip: Quarantined) -> None:
         folder = self.path / "quarantine" / forward_digest[:_NAME_LENGTH]

@@ -1,0 +1,22 @@
+"""Devices: from a parameter's name to the torch device."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from pipeline.errors import ConfigError
+
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]  # auto: a GPU, if there is one
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name. Raises ConfigError when torch does not see it here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"Device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs. Use 'auto' or 'cpu'."
+        )
+    return device

@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from pipeline.devices import resolve_device
+from pipeline.errors import ConfigError
+
+
+def test_auto_is_a_gpu_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    missing = torch.cuda.device_count()
+    with pytest.raises(ConfigError, match=f"Device 'cuda:{missing}' is not here"):
+        resolve_device(f"cuda:{missing}")
