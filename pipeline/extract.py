@@ -26,11 +26,12 @@ from pipeline.backbone import Backbone, preprocess
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.devices import DeviceName
 from pipeline.errors import DecodeError
-from pipeline.files import DigestCache, combined_digest
+from pipeline.files import combined_digest
 from pipeline.frames import FrameBatch, read_frames, source_files
 from pipeline.manifest import Clip
 from pipeline.store import (
     ClipSource,
+    DigestCache,
     Journal,
     Layout,
     Quarantined,

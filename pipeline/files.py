@@ -12,8 +12,6 @@ import os
 import secrets
 import shutil
 import socket
-import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -60,19 +58,21 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = False) -> Iterator[None]:
     """Hold the lock `path`, a file that is made; the lock dies with its process.
 
-    While another process has it, `on_wait` is told once who that is, and the call blocks.
+    Any number may share it, or one has it for itself. While that can't be, `on_wait` is told once who
+    had it last, and the call blocks.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             on_wait(file.read().strip() or "another process")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}")
         file.flush()
@@ -106,59 +106,6 @@ def file_digest(path: str | Path) -> bytes:
         while block := file.read(_READ_SIZE_BYTES):
             hasher.update(block)
     return hasher.digest()
-
-
-class DigestCache:
-    """Content digests that are not computed again for a file whose stat is unchanged.
-
-    Keyed by device, inode, size and mtime_ns; kept in one SQLite file that any number of processes
-    may use. Files changed less than two seconds ago are not remembered: a second change within the
-    clock's resolution would go unseen.
-    """
-
-    _RACY_NS = 2_000_000_000
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS digests (device INTEGER, inode INTEGER, size INTEGER,"
-            " mtime_ns INTEGER, digest BLOB, PRIMARY KEY (device, inode)) WITHOUT ROWID"
-        )
-        rows = self._database.execute("SELECT device, inode, size, mtime_ns, digest FROM digests")
-        self._known: dict[tuple[int, int, int, int], bytes] = {row[:4]: row[4] for row in rows}
-        self._fresh: list[tuple[int, int, int, int, bytes]] = []
-
-    def digest(self, path: str | Path) -> bytes:
-        """xxh3-128 of the file's content (16 bytes). Raises OSError when it can't be read."""
-        key = _identity(path)
-        found = self._known.get(key)
-        if found is None:
-            found = file_digest(path)
-            if _identity(path) == key and time.time_ns() - key[3] > self._RACY_NS:
-                self._known[key] = found
-                self._fresh.append((*key, found))
-        return found
-
-    def save(self) -> None:
-        """Write what was learnt; a cache that can't be written costs time, not correctness."""
-        try:
-            with self._database:
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", self._fresh
-                )
-            self._fresh.clear()
-        except sqlite3.Error as error:
-            log.warning("The digest cache could not be written: %s.", error)
-
-    def close(self) -> None:
-        self.save()
-        self._database.close()
-
-
-def _identity(path: str | Path) -> tuple[int, int, int, int]:
-    stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def combined_digest(digests: Sequence[bytes], *, extra: str = "") -> bytes:

@@ -12,10 +12,10 @@ from pipeline.backbone import Backbone, Weights
 from pipeline.contract import FeatureContract
 from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.extract import ExtractConfig, Result, Target, plan, publish_view, run
+from pipeline.extract import ExtractConfig, Plan, Result, Target, plan, publish_view, run
 from pipeline.files import write_atomically
 from pipeline.manifest import check_sources, read_manifest
-from pipeline.store import Journal, Layout
+from pipeline.store import Journal, Layout, repack
 from pipeline.weights import load_weights
 from stages import console
 from stages.adoption import adopt_view
@@ -48,12 +48,16 @@ def main() -> None:
     clips = list(manifest)
 
     with journal.lock(targets[0].contract.forward_digest(), on_wait=_say_waiting):
+        for target in targets:
+            journal.sweep(target.contract, target.layout)
         digests = journal.digest_cache()
         todo = plan(clips, root=root, targets=targets, journal=journal, digests=digests)
         if todo.to_extract and (num_shards := adopt_view(journal, path=FEATURES)):
             log.info("Adopted %d shards of an earlier run from DVC.", num_shards)
             todo = plan(clips, root=root, targets=targets, journal=journal, digests=digests)
-        digests.close()
+        if todo.to_extract and (num_repacked := repack_missing(todo, targets, journal, config)):
+            log.info("Repacked %d clips that were there in another layout or dtype.", num_repacked)
+            todo = plan(clips, root=root, targets=targets, journal=journal, digests=digests)
         log.info("Plan: %s.", todo.summary())
         result = Result()
         if todo.to_extract:
@@ -98,6 +102,23 @@ def main() -> None:
         "frames_per_second": round(result.num_frames / result.seconds, 1) if result.seconds else None,
     }
     write_atomically(REPORT, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def repack_missing(todo: Plan, targets: list[Target], journal: Journal, config: ExtractConfig) -> int:
+    """Copy what the journal has of the planned clips in another layout or dtype; how many, over all taps."""
+    total = sum(len(clip.taps) for clip in todo.to_extract)
+    with tqdm(total=total, unit="clip", desc="repack", delay=1) as bar:
+        return sum(
+            repack(
+                journal,
+                [clip.key for clip in todo.to_extract if target.contract.tap in clip.taps],
+                contract=target.contract,
+                layout=target.layout,
+                commit_seconds=config.store.commit_seconds,
+                on_clip=bar.update,
+            )
+            for target in targets
+        )
 
 
 def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:

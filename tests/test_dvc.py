@@ -92,8 +92,8 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
 ) -> None:
     project = make_project(tmp_path)
     project.set({"extract.store.commit_seconds": 0.001, "extract.batch_size": 4})
-    for name in NAMES:
-        project.add_video(name, num_frames=60)
+    for number, name in enumerate(NAMES):
+        project.add_video(name, num_frames=60, first_index=100 * number)
     project.commit()
     project.dvc("repro", "weights")
     process = subprocess.Popen(

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from pipeline.files import DigestCache, atomic_path, combined_digest, file_digest, link, write_atomically
+from pipeline.files import atomic_path, combined_digest, file_digest, link, write_atomically
+from pipeline.store import DigestCache
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
@@ -55,30 +56,29 @@ def test_digests_are_of_content_and_remembered_by_stat(tmp_path: Path) -> None:
     path = tmp_path / "video"
     path.write_bytes(b"frames")
     _age(path)
-    cache = DigestCache(tmp_path / "digests.sqlite")
+    cache = DigestCache(tmp_path / "digests.arrow")
     assert cache.digest(path) == file_digest(path) == xxhash.xxh3_128_digest(b"frames")
-    cache.close()
+    cache.save()
 
     stat = path.stat()
     path.write_bytes(b"FRAMES")  # same size; the same mtime is forged: only then is the cache believed
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    again = DigestCache(tmp_path / "digests.sqlite")
+    again = DigestCache(tmp_path / "digests.arrow")
     assert again.digest(path) == xxhash.xxh3_128_digest(b"frames")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert again.digest(path) == xxhash.xxh3_128_digest(b"FRAMES")
-    again.close()
 
 
 def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
     path = tmp_path / "video"
     path.write_bytes(b"one")
-    cache = DigestCache(tmp_path / "digests.sqlite")
+    cache = DigestCache(tmp_path / "digests.arrow")
     cache.digest(path)
     stat = path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert cache.digest(path) == xxhash.xxh3_128_digest(b"two")
-    cache.close()
+    cache.save()
 
 
 def test_the_combined_digest_depends_on_order_and_on_the_text() -> None:

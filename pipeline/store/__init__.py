@@ -1,14 +1,17 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
+from pipeline.store.digests import DigestCache
 from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips
 from pipeline.store.layout import Layout, StoreConfig
 from pipeline.store.reader import FeatureView, open_view
-from pipeline.store.records import Record, read_record
-from pipeline.store.shards import ClipSource, ShardWriter, committing
+from pipeline.store.records import ClipSource, Record, read_record
+from pipeline.store.repack import repack
+from pipeline.store.shards import ShardWriter, committing
 from pipeline.store.view import TapView, publish
 
 __all__ = [
     "ClipSource",
+    "DigestCache",
     "FeatureView",
     "Journal",
     "Layout",
@@ -23,5 +26,6 @@ __all__ = [
     "open_view",
     "publish",
     "read_record",
+    "repack",
     "stored_clips",
 ]

@@ -2,9 +2,9 @@
 
 <journal>/
   format.json
-  digests.sqlite                         content digests of source files
+  digests.arrow                          content digests of source files
   locks/<forward digest>.lock            one extraction per forward contract at a time
-  quarantine/<forward digest>/<key>.json clips whose bytes the decoder rejected
+  quarantine/<forward digest>/<key>.clip clips whose bytes the decoder rejected
   contracts/<contract digest>/
     contract.json
     <layout>/<shard id>.shard            rows
@@ -15,21 +15,26 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import DigestCache, file_lock, link, partial_path, sync_directory, write_atomically
+from pipeline.files import file_lock, link, partial_path, sync_directory, write_atomically
+from pipeline.store.digests import DigestCache
 from pipeline.store.layout import Layout
 from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
-from pipeline.store.tables import FORMAT_VERSION
+from pipeline.store.tables import FORMAT_VERSION, seal, unseal
 
 log = logging.getLogger(__name__)
 
 # Enough of a digest for a folder's name; the whole one is in contract.json.
 _NAME_LENGTH = 16
+
+QUARANTINE_SUFFIX = ".clip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Journal:
         check_version(json.loads(marker.read_text())["format_version"], path=marker)
 
     def digest_cache(self) -> DigestCache:
-        return DigestCache(self.path / "digests.sqlite")
+        return DigestCache(self.path / "digests.arrow")
 
     def directory(self, contract: FeatureContract, layout: Layout) -> Path:
         """Where shards of this contract and layout are; made on first use."""
@@ -90,6 +95,12 @@ class Journal:
         """Every committed shard, by id."""
         directory = self._contract_folder(contract) / layout.name
         return {path.stem: read_record(path) for path in sorted(directory.glob(f"*{RECORD_SUFFIX}"))}
+
+    def layouts(self, contract: FeatureContract) -> list[Layout]:
+        """Every layout in which this contract has shards."""
+        folder = self._contract_folder(contract)
+        records = [next(directory.glob(f"*{RECORD_SUFFIX}"), None) for directory in sorted(folder.glob("*/"))]
+        return [read_record(path).layout for path in records if path]
 
     def contracts(self) -> list[FeatureContract]:
         """Every contract with features here, the most recently used first."""
@@ -110,23 +121,52 @@ class Journal:
                 keys.setdefault(clip_id, set()).add(key)
         return keys
 
-    def lock(
-        self, forward_digest: str, *, on_wait: Callable[[str], None]
-    ) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock of a forward contract; see `file_lock`."""
-        return file_lock(self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.lock", on_wait=on_wait)
+    @contextlib.contextmanager
+    def lock(self, forward_digest: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the lock of a forward contract, and keep `exclusive` out; see `file_lock`."""
+        locks = self.path / "locks"
+        with (
+            file_lock(locks / "journal.lock", on_wait=on_wait, shared=True),
+            file_lock(locks / f"{forward_digest[:_NAME_LENGTH]}.lock", on_wait=on_wait),
+        ):
+            yield
+
+    def exclusive(self, *, on_wait: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Hold the journal while no extraction runs, to remove things from it."""
+        return file_lock(self.path / "locks/journal.lock", on_wait=on_wait)
+
+    def sweep(self, contract: FeatureContract, layout: Layout) -> None:
+        """Remove what a killed extraction left: unfinished files, and shards without a record.
+
+        The caller holds the lock.
+        """
+        directory = self.directory(contract, layout)
+        records = {path.stem for path in directory.glob(f"*{RECORD_SUFFIX}")}
+        for path in directory.iterdir():
+            if path.stem not in records:
+                path.unlink()
+        for folder in (directory.parent, self._quarantine_folder(contract.forward_digest())):
+            for path in folder.glob(".*.partial-*"):
+                path.unlink()
 
     def quarantine(self, forward_digest: str, key: bytes, clip: Quarantined) -> None:
-        folder = self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
+        folder = self._quarantine_folder(forward_digest)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{key.hex()}.json", json.dumps(clip.__dict__, sort_keys=True).encode())
+        table = pa.Table.from_pylist([clip.__dict__])
+        write_atomically(folder / f"{key.hex()}{QUARANTINE_SUFFIX}", seal(table, {}))
 
     def quarantined(self, forward_digest: str) -> dict[bytes, Quarantined]:
-        folder = self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
-        return {
-            bytes.fromhex(path.stem): Quarantined(**json.loads(path.read_text()))
-            for path in folder.glob("*.json")
-        }
+        """The clips that the decoder rejected, by key. A damaged entry is an untried clip."""
+        folder = self._quarantine_folder(forward_digest)
+        found = {}
+        for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
+            try:
+                table, _ = unseal(path.read_bytes(), path=path)
+            except StoreError as error:
+                log.warning("%s", error)
+                continue
+            found[bytes.fromhex(path.stem)] = Quarantined(**table.to_pylist()[0])
+        return found
 
     def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
         """Take over a shard from elsewhere (a view, DVC's cache): linked, then its record written.
@@ -143,6 +183,9 @@ class Journal:
         sync_directory(directory)
         write_atomically(directory / record.record_name, record_data)
         return True
+
+    def _quarantine_folder(self, forward_digest: str) -> Path:
+        return self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
 
     def _contract_folder(self, contract: FeatureContract) -> Path:
         return self.path / "contracts" / contract.digest()[:_NAME_LENGTH]

@@ -46,14 +46,18 @@ class FeatureView:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._closer = contextlib.ExitStack()
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
+        while True:
+            self._closer = contextlib.ExitStack()
+            self._folder = self._open_folder()
+            try:
+                return self._open()
+            except BaseException as error:
+                replaced = isinstance(error, StoreError) and self._is_replaced()
+                self.close()
+                if not replaced:
+                    raise
 
-    def _open(self) -> None:
+    def _open_folder(self) -> int:
         try:
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -61,14 +65,22 @@ class FeatureView:
                 f"No features at {self.path}. Run `dvc repro extract` to make them, or `dvc pull`."
             ) from None
         self._closer.callback(os.close, folder)
-        self._folder = folder
+        return folder
+
+    def _is_replaced(self) -> bool:
+        """Whether another view was published, and this one removed, while it was being opened."""
         try:
-            data = self._map(INDEX_NAME)
+            return not os.path.samestat(self.path.stat(), os.fstat(self._folder))
         except FileNotFoundError:
+            return False
+
+    def _open(self) -> None:
+        if not (self.path / INDEX_NAME).exists():
             raise StoreError(
                 f"{self.path} is no framecache view: it has no {INDEX_NAME}."
                 " Views are made by `dvc repro extract`."
-            ) from None
+            )
+        data = self._map(INDEX_NAME)
         index, metadata = unseal(data, path=self.path / INDEX_NAME)
         check_version(int(metadata["format_version"]), path=self.path / INDEX_NAME)
         self.contract = FeatureContract.model_validate_json(metadata["contract"])
@@ -97,20 +109,22 @@ class FeatureView:
         if soft < len(self._shard_ids) + 256:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         paths = [self._container.shard_path(number) for number in range(len(self._shard_ids))]
-        return [self._open_file(str(path)) for path in paths]
+        descriptors = []
+        for path in paths:
+            descriptors.append(self._open_file(str(path)))
+            self._closer.callback(os.close, descriptors[-1])
+        return descriptors
 
     def _open_file(self, name: str) -> int:
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             raise StoreError(
                 f"{self.path / name} is missing. Run `dvc pull`, or `dvc repro extract` to make it again."
             ) from None
-        self._closer.callback(os.close, descriptor)
-        return descriptor
 
     def _map(self, name: str) -> mmap.mmap:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        descriptor = self._open_file(name)
         try:
             if os.fstat(descriptor).st_size == 0:
                 raise StoreError(f"{self.path / name} is damaged: it is empty.")

@@ -20,6 +20,15 @@ CHUNK_DTYPE = np.dtype([("offset", "<u8"), ("size_bytes", "<u8"), ("checksum", "
 
 
 @dataclass(frozen=True)
+class ClipSource:
+    """What a clip's rows are filed under."""
+
+    key: bytes  # 16 bytes: digest of the source's content and time range
+    clip_id: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Record:
     """A committed shard."""
 
@@ -37,6 +46,19 @@ class Record:
     @property
     def record_name(self) -> str:
         return f"{self.shard_id}{RECORD_SUFFIX}"
+
+    def clip_sources(self) -> dict[bytes, ClipSource]:
+        """What the clips of this shard were when they were computed, by key."""
+        columns = (self.spans[name].to_pylist() for name in ("clip_key", "clip_id", "source"))
+        return {key: ClipSource(key, *names) for key, *names in zip(*columns, strict=True)}
+
+    def row_seconds(self) -> np.ndarray[Any, Any]:
+        """Presentation time of each row, NaN where it has none."""
+        times = np.full(self.layout.rows_per_shard, np.nan)
+        spans = zip(self.spans["row"].to_numpy(), self.spans["frame_seconds"].to_pylist(), strict=True)
+        for row, seconds in spans:
+            times[row : row + len(seconds)] = seconds
+        return times
 
     def to_bytes(self) -> bytes:
         metadata = {

@@ -20,17 +20,8 @@ from pipeline.files import partial_path, sync_directory, write_atomically
 from pipeline.store.codecs import encode
 from pipeline.store.containers import CONTAINERS, ShardFile, rest_checksum
 from pipeline.store.layout import Layout
-from pipeline.store.records import CHUNK_DTYPE, Record
+from pipeline.store.records import CHUNK_DTYPE, ClipSource, Record
 from pipeline.store.tables import SPAN_SCHEMA, seal
-
-
-@dataclass(frozen=True)
-class ClipSource:
-    """What a clip's rows are filed under."""
-
-    key: bytes  # 16 bytes: digest of the source's content and time range
-    clip_id: str
-    source: str
 
 
 @dataclass
@@ -78,6 +69,7 @@ class ShardWriter:
         self._layout = layout
         self._commit_seconds = commit_seconds
         self._clock = clock
+        self.dtype = np.dtype(layout.dtype)
         self._shard: _OpenShard | None = None
         # Clips that started in a committed shard and go on: frames so far, and that shard.
         self._continued: dict[bytes, tuple[int, str]] = {}

@@ -134,18 +134,9 @@ def _frame_times(clips: list[StoredClip], records: Mapping[str, Record]) -> np.n
     for clip in clips:
         for span in clip.spans:
             if span.shard_id not in by_shard:
-                by_shard[span.shard_id] = _shard_times(records[span.shard_id])
+                by_shard[span.shard_id] = records[span.shard_id].row_seconds()
             pieces.append(by_shard[span.shard_id][span.row : span.row + span.num_rows])
     return np.concatenate(pieces) if pieces else np.empty(0)
-
-
-def _shard_times(record: Record) -> np.ndarray[Any, Any]:
-    times = np.full(record.layout.rows_per_shard, np.nan)
-    for row, seconds in zip(
-        record.spans["row"].to_numpy(), record.spans["frame_seconds"].to_pylist(), strict=True
-    ):
-        times[row : row + len(seconds)] = seconds
-    return times
 
 
 def _exchange(first: Path, second: Path) -> None:

@@ -1,0 +1,70 @@
+"""Content digests of source files that are not computed again while a file's stat is unchanged."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.errors import StoreError
+from pipeline.files import file_digest, write_atomically
+from pipeline.store.tables import seal, unseal
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = pa.schema(
+    [pa.field(name, pa.int64(), nullable=False) for name in ("device", "inode", "size_bytes", "mtime_ns")]
+    + [pa.field("digest", pa.binary(16), nullable=False)]
+)
+
+# A file changed within the clock's resolution of its digest could change again unseen.
+_RACY_NS = 2_000_000_000
+
+Identity = tuple[int, int, int, int]  # device, inode, size, mtime_ns
+
+
+class DigestCache:
+    """A sealed table, read whole and replaced whole by `save`.
+
+    Where two processes save, the later one's table stays: the other's files are digested once more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[Identity, bytes] = {}
+        self._changed = False
+        if path.exists():
+            try:
+                table, _ = unseal(path.read_bytes(), path=path)
+            except StoreError:
+                log.warning("%s is damaged: all sources are read again.", path)
+                return
+            *stat, digests = (column.to_pylist() for column in table.columns)
+            self._known = dict(zip(zip(*stat, strict=True), digests, strict=True))
+
+    def digest(self, path: str | Path) -> bytes:
+        """xxh3-128 of the file's content (16 bytes). Raises OSError when it can't be read."""
+        identity = _identity(path)
+        found = self._known.get(identity)
+        if found is None:
+            found = file_digest(path)
+            if _identity(path) == identity and time.time_ns() - identity[3] > _RACY_NS:
+                self._known[identity] = found
+                self._changed = True
+        return found
+
+    def save(self) -> None:
+        """Write what was learnt, and forget what files were before they changed."""
+        if not self._changed:
+            return
+        latest = {identity[:2]: (*identity[2:], digest) for identity, digest in self._known.items()}
+        rows = [(*key, *values) for key, values in sorted(latest.items())]
+        table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
+        write_atomically(self._path, seal(table, {}))
+        self._changed = False
+
+
+def _identity(path: str | Path) -> Identity:
+    stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
