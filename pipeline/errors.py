@@ -37,6 +37,10 @@ class StoreError(PipelineError, RuntimeError):
     """The feature store is missing, foreign, too new or damaged."""
 
 
+class DiskFullError(PipelineError, OSError):
+    """No space is left for what is being written. What was committed before is safe."""
+
+
 class MissingClipError(PipelineError, KeyError):
     """A clip has no features in the store."""
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import xxhash
 
+from pipeline.errors import DiskFullError
+
 log = logging.getLogger(__name__)
 
 _READ_SIZE_BYTES = 1 << 20
@@ -28,16 +30,32 @@ def partial_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Raise a DiskFullError that names `path`, a file or folder, when the block finds no space to write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+        raise DiskFullError(
+            f"{os.strerror(error.errno)} while writing {path}: {shutil.disk_usage(folder).free >> 20} MB are"
+            " free. What was committed is kept: make space, then run the same command to go on."
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it is flushed and becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_directory(path.parent)
+        with naming_full_disk(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_directory(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -66,20 +84,20 @@ def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = Fals
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            on_wait(file.read().strip() or "another process")
+            on_wait(file.read().decode().strip() or "another process")
             fcntl.flock(file, kind)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}")
-        file.flush()
+        with naming_full_disk(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}".encode())
         yield
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path, *, may_symlink: bool = True) -> None:
     """Make `target` the same file as `source`: a hardlink; across filesystems a symlink, else a copy.
 
     The last two warn: a symlinked file is lost with its source, a copied one takes its space twice.
@@ -91,12 +109,13 @@ def link(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
         reason = error.strerror
-    try:
-        target.symlink_to(source.resolve())
-        log.warning("%s is a symlink to %s (%s).", target, source, reason)
-    except OSError:
-        shutil.copyfile(source, target)
-        log.warning("%s is a copy of %s (%s): it takes its space twice.", target, source, reason)
+    if may_symlink:
+        with contextlib.suppress(OSError):
+            target.symlink_to(source.resolve())
+            log.warning("%s is a symlink to %s (%s).", target, source, reason)
+            return
+    shutil.copyfile(source, target)
+    log.warning("%s is a copy of %s (%s): it takes its space twice.", target, source, reason)
 
 
 def file_digest(path: str | Path) -> bytes:

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-_NOT_STAGES = {"__init__", "__main__", "console", "params", "adoption"}
+_NOT_STAGES = {"__init__", "__main__", "console", "params", "adoption", "dvc_cache"}
 
 
 def main() -> None:

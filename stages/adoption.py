@@ -4,21 +4,19 @@
 extraction runs. So the files are looked up in DVC's cache, by the hash that dvc.lock has of them.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-
-import yaml
+from pathlib import Path
 
 from pipeline.store import Journal
 from pipeline.store.records import RECORD_SUFFIX
 from pipeline.store.view import INDEX_NAME, RECORDS_NAME, index_shards
+from stages.dvc_cache import tracked_files
 
 
 def adopt_view(journal: Journal, *, path: Path) -> int:
     """Take over the shards of the view `path`, or of what dvc.lock names there; how many."""
     files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
-    return adopt_files(journal, files or _tracked_files(path))
+    return adopt_files(journal, files or tracked_files(path))
 
 
 def adopt_files(journal: Journal, files: Mapping[str, Path]) -> int:
@@ -37,30 +35,3 @@ def adopt_files(journal: Journal, files: Mapping[str, Path]) -> int:
             if shard is not None and shard.exists():
                 num_adopted += journal.adopt(data, shard, origin=str(record_file))
     return num_adopted
-
-
-def _tracked_files(path: Path) -> dict[str, Path]:
-    """The files of the DVC out `path` as dvc.lock names them, in DVC's cache."""
-    lock = Path("dvc.lock")
-    if not lock.exists():
-        return {}
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
-    digests = [
-        out["md5"]
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-        if PurePosixPath(out["path"]) == PurePosixPath(path) and out.get("md5", "").endswith(".dir")
-    ]
-    if not digests:
-        return {}
-    from dvc.repo import Repo  # takes a second to import
-
-    with Repo() as repo:
-        cache = repo.cache.local
-        listing = Path(cache.oid_to_path(digests[0]))
-        if not listing.exists():
-            return {}
-        return {
-            entry["relpath"]: Path(cache.oid_to_path(entry["md5"]))
-            for entry in json.loads(listing.read_text())
-        }

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
 from pipeline.files import file_digest, write_atomically
@@ -18,8 +16,8 @@ from pipeline.store.journal import QUARANTINE_SUFFIX, Journal
 from pipeline.store.layout import Layout
 from pipeline.store.records import RECORD_SUFFIX, Record, check_version, read_record
 from pipeline.store.rows import verify_shard
-from pipeline.store.tables import FORMAT_VERSION, unseal
-from pipeline.store.view import CHECKSUMS_NAME, CHUNKS_NAME, INDEX_NAME, RECORDS_NAME, TIMES_NAME
+from pipeline.store.tables import unseal
+from pipeline.store.view import CHUNKS_NAME, FILES_NAME, INDEX_NAME, RECORDS_NAME, TIMES_NAME
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Check:
     run: Callable[[Path], Damage | None]
 
 
-def verify(checks: Iterable[Check], *, on_bytes: Callable[[int], None] = lambda _: None) -> list[Damage]:
+def verify(checks: Iterable[Check], *, on_bytes: Callable[[int], object] = lambda _: None) -> list[Damage]:
     """Run the checks, each file once under whatever names it has; `on_bytes` is told each file's size."""
     damages = []
     seen = set()
@@ -96,14 +94,14 @@ def journal_checks(path: Path) -> list[Check]:
 
 
 def view_checks(path: Path) -> list[Check]:
-    """Every file of the view at `path`, all taps."""
+    """Every file of the view at `path`, all taps; none where there is no view."""
+    if not path.exists():
+        return []
     checks = [check for folder in sorted(path.glob("*/")) for check in _tap_checks(folder)]
-    sums = path / CHECKSUMS_NAME
-    if not sums.exists():
-        return checks
-    for line in sums.read_text(errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        checks.append(Check(path / name, _digest_check(digest)))
+    checks.append(Check(path / FILES_NAME, _check_sealed))
+    digests = _file_digests(path / FILES_NAME)
+    for file in sorted({*digests, *(file.name for file in path.glob("*.csv"))}):
+        checks.append(Check(path / file, _digest_check(digests.get(file))))
     return checks
 
 
@@ -111,27 +109,35 @@ def _tap_checks(folder: Path) -> Iterator[Check]:
     for name in (INDEX_NAME, TIMES_NAME, CHUNKS_NAME):
         yield Check(folder / name, _check_sealed)
     records = folder / RECORDS_NAME
-    metadata = _index_metadata(folder / INDEX_NAME)
-    if metadata:
+    if metadata := _metadata(folder / INDEX_NAME):
+        check_version(int(metadata["format_version"]), path=folder / INDEX_NAME)
         container = CONTAINERS[Layout.from_json(metadata["layout"]).format]
         shard_ids = json.loads(metadata["shards"])
-        yield Check(folder / container.master, _digest_check(metadata["master_digest"].hex()))
     else:
         container = next((c for c in CONTAINERS.values() if (folder / c.master).exists()), CONTAINERS["zarr"])
         shard_ids = sorted(path.stem for path in records.glob(f"*{RECORD_SUFFIX}"))
-        yield Check(folder / container.master, lambda path: Damage(path, "can't be checked without its index"))
+    yield Check(folder / container.master, _digest_check(metadata.get("master_digest")))
     for number, shard_id in enumerate(shard_ids):
-        yield from _shard_checks(records / f"{shard_id}{RECORD_SUFFIX}", folder / container.shard_path(number))
+        yield from _shard_checks(
+            records / f"{shard_id}{RECORD_SUFFIX}", folder / container.shard_path(number)
+        )
 
 
-def _index_metadata(path: Path) -> Mapping[str, bytes]:
-    """Empty when the index is missing or damaged."""
+def _metadata(path: Path) -> Mapping[str, bytes]:
+    """Of a sealed file; empty when it is missing or damaged."""
     try:
-        _, metadata = unseal(path.read_bytes(), path=path)
+        return unseal(path.read_bytes(), path=path)[1]
     except (StoreError, OSError):
         return {}
-    check_version(int(metadata["format_version"]), path=path)
-    return metadata
+
+
+def _file_digests(path: Path) -> dict[str, bytes]:
+    """Of the files beside the taps; empty when the table is missing or damaged."""
+    try:
+        table, _ = unseal(path.read_bytes(), path=path)
+    except (StoreError, OSError):
+        return {}
+    return dict(zip(table["name"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
 
 def _shard_checks(record: Path, shard: Path) -> list[Check]:
@@ -195,8 +201,57 @@ def _clips_in(record: Record, chunks: list[int]) -> list[str]:
     return sorted({clip_id for clip_id, h in zip(record.spans["clip_id"].to_pylist(), hit, strict=True) if h})
 
 
-def _digest_check(digest: str) -> Callable[[Path], Damage | None]:
+def _digest_check(digest: bytes | None) -> Callable[[Path], Damage | None]:
+    """`digest` is None where the file that has it is damaged."""
+
     def check(path: Path) -> Damage | None:
-        return None if file_digest(path).hex() == digest else Damage(path, "does not match its checksum")
+        if digest is None:
+            return Damage(path, "can't be checked: what holds its checksum is damaged")
+        return None if file_digest(path) == digest else Damage(path, "does not match its checksum")
 
     return check
+
+
+def repair(
+    journal: Path,
+    *,
+    view: Path,
+    find_copies: Callable[[list[Path]], list[Path]],
+    on_wait: Callable[[str], None],
+    on_bytes: Callable[[int], object] = lambda _: None,
+) -> list[Damage]:
+    """Remove what is damaged, so that the next extraction makes it again; what that was.
+
+    Journal, view and DVC's cache are names of one file: `find_copies` is given every damaged file in
+    journal and view and finds what else must go. It goes first and the journal's record, by which
+    `verify` knows of the damage, goes last: a kill in between leaves work for the next repair.
+    """
+    marker = journal / "format.json"
+    if verify([Check(marker, _check_marker)]):
+        marker.unlink(missing_ok=True)  # Journal writes it
+    with Journal(journal).exclusive(on_wait=on_wait):
+        damages = verify([*journal_checks(journal), *view_checks(view)], on_bytes=on_bytes)
+        bad = {damage.path for damage in damages}
+        identities = {file_identity(path) for path in bad if path.exists()}
+        in_view = [
+            path
+            for path in view.rglob("*")
+            if path in bad or (path.is_file() and file_identity(path) in identities)
+        ]
+        for path in [*find_copies([*bad, *in_view]), *in_view]:
+            path.unlink(missing_ok=True)
+        for path in bad:
+            if path.is_relative_to(journal):
+                _remove_from_journal(path)
+    return damages
+
+
+def _remove_from_journal(path: Path) -> None:
+    if path.name == "contract.json":
+        for record in path.parent.glob(f"*/*{RECORD_SUFFIX}"):
+            if not _check_sealed(record):
+                data = read_record(record).contract.model_dump_json(indent=1).encode()
+                write_atomically(path, data)
+                return
+    path.with_suffix(RECORD_SUFFIX).unlink(missing_ok=True)  # a shard's, before the shard
+    path.unlink(missing_ok=True)

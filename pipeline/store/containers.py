@@ -186,6 +186,7 @@ class _Hdf5Shard:
             places[chunk.chunk_offset[0] // self._layout.rows_per_chunk] = (chunk.byte_offset, chunk.size)
 
         self._dataset.id.chunk_iter(note)
+        assert (np.diff(places["offset"].astype(np.int64)) > 0).all()  # a reader takes neighbours at once
         self._file.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())

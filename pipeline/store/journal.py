@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import file_lock, link, partial_path, sync_directory, write_atomically
+from pipeline.files import atomic_path, file_lock, link, write_atomically
 from pipeline.store.digests import DigestCache
 from pipeline.store.layout import Layout
 from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
@@ -76,7 +76,11 @@ class Journal:
         marker = path / "format.json"
         if not marker.exists():
             write_atomically(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
-        check_version(json.loads(marker.read_text())["format_version"], path=marker)
+        try:
+            version = int(json.loads(marker.read_bytes())["format_version"])
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{marker} is damaged. Run `python -m stages.store repair`.") from None
+        check_version(version, path=marker)
 
     def digest_cache(self) -> DigestCache:
         return DigestCache(self.path / "digests.arrow")
@@ -103,10 +107,10 @@ class Journal:
         return [read_record(path).layout for path in records if path]
 
     def contracts(self) -> list[FeatureContract]:
-        """Every contract with features here, the most recently used first."""
+        """Every contract with features here, the most recently used first. StoreError when damaged."""
         paths = list((self.path / "contracts").glob("*/contract.json"))
         paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return [FeatureContract.model_validate_json(path.read_text()) for path in paths]
+        return [read_contract(path) for path in paths]
 
     def touch(self, contract: FeatureContract) -> None:
         """Note that a contract was used now."""
@@ -169,7 +173,7 @@ class Journal:
         return found
 
     def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
-        """Take over a shard from elsewhere (a view, DVC's cache): linked, then its record written.
+        """Take over a shard from elsewhere (a view, DVC's cache): linked or copied, then its record written.
 
         False when it is here already.
         """
@@ -177,10 +181,8 @@ class Journal:
         directory = self.directory(record.contract, record.layout)
         if (directory / record.record_name).exists():
             return False
-        partial = partial_path(directory / record.shard_name)
-        link(shard, partial)
-        partial.replace(directory / record.shard_name)
-        sync_directory(directory)
+        with atomic_path(directory / record.shard_name) as partial:
+            link(shard, partial, may_symlink=False)  # what is elsewhere may go
         write_atomically(directory / record.record_name, record_data)
         return True
 
@@ -191,22 +193,34 @@ class Journal:
         return self.path / "contracts" / contract.digest()[:_NAME_LENGTH]
 
 
+def read_contract(path: Path) -> FeatureContract:
+    """The contract of a folder's contract.json. StoreError when damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        contract = FeatureContract.model_validate_json(path.read_bytes())
+        if contract.digest().startswith(path.parent.name):
+            return contract
+    raise StoreError(f"{path} is damaged. Run `python -m stages.store repair`.")
+
+
 def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
-    """The complete clips of some shards, by key. Where a clip was stored twice, either serves."""
+    """The complete clips of some shards, by key. Where a clip was stored twice, either serves.
+
+    A clip that has lost a shard (to repair or gc) is incomplete, like one that was cut off.
+    """
     found: dict[bytes, StoredClip] = {}
     pieces: dict[tuple[bytes, str], list[tuple[int, Span, str | None]]] = {}
     ends: list[tuple[bytes, str]] = []
     for record in records:
-        spans = record.spans.drop_columns(["frame_seconds", "source", "clip_id"]).to_pylist()
-        for row in spans:
-            span = Span(record.shard_id, row["row"], row["num_rows"])
-            if row["final"] and row["first_frame"] == 0:
-                found[row["clip_key"]] = StoredClip((span,))
+        names = ("clip_key", "row", "num_rows", "first_frame", "final", "previous_shard")
+        columns = (record.spans[name].to_pylist() for name in names)
+        for key, row, num_rows, first_frame, final, previous in zip(*columns, strict=True):
+            span = Span(record.shard_id, row, num_rows)
+            if final and first_frame == 0:
+                found[key] = StoredClip((span,))
                 continue
-            piece = (row["first_frame"], span, row["previous_shard"])
-            pieces.setdefault((row["clip_key"], record.shard_id), []).append(piece)
-            if row["final"]:
-                ends.append((row["clip_key"], record.shard_id))
+            pieces.setdefault((key, record.shard_id), []).append((first_frame, span, previous))
+            if final:
+                ends.append((key, record.shard_id))
     for key, shard_id in ends:
         chain: list[tuple[int, Span, str | None]] = []
         link_id: str | None = shard_id
@@ -216,6 +230,4 @@ def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
         chain.sort(key=lambda piece: piece[0])
         if link_id is None and chain[0][0] == 0:
             found[key] = StoredClip(tuple(span for _, span, _ in chain))
-        else:
-            raise StoreError(f"Shard {link_id or shard_id} is missing, which has frames of clip {key.hex()}.")
     return found

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import prod
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-# Small enough that a clip's rows need little more than their own chunks, large enough to compress.
-_CHUNK_BYTES = 64 << 10
+# A compressed chunk is decoded whole: small, so that a clip's rows need little more than their own
+# chunks. A plain one is read by the row: large, because the disk takes many small writes slowly.
+_COMPRESSED_CHUNK_BYTES = 64 << 10
+_PLAIN_CHUNK_BYTES = 256 << 10
 
 
 class StoreConfig(BaseModel):
@@ -19,7 +22,7 @@ class StoreConfig(BaseModel):
 
     format: Literal["zarr", "hdf5"] = "zarr"  # container of the view
     codec: Literal["none", "lz4", "zstd"] = "none"  # of each chunk, after a bitshuffle
-    rows_per_chunk: Annotated[int, Field(ge=1)] | None = None  # null: about 64 KiB a chunk
+    rows_per_chunk: Annotated[int, Field(ge=1)] | None = None  # null: about 256 KiB, compressed 64 KiB
     shard_mb: Annotated[int, Field(ge=1, le=4096)] = 256  # size of a full shard, before compression
     commit_seconds: Annotated[float, Field(gt=0)] = 60.0  # a crash loses at most this much work
 
@@ -38,7 +41,8 @@ class Layout:
     @classmethod
     def of(cls, config: StoreConfig, *, row_shape: tuple[int, int, int], dtype: str) -> Self:
         row_bytes = prod(row_shape) * np.dtype(dtype).itemsize
-        rows_per_chunk = config.rows_per_chunk or max(1, _CHUNK_BYTES // row_bytes)
+        chunk_bytes = _PLAIN_CHUNK_BYTES if config.codec == "none" else _COMPRESSED_CHUNK_BYTES
+        rows_per_chunk = config.rows_per_chunk or max(1, chunk_bytes // row_bytes)
         chunks_per_shard = max(1, (config.shard_mb << 20) // (rows_per_chunk * row_bytes))
         return cls(
             format=config.format,
@@ -57,11 +61,11 @@ class Layout:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         return prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Of a chunk before compression."""
         return self.rows_per_chunk * self.row_bytes

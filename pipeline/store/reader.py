@@ -94,7 +94,7 @@ class FeatureView:
         spans = index["spans"].combine_chunks() if len(index) else None
         self._span_offsets = spans.offsets.to_numpy() if spans is not None else np.zeros(1, np.int32)
         flat = spans.flatten() if spans is not None else None
-        self._spans = [] if flat is None else [flat.field(i).to_numpy() for i in range(3)]
+        self._spans = [] if flat is None else [flat.field(i).to_numpy().data for i in range(3)]
         self._shard_ids: list[str] = json.loads(metadata["shards"])
         self._first_chunk = np.cumsum([0, *json.loads(metadata["num_chunks"])]).tolist()
         self._container = CONTAINERS[self.layout.format]
@@ -207,11 +207,11 @@ class FeatureView:
             if not buffer:
                 return
             if skip >= counts[i]:
-                skip -= int(counts[i])
+                skip -= counts[i]
                 continue
-            count = min(int(counts[i]) - skip, len(buffer) // self.layout.row_bytes)
+            count = min(counts[i] - skip, len(buffer) // self.layout.row_bytes)
             size = count * self.layout.row_bytes
-            self._shard(int(shards[i])).read_into(buffer[:size], row=int(rows[i]) + skip, clip_id=clip_id)
+            self._shard(shards[i]).read_into(buffer[:size], row=rows[i] + skip, clip_id=clip_id)
             buffer, skip = buffer[size:], 0
 
     def _find(self, clip_id: str) -> int | None:

@@ -55,9 +55,9 @@ class Record:
     def row_seconds(self) -> np.ndarray[Any, Any]:
         """Presentation time of each row, NaN where it has none."""
         times = np.full(self.layout.rows_per_shard, np.nan)
-        spans = zip(self.spans["row"].to_numpy(), self.spans["frame_seconds"].to_pylist(), strict=True)
-        for row, seconds in spans:
-            times[row : row + len(seconds)] = seconds
+        first, count = self.spans["row"].to_numpy(), self.spans["num_rows"].to_numpy()
+        rows = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+        times[rows] = self.spans["frame_seconds"].combine_chunks().flatten().to_numpy()
         return times
 
     def to_bytes(self) -> bytes:

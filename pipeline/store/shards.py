@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.contract import FeatureContract
-from pipeline.files import partial_path, sync_directory, write_atomically
+from pipeline.files import naming_full_disk, partial_path, sync_directory, write_atomically
 from pipeline.store.codecs import encode
 from pipeline.store.containers import CONTAINERS, ShardFile, rest_checksum
 from pipeline.store.layout import Layout
@@ -64,7 +64,7 @@ class ShardWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self.directory = directory
         self._contract = contract
         self._layout = layout
         self._commit_seconds = commit_seconds
@@ -139,9 +139,9 @@ class ShardWriter:
             chunks=chunks,
             rest_checksum=rest_checksum(shard.path, places),
         )
-        shard.path.replace(self._directory / record.shard_name)
-        sync_directory(self._directory)
-        write_atomically(self._directory / record.record_name, record.to_bytes())
+        shard.path.replace(self.directory / record.shard_name)
+        sync_directory(self.directory)
+        write_atomically(self.directory / record.record_name, record.to_bytes())
         return record
 
     def abandon(self) -> None:
@@ -152,7 +152,7 @@ class ShardWriter:
             self._shard = None
 
     def _open(self) -> _OpenShard:
-        path = partial_path(self._directory / "shard")
+        path = partial_path(self.directory / "shard")
         file = CONTAINERS[self._layout.format].open_shard(path, self._layout)
         self._shard = _OpenShard(path, file, self._clock())
         return self._shard
@@ -197,11 +197,15 @@ class ShardWriter:
 
 @contextmanager
 def committing(*writers: ShardWriter) -> Iterator[None]:
-    """Commit the writers when the block ends well, drop their open shards when it does not."""
+    """Commit the writers when the block ends well, drop their open shards when it does not.
+
+    Raises DiskFullError when the block finds no space to write.
+    """
     try:
-        yield
-        for writer in writers:
-            writer.commit()
+        with naming_full_disk(writers[0].directory):
+            yield
+            for writer in writers:
+                writer.commit()
     finally:
         for writer in writers:
             writer.abandon()

@@ -45,6 +45,10 @@ CHUNKS_SCHEMA = pa.schema(
     [pa.field(name, pa.uint64(), nullable=False) for name in ("offset", "size_bytes", "checksum")]
 )
 
+FILES_SCHEMA = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("digest", pa.binary(16), nullable=False)]
+)
+
 
 def seal(table: pa.Table, metadata: dict[str, bytes]) -> bytes:
     """The table with its metadata as bytes that `unseal` can check. Deterministic."""
