@@ -1,9 +1,10 @@
-# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate.
+# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate,
+# `make stress` kills the store more often and records it.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test install format
+.PHONY: repro test stress install format
 
 repro: install
 	@dvc repro
@@ -15,6 +16,9 @@ test: install
 	mypy
 	lint-imports
 	pytest -n auto
+
+stress: install
+	python -m tests.stress
 
 install: $(BIN)/.installed
 

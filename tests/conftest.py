@@ -5,6 +5,15 @@ import pytest
 from tests.project import Project, make_project
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="random kills a case of the store's safety tests")
+
+
+@pytest.fixture(scope="session")
+def num_kills(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--kills"))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which `dvc repro` has run; copy it, don't change it."""

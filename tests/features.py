@@ -1,10 +1,16 @@
 """Stand-ins for the network: stores are filled with maps that tell which clip and frame they are."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import dask.array
+import h5py
+import hdf5plugin  # noqa: F401 - registers the codecs of HDF5
 import numpy as np
 import xxhash
+import zarr
 
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.store import (
@@ -14,11 +20,14 @@ from pipeline.store import (
     ShardWriter,
     TapView,
     committing,
+    open_view,
     publish,
     stored_clips,
 )
 
 MAP_SHAPE = (4, 3, 2)
+FORMATS = ("zarr", "hdf5")
+CODECS = ("none", "lz4", "zstd")
 
 
 def make_contract(**changes: object) -> FeatureContract:
@@ -54,11 +63,15 @@ def frame_times(num_frames: int) -> np.ndarray:
     return np.arange(num_frames) / 25
 
 
+def make_writer(journal: Journal, contract: FeatureContract, layout: Layout) -> ShardWriter:
+    """A writer that commits full shards, and nothing for being old."""
+    directory = journal.directory(contract, layout)
+    return ShardWriter(directory, contract=contract, layout=layout, commit_seconds=1e9)
+
+
 def fill(journal: Journal, contract: FeatureContract, layout: Layout, clips: Mapping[str, int]) -> None:
     """Commit clips, given as {id: number of frames}."""
-    writer = ShardWriter(
-        journal.directory(contract, layout), contract=contract, layout=layout, commit_seconds=1e9
-    )
+    writer = make_writer(journal, contract, layout)
     with committing(writer):
         for clip_id, num_frames in clips.items():
             maps = clip_maps(clip_id, num_frames, dtype=contract.dtype)
@@ -83,3 +96,38 @@ def make_view(path: Path, clips: Mapping[str, int], **layout_changes: object) ->
     journal = Journal(path / "journal")
     fill(journal, contract, layout, clips)
     return publish_clips(journal, contract, layout, list(clips), path / "features")
+
+
+def assert_holds(path: Path, clips: Mapping[str, int]) -> None:
+    """The tap's view has exactly these clips, {id: number of frames}, bit for bit."""
+    with open_view(path) as view:
+        assert view.clip_ids() == sorted(clips)
+        for clip_id, num_frames in clips.items():
+            maps = clip_maps(clip_id, num_frames, dtype=str(view.dtype))
+            np.testing.assert_array_equal(view.read(clip_id), maps)
+            np.testing.assert_array_equal(view.frame_seconds(clip_id), frame_times(num_frames))
+
+
+def read_plainly(path: Path) -> tuple[np.ndarray, object]:
+    """A tap's rows (N, C, H, W) and its contract, as people without framecache read them."""
+    if (path / "zarr.json").exists():
+        array = zarr.open_array(path, mode="r")
+        return array[:], array.attrs["contract"]
+    with h5py.File(path / "features.h5") as file:
+        return file["features"][:], json.loads(file["features"].attrs["contract"])
+
+
+def read_with_dask(path: Path) -> np.ndarray:
+    """A tap's rows (N, C, H, W) through dask.array."""
+    if (path / "zarr.json").exists():
+        return dask.array.from_zarr(str(path)).compute()
+    with h5py.File(path / "features.h5") as file:
+        return dask.array.from_array(file["features"]).compute()
+
+
+def shard_files(path: Path) -> list[Path]:
+    """The shard files of a tap's view, in order."""
+    pattern = "c/*/0/0/0" if (path / "zarr.json").exists() else "shards/*.h5"
+    return sorted(
+        path.glob(pattern), key=lambda file: [int(p) for p in re.findall(r"\d+", str(file.relative_to(path)))]
+    )
