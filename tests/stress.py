@@ -37,10 +37,8 @@ def _row(test: ElementTree.Element) -> str:
     assert match
     where, case = match[1].replace("_", " "), match[2].replace("-", ", ")
     kills = next((each.attrib["value"] for each in test.iter("property")), "")
-    result = (
-        "failed" if test.find("failure") is not None or test.find("error") is not None else "nothing lost"
-    )
-    return f"| {case} | {where} | {kills} | {result} |\n"
+    failed = any(test.find(name) is not None for name in ("failure", "error"))
+    return f"| {case} | {where} | {kills} | {'failed' if failed else 'nothing lost'} |\n"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,16 @@ class TestStore:
         adopt_view(journal, path=path.parent)
         again = publish_clips(journal, make_contract(), layout, list(CLIPS), tmp_path / "again")
         assert_holds(again, CLIPS)
+
+
+@pytest.mark.parametrize("clips", [{}, {"walk": 5}])
+def test_hdf5_files_hold_no_time_of_writing(tmp_path: Path, clips: dict[str, int]) -> None:
+    make_view(tmp_path, clips, format="hdf5")
+    files = sorted(tmp_path.rglob("*.h5"))
+    assert len(files) == (3 if clips else 1)  # the master, the shard in the journal and in the view
+    for path in files:
+        with h5py.File(path) as file:
+            assert h5py.h5o.get_info(file["features"].id).mtime == 0
 
 
 def test_reading_frames_that_a_clip_does_not_have_is_refused(tmp_path: Path) -> None:

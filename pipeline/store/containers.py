@@ -140,6 +140,7 @@ class Hdf5Container:
         size = layout.rows_per_shard
         shape = (num_shards * size, *layout.row_shape)
         virtual = h5py.VirtualLayout(shape=shape, dtype=layout.dtype)
+        virtual.dcpl.set_obj_track_times(False)  # the same view is the same bytes
         for number in range(num_shards):
             # Relative to the master file's folder, so that a view can be moved.
             source = h5py.VirtualSource(
@@ -150,7 +151,7 @@ class Hdf5Container:
             if num_shards:
                 dataset = file.create_virtual_dataset(DATASET, virtual, fillvalue=np.nan)
             else:
-                dataset = file.create_dataset(DATASET, shape=shape, dtype=layout.dtype)
+                dataset = file.create_dataset(DATASET, shape=shape, dtype=layout.dtype, track_times=False)
             for name, value in _attributes(contract).items():
                 dataset.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
 
