@@ -41,6 +41,7 @@ from pipeline.store import (
     committing,
     publish,
     stored_clips,
+    stored_keys,
 )
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def plan(
 ) -> Plan:
     """Compare the manifest's clips with the journal: what must be computed, and why."""
     forward_digest = targets[0].contract.forward_digest()
-    stored = {t.contract.tap: stored_clips(journal.records(t.contract, t.layout).values()) for t in targets}
+    stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
     rejected = journal.quarantined(forward_digest)
     keys: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}

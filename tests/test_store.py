@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import MissingClipError, StoreError
-from pipeline.store import Journal, Layout, ShardWriter, committing, open_view, stored_clips
+from pipeline.store import Journal, Layout, ShardWriter, committing, open_view, stored_clips, stored_keys
 from tests.features import (
     CODECS,
     FORMATS,
@@ -102,6 +102,8 @@ class TestStore:
                 written[clip_id] = last
                 if data.draw(st.booleans()):
                     writer.commit()
+        records = journal.records(contract, layout).values()
+        assert stored_keys(records) == set(stored_clips(records)) == {clip_source(name).key for name in clips}
         assert_holds(publish_clips(journal, contract, layout, list(clips), folder / "features"), clips)
 
     def test_partial_reads_are_slices(self, path: Path) -> None:
@@ -112,6 +114,15 @@ class TestStore:
                     count = min(count, 70 - first)
                     part = view.read("long", first_frame=first, num_frames=count)
                     np.testing.assert_array_equal(part, maps[first : first + count])
+
+    def test_a_clip_larger_than_one_read_comes_in_pieces(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pipeline.store.rows._PIECE_BYTES", 7 * clip_maps("long", 1).nbytes)
+        with open_view(path) as view:
+            np.testing.assert_array_equal(
+                view.read("long", first_frame=3, num_frames=60), clip_maps("long", 70)[3:63]
+            )
 
     def test_the_view_is_hardlinks_and_its_bytes_depend_only_on_content(
         self, tmp_path: Path, layout: Layout
@@ -236,6 +247,7 @@ def test_a_clip_cut_off_in_the_middle_is_not_complete(tmp_path: Path) -> None:
     writer.abandon()
     assert len(journal.records(contract, layout)) == 1
     assert stored_clips(journal.records(contract, layout).values()) == {}
+    assert stored_keys(journal.records(contract, layout).values()) == set()
     fill(journal, contract, layout, {"long": 70})
     assert_holds(publish_clips(journal, contract, layout, ["long"], tmp_path / "features"), {"long": 70})
 

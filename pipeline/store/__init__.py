@@ -1,7 +1,7 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
 from pipeline.store.digests import DigestCache
-from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips
+from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
 from pipeline.store.layout import Layout, StoreConfig
 from pipeline.store.reader import FeatureView, open_view
 from pipeline.store.records import ClipSource, Record, read_record
@@ -28,4 +28,5 @@ __all__ = [
     "read_record",
     "repack",
     "stored_clips",
+    "stored_keys",
 ]

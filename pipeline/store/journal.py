@@ -208,19 +208,46 @@ def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
     A clip that has lost a shard (to repair or gc) is incomplete, like one that was cut off.
     """
     found: dict[bytes, StoredClip] = {}
+    partial: list[tuple[str, pa.Table]] = []
+    for record in records:
+        whole, parts = _split_spans(record)
+        columns = (whole[name].to_pylist() for name in ("clip_key", "row", "num_rows"))
+        for key, row, num_rows in zip(*columns, strict=True):
+            found[key] = StoredClip((Span(record.shard_id, row, num_rows),))
+        partial.append((record.shard_id, parts))
+    return found | _chained_clips(partial)
+
+
+def stored_keys(records: Iterable[Record]) -> set[bytes]:
+    """The keys of `stored_clips`, several times as fast."""
+    found: set[bytes] = set()
+    partial: list[tuple[str, pa.Table]] = []
+    for record in records:
+        whole, parts = _split_spans(record)
+        found.update(whole["clip_key"].to_pylist())
+        partial.append((record.shard_id, parts))
+    return found | _chained_clips(partial).keys()
+
+
+def _split_spans(record: Record) -> tuple[pa.Table, pa.Table]:
+    """The spans that are a whole clip, and the others."""
+    spans = record.spans.drop_columns(["clip_id", "source", "frame_seconds"])
+    whole = spans["final"].to_numpy() & (spans["first_frame"].to_numpy() == 0)
+    return spans.filter(pa.array(whole)), spans.filter(pa.array(~whole))
+
+
+def _chained_clips(partial: Iterable[tuple[str, pa.Table]]) -> dict[bytes, StoredClip]:
+    """The complete clips of several spans, given as (shard id, its spans of such clips)."""
     pieces: dict[tuple[bytes, str], list[tuple[int, Span, str | None]]] = {}
     ends: list[tuple[bytes, str]] = []
-    for record in records:
-        names = ("clip_key", "row", "num_rows", "first_frame", "final", "previous_shard")
-        columns = (record.spans[name].to_pylist() for name in names)
-        for key, row, num_rows, first_frame, final, previous in zip(*columns, strict=True):
-            span = Span(record.shard_id, row, num_rows)
-            if final and first_frame == 0:
-                found[key] = StoredClip((span,))
-                continue
-            pieces.setdefault((key, record.shard_id), []).append((first_frame, span, previous))
-            if final:
-                ends.append((key, record.shard_id))
+    for shard_id, spans in partial:
+        for row in spans.to_pylist():
+            span = Span(shard_id, row["row"], row["num_rows"])
+            piece = (row["first_frame"], span, row["previous_shard"])
+            pieces.setdefault((row["clip_key"], shard_id), []).append(piece)
+            if row["final"]:
+                ends.append((row["clip_key"], shard_id))
+    found = {}
     for key, shard_id in ends:
         chain: list[tuple[int, Span, str | None]] = []
         link_id: str | None = shard_id
