@@ -1,6 +1,7 @@
 """Reading rows of one shard file, for both containers: by offset, straight into the caller's buffer."""
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ class ShardRows:
         first = row // layout.rows_per_chunk
         last = (row + len(buffer) // layout.row_bytes - 1) // layout.rows_per_chunk
         start = self._offset[first]
-        stored = self._load(start, self._offset[last] + self._size_bytes[last] - start, clip_id)
+        stored = _scratch(self._offset[last] + self._size_bytes[last] - start)
+        self._pread(stored, start, clip_id)
         skip = (
             row % layout.rows_per_chunk * layout.row_bytes
         )  # bytes of the first chunk that are not asked for
@@ -138,6 +140,17 @@ class ShardRows:
 
     def _ends_early(self, clip_id: str) -> StoreError:
         return StoreError(f"{self._name} is damaged: it ends early (reading clip {clip_id!r}). {_REMEDY}")
+
+
+_thread = threading.local()
+
+
+def _scratch(size_bytes: int) -> memoryview:
+    """Memory of this thread, used again: fresh memory costs more than what is read into it."""
+    buffer: bytearray = getattr(_thread, "buffer", bytearray())
+    if len(buffer) < size_bytes:
+        _thread.buffer = buffer = bytearray(size_bytes)
+    return memoryview(buffer)[:size_bytes]
 
 
 def verify_shard(path: Path, record: Record) -> list[int]:
