@@ -43,7 +43,7 @@ ReadInto = Callable[[int, np.ndarray], None]
 def main() -> None:
     args = arguments(__doc__)
     report = Report("read", args.quick)
-    num_clips, num_rounds = (128, 5) if args.quick else (512, 15)
+    num_clips, num_rounds = (64, 3) if args.quick else (512, 11)
     clips = make_clips(num_clips)
     order = np.random.default_rng(1).permutation(num_clips).tolist()
     with tempfile.TemporaryDirectory(dir=args.folder) as name, contextlib.ExitStack() as closer:
@@ -73,8 +73,29 @@ class Bench:
     ) -> None:
         self.folder, self.clips, self.order, self.num_rounds = folder, clips, order, num_rounds
         self.closer = closer
+        # One for all contenders: whether the system gave it huge pages is a third of the speed.
+        self.buffer = np.zeros((BATCH_SIZE, *CLIP_SHAPE), np.float16)
         self.contenders: dict[str, Epoch] = {}
         self.folders: dict[str, Path] = {}
+
+    def into_buffer(self, read: ReadInto, pool: ThreadPoolExecutor, num_threads: int) -> Epoch:
+        """Clips read one by one into the batch, each thread its share of it."""
+        buffer = self.buffer
+
+        def share(numbers: Order, first: int) -> None:
+            for i in range(first, len(numbers), num_threads):
+                read(numbers[i], buffer[i])
+
+        def epoch(order: Order) -> Iterator[np.ndarray]:
+            for start in range(0, len(order), BATCH_SIZE):
+                numbers = order[start : start + BATCH_SIZE]
+                if num_threads == 1:
+                    share(numbers, 0)
+                else:
+                    list(pool.map(share, [numbers] * num_threads, range(num_threads)))
+                yield buffer[: len(numbers)]
+
+        return epoch
 
     def view(self, container: Container, codec: Codec = "none") -> FeatureView:
         here = self.folder / f"{container}-{codec}"
@@ -93,12 +114,12 @@ class Bench:
                 seen += 1
         assert seen == len(self.order)
 
-    def rates(self, contenders: dict[str, Epoch]) -> dict[str, float]:
+    def rates(self, contenders: dict[str, Epoch], *, num_rounds: int) -> dict[str, float]:
         """GB/s by contender."""
         for epoch in contenders.values():
             self.check(epoch)
         runs = {name: self.run(epoch) for name, epoch in contenders.items()}
-        seconds = alternate(runs, num_rounds=self.num_rounds)
+        seconds = alternate(runs, num_rounds=num_rounds)
         return {name: self.gigabytes / value for name, value in seconds.items()}
 
     def run(self, epoch: Epoch) -> Callable[[], None]:
@@ -118,10 +139,10 @@ class Bench:
             for num_threads in (1, 2):
                 view = self.view(container)
                 pool = self.closer.enter_context(ThreadPoolExecutor(num_threads))
-                ours = into_buffer(reader(view), pool, num_threads)
+                ours = self.into_buffer(reader(view), pool, num_threads)
                 first = self.gigabytes / seconds_of(self.run(ours))
-                plain = into_buffer(plain_preadv(view), pool, num_threads)
-                rates = self.rates({"preadv": plain, "framecache": ours})
+                plain = self.into_buffer(plain_preadv(view), pool, num_threads)
+                rates = self.rates({"preadv": plain, "framecache": ours}, num_rounds=8 * self.num_rounds)
                 rows.append(
                     {
                         "container": container,
@@ -144,12 +165,12 @@ class Bench:
             for codec in codecs:
                 view = self.view(container, codec)
                 contenders = {
-                    "codec": into_buffer(decompress(view), pool, 2),
-                    "framecache": into_buffer(reader(view), pool, 2),
+                    "codec": self.into_buffer(decompress(view), pool, 2),
+                    "framecache": self.into_buffer(reader(view), pool, 2),
                 }
                 if container == "zarr" and (array := zarrs_array(view.path)):
-                    contenders["zarrs"] = into_buffer(slices(array, view), pool, 1)
-                rates = self.rates(contenders)
+                    contenders["zarrs"] = self.into_buffer(slices(array, view), pool, 1)
+                rates = self.rates(contenders, num_rounds=2 * self.num_rounds)
                 rows.append(
                     {
                         "container": container,
@@ -168,20 +189,20 @@ class Bench:
         pool = self.closer.enter_context(ThreadPoolExecutor(2))
         view, hdf5 = self.view("zarr"), self.view("hdf5")
         self.contenders = {
-            "framecache, Zarr, 2 threads": into_buffer(reader(view), pool, 2),
-            "framecache, HDF5, 2 threads": into_buffer(reader(hdf5), pool, 2),
-            "preadv, 2 threads": into_buffer(plain_preadv(view), pool, 2),
-            "zarr-python": into_buffer(slices(zarr.open_array(view.path, mode="r"), view), pool, 1),
-            "np.load, a file a clip": into_buffer(numpy_files(self.folder / "npy", self.clips), pool, 1),
+            "framecache, Zarr, 2 threads": self.into_buffer(reader(view), pool, 2),
+            "framecache, HDF5, 2 threads": self.into_buffer(reader(hdf5), pool, 2),
+            "preadv, 2 threads": self.into_buffer(plain_preadv(view), pool, 2),
+            "zarr-python": self.into_buffer(slices(zarr.open_array(view.path, mode="r"), view), pool, 1),
+            "np.load, a file a clip": self.into_buffer(numpy_files(self.folder / "npy", self.clips), pool, 1),
             "h5py, DataLoader, 2 workers": h5py_loader(self.folder / "clips.h5", self.clips),
         }
         if array := zarrs_array(view.path):
-            self.contenders["zarrs"] = into_buffer(slices(array, view), pool, 1)
+            self.contenders["zarrs"] = self.into_buffer(slices(array, view), pool, 1)
         if dataset := litdata_dataset(self.folder / "litdata", self.clips):
-            self.contenders["LitData"] = into_buffer(items(dataset), pool, 1)
+            self.contenders["LitData"] = self.into_buffer(items(dataset), pool, 1)
         if dataset := mosaic_dataset(self.folder / "mosaic", self.clips):
-            self.contenders["Mosaic Streaming"] = into_buffer(items(dataset), pool, 1)
-        return self.compare(self.rates(self.contenders))
+            self.contenders["Mosaic Streaming"] = self.into_buffer(items(dataset), pool, 1)
+        return self.compare(self.rates(self.contenders, num_rounds=self.num_rounds))
 
     def cold(self) -> list[Row]:
         runs = {name: self.run(epoch) for name, epoch in self.contenders.items()}
@@ -192,26 +213,6 @@ class Bench:
         ours = rates["framecache, Zarr, 2 threads"]
         ordered = sorted(rates.items(), key=lambda item: -item[1])
         return [{"store": name, "gb_per_s": rate, "of_framecache": rate / ours} for name, rate in ordered]
-
-
-def into_buffer(read: ReadInto, pool: ThreadPoolExecutor, num_threads: int) -> Epoch:
-    """Clips read one by one into a preallocated batch, each thread its share of the batch."""
-    buffer = np.zeros((BATCH_SIZE, *CLIP_SHAPE), np.float16)
-
-    def share(numbers: Order, first: int) -> None:
-        for i in range(first, len(numbers), num_threads):
-            read(numbers[i], buffer[i])
-
-    def epoch(order: Order) -> Iterator[np.ndarray]:
-        for start in range(0, len(order), BATCH_SIZE):
-            numbers = order[start : start + BATCH_SIZE]
-            if num_threads == 1:
-                share(numbers, 0)
-            else:
-                list(pool.map(share, [numbers] * num_threads, range(num_threads)))
-            yield buffer[: len(numbers)]
-
-    return epoch
 
 
 def reader(view: FeatureView) -> ReadInto:
