@@ -27,8 +27,8 @@ from pipeline.evaluation import predict
 from pipeline.extract import ExtractConfig, Target, plan, publish_view, run
 from pipeline.manifest import Clip, read_manifest
 from pipeline.models import build_model
-from pipeline.sequences import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.store import FeatureView, Journal, Layout, StoreConfig, open_view, read_record
+from pipeline.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.tasks import TASKS
 from pipeline.training import TrainConfig, fit
 from pipeline.weights import load_weights

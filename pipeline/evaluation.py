@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.sequences import Batch
+from pipeline.streaming import Batch
 from pipeline.tasks import Classification
 
 

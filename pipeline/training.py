@@ -19,7 +19,7 @@ from pipeline.evaluation import predict
 from pipeline.files import write_atomically
 from pipeline.models import ModelConfig
 from pipeline.models.clip import PositiveInt
-from pipeline.sequences import Loader
+from pipeline.streaming import Loader
 from pipeline.tasks import Classification
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ import torchvision
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pipeline.backbone import ARCHS, CLASSIFIERS, Weights, check_state
+from pipeline.backbone import Weights
 from pipeline.contract import Triple
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.files import atomic_path
+from pipeline.networks import ARCHS, CLASSIFIERS, check_state
 
 log = logging.getLogger(__name__)
 

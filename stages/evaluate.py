@@ -22,8 +22,8 @@ from pipeline.manifest import read_manifest
 from pipeline.models import MODELS
 from pipeline.models.clip import PositiveInt
 from pipeline.plots import write_class_table, write_confusion
-from pipeline.sequences import Loader, with_features
 from pipeline.store import open_view
+from pipeline.streaming import Loader, with_features
 from stages import console
 from stages.params import CorpusConfig, load_section
 

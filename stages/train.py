@@ -21,8 +21,8 @@ from pipeline.errors import ManifestError
 from pipeline.files import file_digest, file_lock, write_atomically
 from pipeline.manifest import read_manifest
 from pipeline.models import MODELS, build_model
-from pipeline.sequences import Loader, channel_statistics, keep_resident, with_features
 from pipeline.store import open_view
+from pipeline.streaming import Loader, channel_statistics, keep_resident, with_features
 from pipeline.tasks import TASKS
 from pipeline.training import Fit, Metrics, TrainConfig, fit
 from stages import console

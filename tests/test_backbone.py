@@ -9,9 +9,10 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from pipeline.backbone import ARCHS, Backbone, Weights, available_taps, map_shape, preprocess
+from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
+from pipeline.networks import ARCHS, available_taps, map_shape
 from pipeline.weights import WeightsConfig, obtain_weights
 
 VIDEO = Path(__file__).parent / "data" / "bigbuckbunny.mp4"

@@ -7,7 +7,7 @@ import torch
 from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint, save_checkpoint
 from pipeline.errors import ContractError, PipelineError
 from pipeline.models import build_model
-from pipeline.sequences import Standardisation
+from pipeline.streaming import Standardisation
 from pipeline.tasks import Classification
 from pipeline.training import TrainConfig
 from tests.features import make_contract

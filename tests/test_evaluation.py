@@ -2,7 +2,7 @@ import torch
 
 from pipeline.evaluation import comparison_table, predict
 from pipeline.models import ModelConfig, build_model
-from pipeline.sequences import Loader
+from pipeline.streaming import Loader
 from pipeline.tasks import Classification
 from tests.toy import make_features, order_task
 

@@ -145,7 +145,7 @@ def test_a_decoder_that_breaks_in_a_way_nobody_foresaw_stops_the_run_with_its_er
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("pipeline.extract.read_frames", broken)
+    monkeypatch.setattr("pipeline.extract.decode.read_frames", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         extract(*corpus, weights, tmp_path)
 

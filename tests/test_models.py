@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
-from pipeline.sequences import Standardisation
+from pipeline.streaming import Standardisation
 
 LENGTHS = [3, 5, 1, 4]
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pipeline.errors import PipelineError
 from pipeline.evaluation import predict
 from pipeline.models import build_model
-from pipeline.sequences import Loader
+from pipeline.streaming import Loader
 from pipeline.tasks import Classification
 from pipeline.training import SCHEDULES, Fit, TrainConfig, fit
 from tests.toy import make_features, order_task

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.manifest import Clip
-from pipeline.sequences import ResidentFeatures
+from pipeline.streaming import ResidentFeatures
 from tests.features import make_contract
 
 

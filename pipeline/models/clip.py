@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pipeline.models.encoder import RecurrentEncoder
 from pipeline.models.summaries import SUMMARIES, mean
-from pipeline.sequences import Standardisation, to_sequence
+from pipeline.sequences import to_sequence
+from pipeline.streaming import Standardisation
 
 PositiveInt = Annotated[int, Field(ge=1)]
 

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sequences import (
+from pipeline.sequences import to_sequence
+from pipeline.streaming import (
     Loader,
     ResidentFeatures,
     channel_statistics,
     keep_resident,
     read_batch,
-    to_sequence,
     with_features,
 )
 from tests.toy import make_clip, make_features, random_maps

@@ -1,0 +1,140 @@
+"""Frozen torchvision networks: which exist, and their taps. Structure alone: no pixels, no weights files.
+
+A tap is a named point of a network at which feature maps are taken:
+
+    ResNet, ResNeXt, wide ResNet    layer1 .. layer4   output of the last block of that stage
+                                    avgpool            mean of layer4 over H and W, (C, 1, 1)
+    VGG (with or without BN)        block1 .. block5   output of that block's max-pool
+
+Shallow to deep; what comes after the last tap (the classifier) is never built.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, WeightsError
+
+_RESNET_TAPS = ("layer1", "layer2", "layer3", "layer4", "avgpool")
+_VGG_TAPS = ("block1", "block2", "block3", "block4", "block5")
+
+CLASSIFIERS = ("fc.", "classifier.")  # prefixes of the tensors that are no part of a trunk
+
+ARCHS: dict[str, tuple[str, ...]] = {
+    "resnet18": _RESNET_TAPS,
+    "resnet34": _RESNET_TAPS,
+    "resnet50": _RESNET_TAPS,
+    "resnet101": _RESNET_TAPS,
+    "resnet152": _RESNET_TAPS,
+    "resnext50_32x4d": _RESNET_TAPS,
+    "resnext101_32x8d": _RESNET_TAPS,
+    "resnext101_64x4d": _RESNET_TAPS,
+    "wide_resnet50_2": _RESNET_TAPS,
+    "wide_resnet101_2": _RESNET_TAPS,
+    "vgg11": _VGG_TAPS,
+    "vgg11_bn": _VGG_TAPS,
+    "vgg13": _VGG_TAPS,
+    "vgg13_bn": _VGG_TAPS,
+    "vgg16": _VGG_TAPS,
+    "vgg16_bn": _VGG_TAPS,
+    "vgg19": _VGG_TAPS,
+    "vgg19_bn": _VGG_TAPS,
+}
+
+
+def available_taps(arch: str) -> tuple[str, ...]:
+    """The taps of `arch`, shallow to deep. Raises ConfigError for an unknown arch."""
+    if arch not in ARCHS:
+        raise ConfigError(f"Unknown arch {arch!r}. Available: {', '.join(ARCHS)}.")
+    return ARCHS[arch]
+
+
+def check_taps(arch: str, taps: Sequence[str]) -> None:
+    """Raise ConfigError unless `taps` are one or more taps of `arch`."""
+    known = available_taps(arch)
+    unknown = [tap for tap in taps if tap not in known]
+    if unknown:
+        raise ConfigError(f"Unknown tap {unknown[0]!r} for {arch}. Available: {', '.join(known)}.")
+    if not taps:
+        raise ConfigError(f"No tap given for {arch}. Available: {', '.join(known)}.")
+
+
+def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int, int]:
+    """(C, h, w) of a tap for images of `height` x `width` pixels; nothing is computed.
+
+    Raises ConfigError for an unknown arch or tap, and for images too small for the tap.
+    """
+    check_taps(arch, [tap])
+    x = torch.empty(1, 3, height, width, device="meta")
+    for name, stage in split_into_stages(build_network(arch)).items():
+        try:
+            x = stage(x)
+        except RuntimeError:
+            raise ConfigError(
+                f"Images of {height}x{width} pixels are too small for {name} of {arch}. Raise the crop."
+            ) from None
+        if name == tap:
+            break
+    _, channels, map_height, map_width = x.shape
+    return channels, map_height, map_width
+
+
+def trunk_shapes(arch: str) -> dict[str, torch.Size]:
+    """Name and shape of each tensor of a trunk's state: torchvision's, up to the last tap.
+
+    Without `num_batches_tracked`, which no frozen network reads and old weights files lack.
+    """
+    available_taps(arch)
+    return {
+        name: tensor.shape
+        for name, tensor in build_network(arch).state_dict().items()
+        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
+    }
+
+
+def check_state(arch: str, state: dict[str, Tensor]) -> None:
+    """Raise WeightsError listing every missing, unexpected or wrongly shaped tensor."""
+    shapes = trunk_shapes(arch)
+    problems = [f"missing {name}" for name in shapes if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in shapes]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in state and state[name].shape != shape
+    ]
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise WeightsError(
+            f"The weights do not fit {arch}; choose the arch they were trained with.{shown}{more}"
+        )
+
+
+def build_network(arch: str) -> nn.Module:
+    """torchvision's network without memory for its weights, frozen."""
+    with torch.device("meta"):
+        network: nn.Module = torchvision.models.get_model(arch, weights=None)
+    return network.eval().requires_grad_(False)
+
+
+def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
+    """The trunk as {tap: the layers between the previous tap and this one}, shallow to deep."""
+    if isinstance(network, torchvision.models.ResNet):
+        n = network
+        return {
+            "layer1": nn.Sequential(n.conv1, n.bn1, n.relu, n.maxpool, n.layer1),
+            "layer2": n.layer2,
+            "layer3": n.layer3,
+            "layer4": n.layer4,
+            "avgpool": nn.Sequential(n.avgpool),
+        }
+    stages: dict[str, nn.Sequential] = {}
+    layers: list[nn.Module] = []
+    for layer in network.get_submodule("features").children():
+        layers.append(layer)
+        if isinstance(layer, nn.MaxPool2d):
+            stages[f"block{len(stages) + 1}"] = nn.Sequential(*layers)
+            layers = []
+    return stages
