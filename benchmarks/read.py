@@ -76,7 +76,6 @@ class Bench:
         # One for all contenders: whether the system gave it huge pages is a third of the speed.
         self.buffer = np.zeros((BATCH_SIZE, *CLIP_SHAPE), np.float16)
         self.contenders: dict[str, Epoch] = {}
-        self.folders: dict[str, Path] = {}
 
     def into_buffer(self, read: ReadInto, pool: ThreadPoolExecutor, num_threads: int) -> Epoch:
         """Clips read one by one into the batch, each thread its share of it."""
