@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from pipeline.errors import ManifestError
 from pipeline.files import write_atomically
-from pipeline.manifest_rules import NUMBER, REQUIRED, SCHEMA, SPLITS, Problems, check
+from pipeline.manifest_rules import REQUIRED, SCHEMA, SIGNED_NUMBER, SPLITS, Problems, check
 
 __all__ = [
     "SCHEMA",
@@ -28,13 +28,13 @@ __all__ = [
     "Clip",
     "FrameLabel",
     "Manifest",
+    "Question",
     "check_sources",
     "read_manifest",
     "write_manifest",
 ]
 
 
-_SIGNED_NUMBER = rf"^[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?$"
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_integer)
 
 
@@ -45,6 +45,14 @@ class FrameLabel:
     start_seconds: float
     end_seconds: float
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What may be asked of a clip, and the right answer."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +67,9 @@ class Clip:
     group: str | None = None  # never in two splits: a subject, a scene, a source video
     label: str | None = None
     captions: tuple[str, ...] = ()
-    value: float | None = None
+    values: tuple[float, ...] = ()  # to be predicted
     frame_labels: tuple[FrameLabel, ...] = ()  # increasing, disjoint; in the source's seconds
+    questions: tuple[Question, ...] = ()
     image_fps: float = 1.0  # rate at which images are shown: gives their times
 
 
@@ -212,11 +221,13 @@ def _typed(raw: pa.Table, column: pa.Field, problems: Problems) -> pa.Array:
     if column.name not in raw.column_names:
         return pa.nulls(raw.num_rows, column.type)
     values = raw[column.name].combine_chunks()
-    if column.type == pa.float64() and (
-        pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-    ):
-        values = values.cast(pa.float64())
-        return pc.if_else(pc.is_nan(values), None, values)  # pandas' way to say null
+    if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        numbers = values.cast(pa.float64())
+        numbers = pc.if_else(pc.is_nan(numbers), None, numbers)  # pandas' way to say null
+        if column.type == pa.float64():
+            return numbers
+        if column.name == "value":
+            return numbers.cast(pa.string())
     if not (pa.types.is_null(values.type) or any(is_type(values.type) for is_type in _TEXT_TYPES)):
         problems.add(f"column {column.name!r} is of type {values.type}. Make it {column.type}.")
         return pa.nulls(raw.num_rows, column.type)
@@ -224,7 +235,7 @@ def _typed(raw: pa.Table, column: pa.Field, problems: Problems) -> pa.Array:
     text = pc.if_else(pc.equal(text, ""), None, text)
     if column.type == pa.string():
         return text
-    is_number = pc.match_substring_regex(text, _SIGNED_NUMBER)
+    is_number = pc.match_substring_regex(text, f"^{SIGNED_NUMBER}$")
     problems.add_where(pc.invert(is_number), column.name, text, "is not a number.")
     return pc.if_else(is_number, text, None).cast(pa.float64())
 
@@ -238,8 +249,9 @@ def _clip(
     group: str | None,
     label: str | None,
     caption: str | None,
-    value: float | None,
+    value: str | None,
     frame_labels: str | None,
+    questions: str | None,
     image_fps: float | None,
 ) -> Clip:
     """A row of SCHEMA, checked before, as a Clip."""
@@ -252,8 +264,9 @@ def _clip(
         group=group,
         label=label,
         captions=tuple(caption.split("|")) if caption else (),
-        value=value,
+        values=tuple(map(float, value.split("|"))) if value else (),
         frame_labels=tuple(_frame_label(text) for text in frame_labels.split("|")) if frame_labels else (),
+        questions=tuple(_question(text) for text in questions.split("|")) if questions else (),
         image_fps=1.0 if image_fps is None else image_fps,
     )
 
@@ -264,10 +277,16 @@ def _frame_label(text: str) -> FrameLabel:
     return FrameLabel(float(start), float(end), label)
 
 
+def _question(text: str) -> Question:
+    question, answer = text.split("=")
+    return Question(question.strip(), answer.strip())
+
+
 def _cells(clip: Clip) -> dict[str, str | float | None]:
     """A Clip as a row of SCHEMA. Raises ManifestError for a text that holds the separator."""
     labels = [frame_label.label for frame_label in clip.frame_labels]
-    for text in (*clip.sources, *clip.captions, *labels):
+    words = [text for item in clip.questions for text in (item.question, item.answer)]
+    for text in (*clip.sources, *clip.captions, *labels, *words):
         if "|" in text:
             raise ManifestError(f"clip {clip.clip_id!r}: {text!r} holds the separator '|'. Take it out.")
     return {
@@ -279,12 +298,13 @@ def _cells(clip: Clip) -> dict[str, str | float | None]:
         "group": clip.group,
         "label": clip.label,
         "caption": "|".join(clip.captions) or None,
-        "value": clip.value,
+        "value": "|".join(map(repr, clip.values)) or None,
         "frame_labels": "|".join(
             f"{_decimal(item.start_seconds)}-{_decimal(item.end_seconds)}:{item.label}"
             for item in clip.frame_labels
         )
         or None,
+        "questions": "|".join(f"{item.question}={item.answer}" for item in clip.questions) or None,
         "image_fps": None if clip.image_fps == 1.0 else clip.image_fps,
     }
 

@@ -21,15 +21,18 @@ SCHEMA = pa.schema(
         ("group", pa.string()),
         ("label", pa.string()),
         ("caption", pa.string()),
-        ("value", pa.float64()),
+        ("value", pa.string()),
         ("frame_labels", pa.string()),
+        ("questions", pa.string()),
         ("image_fps", pa.float64()),
     ]
 )
 REQUIRED = ("clip_id", "source", "split")
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
 _INTERVAL = rf"^(?P<start>{NUMBER})-(?P<end>{NUMBER}):(?P<label>.+)$"
+_QUESTION = r"[^|=]*[^|=\s][^|=]*=[^|=]*[^|=\s][^|=]*"
 _MAX_REPORTED = 1000
 _NO_ROWS = np.empty(0, dtype=np.int64)
 
@@ -74,7 +77,7 @@ def check(table: pa.Table, problems: Problems) -> None:
 
     for name in REQUIRED:
         refuse(name, columns[name].is_null(), "is empty.")
-    for name in ("start_seconds", "end_seconds", "value", "image_fps"):
+    for name in ("start_seconds", "end_seconds", "image_fps"):
         refuse(name, pc.is_inf(columns[name]), "is not finite.")
     start, end = pc.fill_null(columns["start_seconds"], 0.0), columns["end_seconds"]
     refuse("start_seconds", pc.less(start, 0.0), "is negative: times count from the first frame.")
@@ -90,8 +93,11 @@ def check(table: pa.Table, problems: Problems) -> None:
         ),
     ):
         refuse(name, pc.match_substring_regex(columns[name], pattern), rule)
+    is_questions = pc.match_substring_regex(columns["questions"], rf"^{_QUESTION}(?:\|{_QUESTION})*$")
+    refuse("questions", pc.invert(is_questions), "is not like who?=Ann|when?=at noon.")
     _check_duplicates(columns["clip_id"], problems)
     _check_splits(columns["split"], columns["group"], problems)
+    _check_values(columns["value"], problems)
     _check_frame_labels(columns["frame_labels"], problems)
 
 
@@ -117,6 +123,17 @@ def _check_splits(splits: pa.Array, groups: pa.Array, problems: Problems) -> Non
             f"{problems.rows[first[index]]}. A group stays in one split.",
             index,
         )
+
+
+def _check_values(texts: pa.Array, problems: Problems) -> None:
+    numbers = rf"^{SIGNED_NUMBER}(?:\|{SIGNED_NUMBER})*$"
+    known = pc.fill_null(pc.match_substring_regex(texts, numbers), True)
+    problems.add_where(pc.invert(known), "value", texts, "is not a number, or several like 0.5|1.2.")
+    values = pc.split_pattern(pc.if_else(known, texts, None), "|")
+    clips = pc.list_parent_indices(values).to_numpy()  # (M,) the clip of each value
+    infinite = pc.is_inf(values.flatten().cast(pa.float64())).to_numpy(zero_copy_only=False)
+    for index in np.unique(clips[infinite]):
+        problems.add(f"value {texts[index].as_py()!r} is not finite.", index)
 
 
 def _check_frame_labels(texts: pa.Array, problems: Problems) -> None:

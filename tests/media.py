@@ -14,13 +14,22 @@ from PIL import Image
 
 GRID = 4
 
+# Small and quick, with what makes decoding hard: B-frames, frames hidden or out of order, far keyframes.
+ENCODER_OPTIONS = {
+    "libx264": {"g": "12", "bf": "2"},
+    "libx265": {"x265-params": "log-level=none:keyint=12:bframes=3:pools=none", "preset": "ultrafast"},
+    "libvpx-vp9": {"g": "12", "cpu-used": "8", "deadline": "realtime"},
+    "libsvtav1": {"g": "12", "preset": "8", "crf": "10", "svtav1-params": "lp=1"},
+    "mpeg4": {"g": "12", "bf": "2"},
+}
+
 
 def index_frame(index: int, *, size: tuple[int, int] = (64, 64)) -> np.ndarray:
-    """The frame (H, W, 3) uint8 that shows `index` (0 to 65535); height and width are multiples of 4."""
+    """The frame (H, W, 3) uint8 that shows `index` (0 to 65535)."""
     bits = [(index >> bit) & 1 for bit in reversed(range(GRID * GRID))]
     squares = np.array(bits, dtype=np.uint8).reshape(GRID, GRID) * 255
-    height, width = size
-    grey = np.kron(squares, np.ones((height // GRID, width // GRID), dtype=np.uint8))  # (H, W)
+    rows, columns = (np.arange(side) * GRID // side for side in size)
+    grey = squares[rows[:, None], columns]  # (H, W)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

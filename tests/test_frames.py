@@ -1,24 +1,40 @@
 """Frames: real files, whose frames show their own index."""
 
+import contextlib
+import dataclasses
+import resource
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import FrameBatch, read_frames, source_files
-from tests.media import frame_index, index_frame, write_image, write_image_folder, write_video
+from pipeline.frames import ClipInfo, FrameBatch, Limits, probe, read_frames, source_files
+from pipeline.frames.video_index import begins_as_told, read_index
+from tests.media import (
+    ENCODER_OPTIONS,
+    frame_index,
+    index_frame,
+    write_image,
+    write_image_folder,
+    write_video,
+)
 
 DATA = Path(__file__).parent / "data"
 ALL = Sampling()
 
 
-def read(*paths: Path, sampling: Sampling = ALL, **options: float) -> tuple[list[int], list[float]]:
+def read(*paths: Path, sampling: Sampling = ALL, **options: float | Limits) -> tuple[list[int], list[float]]:
     """The indices that the frames show, and their times."""
     batches = list(read_frames(paths, sampling=sampling, **options))  # type: ignore[arg-type]
     indices = [frame_index(frame) for batch in batches for frame in batch.pixels]
@@ -46,29 +62,49 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "codec", "pix_fmt"),
+    ("codec", "suffixes"),
     [
-        ("b-frames.mp4", "libx264", "yuv420p"),
-        ("high.mp4", "libx264", "yuv444p10le"),
-        ("b-frames.mkv", "libx264", "yuv420p"),
-        ("vp9.webm", "libvpx-vp9", "yuv420p"),
-        ("vp8.webm", "libvpx", "yuv420p"),
-        ("starts-late.ts", "libx264", "yuv420p"),
-        ("starts-late.mpg", "mpeg2video", "yuv420p"),
-        ("no-b-frames.avi", "mpeg4", "yuv420p"),
-        ("wrong-times.avi", "libx264", "yuv420p"),
-        ("full-range.avi", "mjpeg", "yuvj420p"),
-        ("no-times.h264", "libx264", "yuv420p"),
-        ("palette.gif", "gif", "rgb8"),
+        ("libx264", "mp4 mkv mov avi ts h264"),  # in AVI with wrong times, raw without any
+        ("libx265", "mp4 mkv mov ts"),
+        ("libvpx-vp9", "mp4 mkv webm avi"),
+        ("libsvtav1", "mp4 mkv webm avi"),
+        ("mpeg4", "mp4 mkv mov avi"),
+        ("mjpeg", "mp4 mkv mov avi"),
+        ("libvpx", "webm"),
+        ("mpeg2video", "mpg ts"),
+        ("wmv2", "wmv"),
+        ("flv1", "flv"),
+        ("gif", "gif"),
     ],
 )
-def test_every_frame_comes_once_in_order_with_its_time(
-    tmp_path: Path, name: str, codec: str, pix_fmt: str
-) -> None:
-    path = write_video(tmp_path / name, num_frames=30, fps=25, codec=codec, pix_fmt=pix_fmt)
-    indices, times = read(path)
-    assert indices == list(range(30))
-    assert times == pytest.approx(np.arange(30) / 25)
+def test_every_frame_comes_once_in_order_with_its_time(tmp_path: Path, codec: str, suffixes: str) -> None:
+    pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+    for suffix in suffixes.split():
+        path = tmp_path / f"video.{suffix}"
+        write_video(
+            path, num_frames=30, fps=25, codec=codec, pix_fmt=pix_fmt, options=ENCODER_OPTIONS.get(codec)
+        )
+        indices, times = read(path)
+        assert indices == list(range(30)), suffix
+        assert times == pytest.approx(np.arange(30) / 25), suffix
+        assert read(path, start_seconds=0.52, end_seconds=0.72)[0] == [13, 14, 15, 16, 17], suffix
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("high.mp4", "libx264", "yuv444p10le"),
+        ("odd.mp4", "libx264", "yuv444p"),
+        ("odd.webm", "libvpx-vp9", "yuv420p"),
+        ("odd.avi", "mpeg4", "yuv420p"),
+        ("odd.mkv", "mjpeg", "yuvj420p"),
+    ],
+)
+def test_odd_sizes_and_high_bit_depths_are_whole(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    path = write_video(tmp_path / name, num_frames=9, size=(63, 61), codec=codec, pix_fmt=pix_fmt)
+    batch = next(read_frames([path], sampling=ALL))
+    assert batch.pixels.shape == (9, 63, 61, 3)
+    assert [frame_index(frame) for frame in batch.pixels] == list(range(9))
 
 
 def test_pixels_and_times_are_those_of_plain_pyav() -> None:
@@ -203,14 +239,17 @@ def test_a_file_without_a_video_stream_is_a_decode_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "codec"), [("video.mp4", "libx264"), ("video.mkv", "libx264"), ("video.avi", "mpeg4")]
 )
-def test_a_truncated_file_is_a_decode_error(tmp_path: Path, name: str, codec: str) -> None:
+def test_a_truncated_file_is_a_decode_error_after_what_could_be_recovered(
+    tmp_path: Path, name: str, codec: str
+) -> None:
     suffix = ".avi" if codec == "mpeg4" else ".mp4"
     whole = write_video(tmp_path / f"whole{suffix}", num_frames=60, codec=codec)
     options = {"movflags": "faststart"} if name == "video.mp4" else {}  # else there is no index to go by
     path = remux(whole, tmp_path / name, options=options)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-    with pytest.raises(DecodeError, match="it ends after"):
+    with pytest.raises(DecodeError, match="it ends after") as caught:
         read(path)
+    assert 10 <= caught.value.num_recovered < 60
 
 
 def test_damage_in_the_middle_says_how_many_frames_were_recovered(video: Path, tmp_path: Path) -> None:
@@ -311,7 +350,7 @@ def test_a_broken_image_is_a_decode_error_with_the_number_recovered(tmp_path: Pa
     folder = write_image_folder(tmp_path / "frames", num_images=3)
     content = (folder / "2.png").read_bytes()
     (folder / "2.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DecodeError, match=r"2\.png can't be decoded as an image") as caught:
+    with pytest.raises(DecodeError, match=r"2\.png can't be decoded") as caught:
         read(folder)
     assert caught.value.num_recovered == 2
     (folder / "0.png").write_text("hello")
@@ -331,3 +370,342 @@ def test_reading_may_stop_early(video: Path) -> None:
     frames = read_frames([video], sampling=ALL, batch_size=1)
     assert frame_index(next(frames).pixels[0]) == 0
     frames.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("closed.mp4", "libx264", {"g": "12", "bf": "2"}),
+        ("open.mkv", "libx264", {"g": "12", "bf": "2", "x264-params": "open-gop=1"}),
+        ("open.mp4", "libx265", ENCODER_OPTIONS["libx265"]),  # open by default
+        ("refresh.mp4", "libx264", {"g": "12", "x264-params": "intra-refresh=1"}),  # no clean keyframes
+        ("refresh.ts", "libx264", {"g": "12", "x264-params": "intra-refresh=1"}),
+        ("program.mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("av1.webm", "libsvtav1", ENCODER_OPTIONS["libsvtav1"]),
+        ("counted.avi", "mpeg4", {"g": "12", "bf": "2"}),
+    ],
+)
+def test_frames_far_apart_have_the_same_pixels_as_the_whole(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    """Decoding skips what lies between them."""
+    path = write_video(tmp_path / name, num_frames=150, fps=25, codec=codec, options=options)
+    whole = np.concatenate([batch.pixels for batch in read_frames([path], sampling=ALL)])
+    assert [frame_index(frame) for frame in whole] == list(range(150))
+    for sampling in (Sampling(count=4), Sampling(every=37), Sampling(fps=0.7)):
+        batches = list(read_frames([path], sampling=sampling, start_seconds=0.3))
+        times = np.concatenate([batch.pts_seconds for batch in batches])
+        expected = whole[np.rint(times * 25).astype(int)]
+        np.testing.assert_array_equal(np.concatenate([batch.pixels for batch in batches]), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1_000_000])
+def test_frame_counts_in_headers_do_not_matter(tmp_path: Path, count: int) -> None:
+    path = write_video(tmp_path / "video.avi", num_frames=20, fps=25, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.find(b"avih") + 8 + 16, count)  # dwTotalFrames
+    struct.pack_into("<I", content, content.find(b"strh") + 8 + 32, count)  # dwLength
+    path.write_bytes(content)
+    assert read(path)[0] == list(range(20))
+
+
+def test_fragmented_recordings_without_any_count_are_read(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", num_frames=60, fps=25, options={"g": "12", "bf": "2"})
+    path = remux(whole, tmp_path / "live.mp4", options={"movflags": "frag_keyframe+empty_moov"})
+    assert read(path)[0] == list(range(60))
+    assert read(path, start_seconds=1.0, end_seconds=1.12)[0] == [25, 26, 27]
+    assert read(remux(whole, tmp_path / "live.mkv", options={"live": "1"}))[0] == list(range(60))
+    path = write_video(tmp_path / "pipe.avi", num_frames=20, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    content[4:8] = b"\xff" * 4  # the size stays unknown when nobody can seek back
+    path.write_bytes(content)
+    assert read(path)[0] == list(range(20))
+
+
+def test_transparent_video_is_on_black(tmp_path: Path) -> None:
+    """Players differ; images are on black as well."""
+    path = tmp_path / "video.mov"
+    rgba = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("png", rate=10, options={})
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "rgba"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
+        container.mux(stream.encode(None))
+    expected = np.round(rgba[..., :3] * (rgba[..., 3:] / 255))
+    np.testing.assert_array_equal(next(read_frames([path], sampling=ALL)).pixels[0], expected)
+
+    image = Image.new("RGBA", (16, 16), (200, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    image.save(tmp_path / "half.gif", transparency=0)
+    pixels = next(read_frames([tmp_path / "half.gif"], sampling=ALL)).pixels
+    assert pixels[0, 0, [0, 15]].tolist() == [[0, 0, 0], [200, 0, 0]]
+
+
+def test_tags_in_an_old_encoding_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "video.avi"
+    write_video(path, num_frames=3, codec="mpeg4")
+    content = path.read_bytes()
+    assert content.count(b"Lavf") == 1  # the tag with the encoder's name
+    path.write_bytes(content.replace(b"Lavf", "Käf".encode("latin-1") + b"e"))
+    assert read(path)[0] == [0, 1, 2]
+
+
+def test_a_codec_that_ffmpeg_does_not_know_is_a_decode_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", num_frames=3)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(DecodeError, match="its codec is unknown"):
+        read(path)
+
+
+def test_a_stream_that_appears_late_does_no_harm(tmp_path: Path) -> None:
+    """PyAV 18 flushes it without having heard of it: IndexError."""
+    path = write_video(tmp_path / "video.ts", num_frames=30, options={"bf": "0"})
+    content = bytearray(path.read_bytes())
+    starts = [at for at in range(0, len(content), 188) if content[at + 1 : at + 3] == b"\x41\x00"]
+    content[starts[-1] + 1] = 0x5F  # the last frame begins in another stream
+    path.write_bytes(content)
+    for _ in range(20):
+        assert read(path)[0] == list(range(29))
+
+
+def test_packets_that_are_fields_are_not_taken_for_frames(tmp_path: Path) -> None:
+    """Interlaced H.264 of cameras and television; no encoder here makes it, so its index is made up."""
+    path = write_video(tmp_path / "video.ts", num_frames=30)
+    index = read_index(path, limits=Limits())
+    assert not index.counted
+    assert begins_as_told(path, index, limits=Limits())
+    fields = dataclasses.replace(index, keys=np.sort(np.concatenate([index.keys, index.keys + 1800])))
+    assert not begins_as_told(path, fields, limits=Limits())
+
+
+def test_a_video_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", num_frames=5)
+    assert read(path)[0] == list(range(5))
+    write_video(path, num_frames=9, first_index=100)
+    assert read(path)[0] == list(range(100, 109))
+
+
+def test_what_was_decoded_before_damage_is_returned_before_the_error(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "frames", num_images=5)
+    (folder / "3.png").write_text("hello")
+    frames = read_frames([folder], sampling=ALL)
+    assert [frame_index(frame) for frame in next(frames).pixels] == [0, 1, 2]
+    with pytest.raises(DecodeError, match=r"3\.png can't be decoded: .* \(3 frames recovered\)"):
+        next(frames)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """No more than 512 MB can be taken."""
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (512 << 20), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def giant_png() -> bytes:
+    parts = (b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""))
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def giant_webp(folder: Path) -> bytes:
+    image = write_image(folder / "small.webp", index=1).read_bytes()[12:]
+    canvas = b"VP8X" + struct.pack("<I4x", 10) + struct.pack("<I", 59999)[:3] * 2
+    return b"RIFF" + struct.pack("<I", 4 + len(canvas) + len(image)) + b"WEBP" + canvas + image
+
+
+def giant_container(folder: Path) -> bytes:
+    """AVI of uncompressed frames whose header says 60000 x 60000."""
+    path = write_video(folder / "small.avi", num_frames=2, codec="rawvideo", size=(16, 16))
+    content = bytearray(path.read_bytes())
+    header = content.find(b"strf") + 8
+    assert struct.unpack_from("<II", content, header + 4) == (16, 16)
+    struct.pack_into("<II", content, header + 4, 60000, 60000)
+    return bytes(content)
+
+
+def giant_codec(folder: Path, suffix: str) -> bytes:
+    """The container says 64 x 64, but the JPEG of the second frame 60000 x 60000."""
+    path = folder / f"small.{suffix}"
+    content = bytearray(write_video(path, num_frames=2, codec="mjpeg", pix_fmt="yuvj420p").read_bytes())
+    start_of_frame = content.rfind(b"\xff\xc0\x00\x11\x08")
+    assert struct.unpack_from(">HH", content, start_of_frame + 5) == (64, 64)
+    struct.pack_into(">HH", content, start_of_frame + 5, 60000, 60000)
+    return bytes(content)
+
+
+def test_frames_of_gigabytes_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    files = {
+        "a.png": giant_png(),
+        "a.webp": giant_webp(tmp_path),
+        "a.ppm": b"P6 60000 60000 255\n",
+        "header.avi": giant_container(tmp_path),
+        "a.mkv": giant_codec(tmp_path, "mkv"),
+        "a.avi": giant_codec(tmp_path, "avi"),
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with little_memory(), pytest.raises(DecodeError, match="can't be decoded") as caught:
+            read(path)
+        if name in ("a.png", "a.ppm"):  # FFmpeg and libwebp refuse in their words
+            assert "60000 x 60000 pixels: above extract.limits.max_frame_pixels, 100000000" in str(
+                caught.value
+            ), name
+            assert "raise the limit" in str(caught.value)
+
+
+def test_limits_are_inclusive_and_may_be_lifted(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", num_frames=6, size=(48, 64))
+    avi = write_video(tmp_path / "video.avi", num_frames=6, codec="mpeg4", size=(48, 64))
+    folder = write_image_folder(tmp_path / "frames", num_images=6, size=(48, 64))
+    for path in (video, avi, folder):
+        assert len(read(path, limits=Limits(max_frame_pixels=48 * 64, max_source_frames=6))[0]) == 6
+        with pytest.raises(
+            DecodeError, match=r"64 x 48 pixels: above extract\.limits\.max_frame_pixels, 3071"
+        ):
+            read(path, limits=Limits(max_frame_pixels=48 * 64 - 1))
+        with pytest.raises(DecodeError, match=r"6 frames: above extract\.limits\.max_source_frames, 5"):
+            read(path, limits=Limits(max_source_frames=5))
+        assert len(read(path, limits=Limits(max_frame_pixels=None, max_source_frames=None))[0]) == 6
+
+
+def test_a_time_that_is_years_ahead_does_not_repeat_a_frame_a_million_times(tmp_path: Path) -> None:
+    times = {"pts": [0, 40, 10**12], "time_base": Fraction(1, 1000)}
+    path = write_video(tmp_path / "video.mkv", num_frames=3, **times)  # type: ignore[arg-type]
+    assert read(path)[0] == [0, 1, 2]
+    with little_memory(), pytest.raises(DecodeError, match="25000000000 frames: above"):
+        read(path, sampling=Sampling(fps=25))
+
+
+def test_pil_alone_would_warn_of_images_that_the_limits_allow(tmp_path: Path) -> None:
+    """Its warning is an error under `python -W error`, and above twice its limit it refuses."""
+    path = tmp_path / "large.png"
+    Image.new("1", (10000, 9000)).save(path)
+    info = probe([path], sampling=ALL)
+    assert (info.height, info.width) == (9000, 10000)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.webm", "a.png", "a.jpg", "a.webp", "a.tif"]
+)
+def test_damaged_bytes_give_frames_or_a_decode_error_and_nothing_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix in (".png", ".jpg", ".webp", ".tif"):
+        write_image(path, index=0xA35C)
+    else:
+        codec = {".avi": "mpeg4", ".webm": "libvpx-vp9"}.get(path.suffix, "libx264")
+        write_video(path, num_frames=8, codec=codec, size=(32, 32), options=ENCODER_OPTIONS[codec])
+    whole = path.read_bytes()
+
+    @settings(deadline=None, max_examples=60, derandomize=True)
+    @given(
+        st.integers(0, len(whole)),
+        st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=4),
+    )
+    def damage(size_bytes: int, changes: list[tuple[int, int]]) -> None:
+        content = bytearray(whole)
+        for offset, value in changes:
+            content[offset] = value
+        path.write_bytes(content[:size_bytes] if not changes else content)
+        with warnings.catch_warnings(), contextlib.suppress(DecodeError):
+            warnings.simplefilter("ignore", UserWarning)  # of PIL, about tags
+            read(path, sampling=Sampling(fps=5))
+
+    damage()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x1a\x45\xdf\xa3", b"\x1a\x45\xdf\xa3\x00", b"RIFF", b"\x89PNG\r\n\x1a\n"]
+)
+@pytest.mark.parametrize("name", ["a.mkv", "a.png"])
+def test_a_file_that_ends_in_its_first_bytes_is_a_decode_error(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DecodeError, match="can't be decoded"):
+        read(tmp_path / name)
+
+
+def test_images_of_every_mode_are_what_a_viewer_shows(tmp_path: Path) -> None:
+    def pixels(name: str) -> np.ndarray:
+        return next(read_frames([tmp_path / name], sampling=ALL)).pixels[0]
+
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    alpha = rng.integers(0, 256, (4, 6, 1), dtype=np.uint8)
+
+    Image.fromarray(np.dstack([colours[..., :1], alpha])).save(tmp_path / "grey-alpha.png")
+    expected = np.round(colours[..., :1] * (alpha / 255)).repeat(3, axis=2)
+    np.testing.assert_array_equal(pixels("grey-alpha.png"), expected)
+
+    palette = Image.fromarray(colours).quantize(24)
+    opaque = np.asarray(palette.convert("RGB")).copy()
+    palette.save(tmp_path / "palette.png", transparency=5)
+    opaque[np.asarray(palette) == 5] = 0
+    np.testing.assert_array_equal(pixels("palette.png"), opaque)
+
+    Image.fromarray(colours).save(tmp_path / "key.png", transparency=tuple(colours[1, 2].tolist()))
+    keyed = np.where((colours == colours[1, 2]).all(axis=2, keepdims=True), 0, colours)
+    np.testing.assert_array_equal(pixels("key.png"), keyed)
+
+    Image.fromarray(colours[..., 0] > 127).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(pixels("bits.png")[..., 1], np.where(colours[..., 0] > 127, 255, 0))
+
+    cmyk = Image.fromarray(np.dstack([colours, alpha]), mode="CMYK")
+    cmyk.save(tmp_path / "cmyk.tif")
+    ink = (255 - colours.astype(float)) * (255 - alpha.astype(float)) / 255
+    np.testing.assert_allclose(pixels("cmyk.tif"), ink, atol=1)
+    cmyk.save(tmp_path / "cmyk.jpg", quality=100)
+    with Image.open(tmp_path / "cmyk.jpg") as image:
+        np.testing.assert_array_equal(pixels("cmyk.jpg"), np.asarray(image.convert("RGB")))
+
+    deep = np.array([[0, 1, 128, 129, 32768, 65535]] * 4, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    np.testing.assert_array_equal(pixels("deep.tif")[0, :, 0], np.round(deep[0] / 257))
+
+    Image.fromarray(colours[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DecodeError, match="floats, whose range is unknown"):
+        pixels("float.tif")
+
+
+def test_of_several_pages_the_first_is_the_image(tmp_path: Path) -> None:
+    pages = [Image.fromarray(index_frame(index)) for index in (7, 8)]
+    for name in ("pages.tif", "stereo.mpo"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    (tmp_path / "stereo.mpo").rename(tmp_path / "stereo.jpg")  # as phones and cameras name them
+    assert read(tmp_path / "pages.tif") == ([7], [0.0])
+    assert read(tmp_path / "stereo.jpg") == ([7], [0.0])
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_an_animation_is_a_video_whose_frames_have_durations(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    frames = [Image.fromarray(index_frame(index)) for index in range(5)]
+    options = {"lossless": True} if name == "a.webp" else {}
+    durations = [100, 100, 400, 100, 100]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, **options)
+    assert read(path) == ([0, 1, 2, 3, 4], pytest.approx([0.0, 0.1, 0.2, 0.6, 0.7]))
+    assert read(path, sampling=Sampling(fps=5))[0] == [0, 2, 2, 3]
+    assert read(path, start_seconds=0.15, end_seconds=0.65)[0] == [2, 3]
+    if name != "a.gif":  # in a list it is an image like the others
+        still = write_image(tmp_path / "still.png", index=9)
+        assert read(path, still)[0] == [0, 9]
+
+
+def test_probing_says_what_reading_will_give(video: Path, tmp_path: Path) -> None:
+    assert probe([video], sampling=ALL) == ClipInfo(num_frames=60, seconds=2.36, height=64, width=64)
+    info = probe([video], sampling=Sampling(fps=50), start_seconds=1.0, end_seconds=1.5)
+    assert (info.num_frames, info.seconds) == (25, pytest.approx(0.48))
+    folder = write_image_folder(tmp_path / "frames", num_images=4, size=(32, 48))
+    info = probe([folder], sampling=ALL, image_fps=2.0)
+    assert info == ClipInfo(num_frames=4, seconds=1.5, height=32, width=48)
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(DecodeError, match=r"empty\.mp4 can't be decoded"):
+        probe([tmp_path / "empty.mp4"], sampling=ALL)
+    with pytest.raises(DecodeError, match="shows no frame"):
+        probe([video], sampling=ALL, start_seconds=99)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import Clip, FrameLabel, check_sources, read_manifest, write_manifest
+from pipeline.manifest import Clip, FrameLabel, Question, check_sources, read_manifest, write_manifest
 
 HEADER = "clip_id,source,split,start_seconds,end_seconds,group,label,caption,value,frame_labels,image_fps"
 GOOD_ROWS = ["a,a.mp4,train", "b,b.mp4,val", "c,c.mp4,test"]
@@ -43,7 +43,7 @@ def test_every_column_is_read(tmp_path: Path) -> None:
     path = manifest_of(
         tmp_path,
         'one,v/1.mp4,train,0.5,2,s1,run,"a dog runs, fast|a dog",3.5,0.5-0.75:left|1-2:up,',
-        "two,x/1.png|x/2.png,val,,,,,,,,12.5",
+        "two,x/1.png|x/2.png,val,,,,,,-1|2.5e3,,12.5",
         "three,x,test,,,,,,,,",
         header=HEADER,
     )
@@ -57,10 +57,12 @@ def test_every_column_is_read(tmp_path: Path) -> None:
             group="s1",
             label="run",
             captions=("a dog runs, fast", "a dog"),
-            value=3.5,
+            values=(3.5,),
             frame_labels=(FrameLabel(0.5, 0.75, "left"), FrameLabel(1.0, 2.0, "up")),
         ),
-        Clip(clip_id="two", sources=("x/1.png", "x/2.png"), split="val", image_fps=12.5),
+        Clip(
+            clip_id="two", sources=("x/1.png", "x/2.png"), split="val", values=(-1.0, 2500.0), image_fps=12.5
+        ),
         Clip(clip_id="three", sources=("x",), split="test"),
     ]
 
@@ -121,12 +123,17 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
         ("end_seconds", "0", "is not after start_seconds"),
         ("value", "nan", "value 'nan' is not a number"),
         ("value", "1e999", "is not finite"),
+        ("value", "1||2", "value '1||2' is not a number, or several"),
+        ("value", "1|-1e999", "is not finite"),
         ("image_fps", "0", "is not above 0"),
         ("frame_labels", "left", "is not like"),
         ("frame_labels", "0.5-1:left|", "is not like"),
         ("frame_labels", "1-0.5:left", "has an empty interval"),
         ("frame_labels", "0-1:left|0.5-2:up", "overlaps or is not in order"),
         ("frame_labels", "1-2:left|0-1:up", "overlaps or is not in order"),
+        ("questions", "who?", "is not like who?=Ann"),
+        ("questions", "who?=Ann|when?= ", "is not like who?=Ann"),
+        ("questions", "who?=Ann=Bob", "is not like who?=Ann"),
     ],
 )
 def test_one_faulty_value_is_one_problem_with_its_row(
@@ -185,7 +192,7 @@ def test_parquet_from_other_tools_is_read(tmp_path: Path) -> None:
     pa.parquet.write_table(table, path)
     clips = read_manifest(path).clips()
     assert [clip.clip_id for clip in clips] == ["7", "8", "9"]
-    assert [clip.value for clip in clips] == [1.0, None, 3.0]
+    assert [clip.values for clip in clips] == [(1.0,), (), (3.0,)]
     assert [clip.end_seconds for clip in clips] == [None, 2.0, 3.0]
 
 
@@ -235,8 +242,12 @@ def some_clips(draw: st.DrawFn) -> list[Clip]:
             group=f"{split}{draw(texts)}",
             label=draw(st.none() | texts),
             captions=tuple(draw(st.lists(texts, max_size=2))),
-            value=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+            values=tuple(draw(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3))),
             frame_labels=tuple(FrameLabel(*times, draw(texts)) for times in draw(intervals)),
+            questions=tuple(
+                Question(question, "yes")
+                for question in draw(st.lists(texts.filter(lambda text: "=" not in text), max_size=2))
+            ),
             image_fps=draw(st.floats(0.1, 100)),
         )
         for index, split in enumerate(splits)
@@ -256,6 +267,16 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
         assert path.read_bytes() == written
 
     round_trip()
+
+
+def test_questions_are_pairs_of_a_question_and_its_answer(tmp_path: Path) -> None:
+    rows = ["a,a,train,which digit? = two|does it move up?=no", "b,b,val,", "c,c,test,why?=because"]
+    manifest = read_manifest(manifest_of(tmp_path, *rows, header="clip_id,source,split,questions"))
+    assert [clip.questions for clip in manifest] == [
+        (Question("which digit?", "two"), Question("does it move up?", "no")),
+        (),
+        (Question("why?", "because"),),
+    ]
 
 
 def test_unused_columns_are_not_written(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ samplings = st.one_of(
     st.integers(1, 20).map(lambda n: Sampling(every=n)),
     st.integers(1, 80).map(lambda n: Sampling(count=n)),
     st.floats(0.1, 60).map(lambda x: Sampling(fps=x)),
+    st.integers(1, 20).map(lambda n: Sampling(max_frames=n)),
+    st.builds(Sampling, fps=st.floats(0.1, 60), max_frames=st.integers(1, 20)),
 )
 
 
@@ -33,6 +35,10 @@ samplings = st.one_of(
         (Sampling(count=1), [2]),
         (Sampling(count=5), [0, 1, 2, 3, 4]),
         (Sampling(count=10), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+        (Sampling(max_frames=2), [1, 3]),
+        (Sampling(max_frames=9), [0, 1, 2, 3, 4]),
+        (Sampling(every=2, max_frames=1), [2]),
+        (Sampling(fps=20, max_frames=3), [0, 2, 3]),
     ],
 )
 def test_samplings_take_the_frames_drawn_in_the_documentation(
@@ -86,6 +92,29 @@ def test_an_empty_range_gives_no_frames() -> None:
 def test_two_samplings_at_once_are_refused() -> None:
     with pytest.raises(ValidationError, match="give one of"):
         Sampling(every=2, fps=3)
+    with pytest.raises(ValidationError, match="leave 'max_frames' out"):
+        Sampling(count=2, max_frames=3)
+
+
+def test_max_frames_is_read_and_written_with_the_others_and_alone() -> None:
+    for form in ({"max_frames": 3}, {"every": 2, "max_frames": 3}, {"fps": 2.5, "max_frames": 8}):
+        assert Sampling.model_validate(form).model_dump() == form
+    assert Sampling().model_dump() == "all"  # contracts made without a cap keep their digest
+
+
+@given(gaps_seconds, samplings, st.integers(1, 30))
+def test_a_cap_spreads_over_the_whole_clip_and_not_over_its_beginning(
+    gaps: list[float], sampling: Sampling, cap: int
+) -> None:
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
+    if sampling.count is not None:
+        return
+    given = sample_indices(times, sampling=sampling.model_copy(update={"max_frames": None}))
+    capped = sample_indices(times, sampling=sampling.model_copy(update={"max_frames": cap}))
+    if len(given) <= cap:
+        assert capped.tolist() == given.tolist()
+    else:
+        assert capped.tolist() == [given[(2 * k + 1) * len(given) // (2 * cap)] for k in range(cap)]
 
 
 @given(gaps_seconds, samplings, st.floats(0, 20), st.floats(0.01, 20))

@@ -1,17 +1,25 @@
 """Frames of a clip: RGB pixels with their presentation times, from a video, images or a folder of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames.images import images_in_folder, is_image, read_images
-from pipeline.frames.video import read_video
+from pipeline.frames.images import Animation, Images, images_in_folder, is_image
+from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
+from pipeline.frames.sampling import sample_indices
+from pipeline.frames.video import Video
+from pipeline.frames.video_index import on_packet
 
-__all__ = ["FrameBatch", "read_frames", "source_files"]
+__all__ = ["ClipInfo", "FrameBatch", "Limits", "on_packet", "probe", "read_frames", "source_files"]
+
+DEFAULT_LIMITS = Limits()
+_BATCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,29 @@ class FrameBatch:
 
     pixels: np.ndarray  # (T, H, W, 3) uint8 RGB, C-contiguous
     pts_seconds: np.ndarray  # (T,) float64, from the first frame of the whole source
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """What a clip will give."""
+
+    num_frames: int  # as sampled
+    seconds: float  # from its first sampled frame to its last
+    height: int  # of its first frame, in pixels
+    width: int
+
+
+class Source(Protocol):
+    """Frames of known times, not decoded yet."""
+
+    @property
+    def pts_seconds(self) -> np.ndarray:
+        """(T,) float64, increasing, from 0."""
+        ...
+
+    def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """The frames at `positions` (N,), strictly increasing, as (H, W, 3) uint8 RGB."""
+        ...
 
 
 def source_files(path: Path) -> tuple[Path, ...]:
@@ -43,49 +74,104 @@ def read_frames(
     end_seconds: float | None = None,
     image_fps: float = 1.0,
     batch_size: int = 16,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[FrameBatch]:
     """The sampled frames of one video, one folder of images, or one or several images.
 
     Only frames with start_seconds <= pts < end_seconds are used. Images are shown for 1 / image_fps
-    seconds each. A batch has at most `batch_size` frames, fewer where images of another size follow.
-    No more than a batch is in memory.
+    seconds each. A batch has at most `batch_size` frames, fewer where frames are large or another
+    size follows. No more than a batch is in memory.
 
-    Raises DecodeError (naming the file, with the number of frames recovered) when the bytes are not
-    the frames that they promise to be or none lies in the range; OSError when they can't be read.
+    Raises DecodeError (naming the file, with the number of frames recovered: those that were returned
+    before) when the bytes are not the frames that they promise to be, are above the limits, or none
+    lies in the range; OSError when they can't be read.
     """
-    files = [file for path in paths for file in source_files(path)]
-    if len(files) == 1 and not is_image(files[0]):
-        frames = read_video(files[0], sampling=sampling, start_seconds=start_seconds, end_seconds=end_seconds)
-    elif all(is_image(file) for file in files):
-        frames = read_images(
-            files,
-            sampling=sampling,
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
-            image_fps=image_fps,
-        )
-    else:
-        names = ", ".join(str(file) for file in files)
-        raise DecodeError(f"{names}: a clip is one video or several images. Make each video its own clip.")
     num_frames = 0
-    for batch in _batches(frames, batch_size=batch_size):
-        num_frames += len(batch.pixels)
-        yield batch
-    if num_frames == 0:
-        raise DecodeError(
-            f"{paths[0]} shows no frame from {start_seconds or 0} to {end_seconds or 'its end'} s. "
-            "Correct start_seconds and end_seconds in the manifest."
+    try:
+        source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
+        positions, repeats = _sample(source, paths[0], sampling, start_seconds, end_seconds, limits)
+        with closing(source.frames(positions)) as frames:
+            shown = zip(frames, source.pts_seconds[positions], repeats, strict=True)
+            for batch in _batches(shown, batch_size=batch_size):
+                yield batch
+                num_frames += len(batch.pixels)
+    except NotFramesError as error:
+        raise error.as_decode_error(num_recovered=num_frames) from error
+
+
+def probe(
+    paths: Sequence[Path],
+    *,
+    sampling: Sampling,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    image_fps: float = 1.0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> ClipInfo:
+    """What `read_frames` will give, found by decoding the first frame only (of an AVI, all).
+
+    Raises DecodeError and OSError as `read_frames` does, for what this shows to be wrong.
+    """
+    try:
+        source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
+        positions, repeats = _sample(source, paths[0], sampling, start_seconds, end_seconds, limits)
+        with closing(source.frames(positions[:1])) as frames:
+            ((height, width, _),) = (frame.shape for frame in frames)
+    except NotFramesError as error:
+        raise error.as_decode_error(num_recovered=0) from error
+    first, last = source.pts_seconds[positions[[0, -1]]].tolist()
+    return ClipInfo(num_frames=int(repeats.sum()), seconds=last - first, height=height, width=width)
+
+
+def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Source:
+    if all(is_image(file) for file in files):
+        animation = Animation.open(files[0], limits=limits) if len(files) == 1 else None
+        return animation or Images.open(files, image_fps=image_fps, limits=limits)
+    if len(files) == 1:
+        return Video.open(files[0], limits=limits)
+    names = ", ".join(str(file) for file in files)
+    raise DecodeError(f"{names}: a clip is one video or several images. Make each video its own clip.")
+
+
+def _sample(
+    source: Source,
+    path: Path,
+    sampling: Sampling,
+    start_seconds: float | None,
+    end_seconds: float | None,
+    limits: Limits,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (N,) of the frames to use, strictly increasing, and how often each comes (N,)."""
+    if sampling.fps is not None:  # a damaged time may be years ahead
+        check_num_frames(path, int(source.pts_seconds[-1] * sampling.fps), limits=limits)
+    indices = sample_indices(
+        source.pts_seconds, sampling=sampling, start_seconds=start_seconds, end_seconds=end_seconds
+    )
+    if not len(indices):
+        raise NotFramesError(
+            path,
+            f"it shows no frame from {start_seconds or 0} to {end_seconds or 'its end'} s",
+            remedy="Correct start_seconds and end_seconds in the manifest.",
         )
+    return np.unique(indices, return_counts=True)
 
 
-def _batches(frames: Iterator[tuple[np.ndarray, float]], *, batch_size: int) -> Iterator[FrameBatch]:
+def _batches(frames: Iterator[tuple[np.ndarray, float, int]], *, batch_size: int) -> Iterator[FrameBatch]:
+    """Frames (pixels, pts_seconds, how often) in batches. What was read before an error comes before it."""
     pixels: list[np.ndarray] = []
     pts_seconds: list[float] = []
-    for frame, seconds in frames:
-        if pixels and (len(pixels) == batch_size or frame.shape != pixels[0].shape):
+    try:
+        for frame, seconds, num_times in frames:
+            for _ in range(num_times):
+                is_full = len(pixels) == batch_size or len(pixels) * frame.nbytes >= _BATCH_BYTES
+                if pixels and (is_full or frame.shape != pixels[0].shape):
+                    yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
+                    pixels, pts_seconds = [], []
+                pixels.append(frame)
+                pts_seconds.append(seconds)
+    except NotFramesError:
+        if pixels:
             yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
-            pixels, pts_seconds = [], []
-        pixels.append(frame)
-        pts_seconds.append(seconds)
+        raise
     if pixels:
         yield FrameBatch(np.stack(pixels), np.array(pts_seconds))

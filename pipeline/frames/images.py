@@ -1,22 +1,32 @@
-"""Images as frames: one image, a list of them, or a folder in natural order."""
+"""Images as frames: one image, a list of them, a folder in natural order, or an animation."""
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.contract import Sampling
-from pipeline.errors import DecodeError
-from pipeline.frames.sampling import sample_indices
+from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+# What these suffixes are in truth. PIL knows more formats, some of which run other programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# PIL's own guard warns (from any thread, once) and can't be raised for one file: Limits takes its place.
+Image.MAX_IMAGE_PIXELS = None
+
+_MAX_PIXEL_BYTES = 8  # as stored: four channels of 16 bits
+
+_DEFAULT_DURATION_MS = 100  # of an animation's frame that has none, as browsers do
+
 
 def is_image(path: Path) -> bool:
-    """Whether the file's name is an image's (an animated .gif is a video)."""
+    """Whether the file's name is an image's (a .gif is a video)."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -31,57 +41,91 @@ def _natural(path: Path) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits or -1)) for text, digits in parts], path.name
 
 
-def read_images(
-    paths: Sequence[Path],
-    *,
-    sampling: Sampling,
-    start_seconds: float | None,
-    end_seconds: float | None,
-    image_fps: float,
-) -> Iterator[tuple[np.ndarray, float]]:
-    """The sampled images as ((H, W, 3) uint8, pts_seconds); image i is shown at i / image_fps seconds."""
-    pts_seconds = np.arange(len(paths)) / image_fps
-    indices = sample_indices(
-        pts_seconds, sampling=sampling, start_seconds=start_seconds, end_seconds=end_seconds
-    )
-    last_index = -1
-    for num_recovered, index in enumerate(indices):
-        if index != last_index:  # a slower source repeats its frames
-            try:
-                pixels = read_image(paths[index])
-            except DecodeError as error:
-                error.num_recovered = num_recovered
-                raise
-        last_index = index
-        yield pixels, float(pts_seconds[index])
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images shown one after the other, each for an equal time. Of several pages the first counts."""
+
+    paths: Sequence[Path]
+    limits: Limits
+    pts_seconds: np.ndarray  # (T,) float64
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], *, image_fps: float, limits: Limits) -> "Images":
+        check_num_frames(paths[0].parent, len(paths), limits=limits)
+        return cls(paths, limits, np.arange(len(paths)) / image_fps)
+
+    def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """The images at `positions` (N,), as (H, W, 3) uint8 RGB. Raises NotFramesError."""
+        for position in positions.tolist():
+            with _opened(self.paths[position], limits=self.limits) as image:
+                pixels = _to_rgb(image)
+            yield pixels
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB as a viewer shows it, on black where it is transparent.
+@dataclass(frozen=True, slots=True)
+class Animation:
+    """An animated WebP or PNG: a video whose frames have durations."""
 
-    The EXIF orientation is applied; 16-bit grey is scaled so that white stays white.
+    path: Path
+    limits: Limits
+    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
-    Raises DecodeError when the bytes are not an image, OSError when they can't be read.
-    """
+    @classmethod
+    def open(cls, path: Path, *, limits: Limits) -> "Animation | None":
+        """None for an image that does not move."""
+        if path.suffix.lower() not in (".png", ".webp"):
+            return None
+        with _opened(path, limits=limits) as image:
+            if not getattr(image, "is_animated", False):
+                return None
+            num_frames = int(getattr(image, "n_frames", 1))
+            check_num_frames(path, num_frames, limits=limits)
+            durations_ms = []
+            for number in range(num_frames):
+                image.seek(number)
+                image.load()
+                durations_ms.append(image.info.get("duration") or _DEFAULT_DURATION_MS)
+        return cls(path, limits, np.cumsum([0, *durations_ms[:-1]]) / 1000)
+
+    def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB. Raises NotFramesError."""
+        with _opened(self.path, limits=self.limits) as image:
+            for position in positions.tolist():
+                image.seek(position)
+                yield _to_rgb(image)
+
+
+@contextmanager
+def _opened(path: Path, *, limits: Limits) -> Iterator[Image.Image]:
+    """The image, of which only the header was read yet. What goes wrong in the block is a NotFramesError."""
+    size_bytes = path.stat().st_size
+    check_frame_size(path, height=1, width=size_bytes // _MAX_PIXEL_BYTES, limits=limits)
     data = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except MemoryError:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            check_frame_size(path, height=image.height, width=image.width, limits=limits)
+            yield image
+    except (NotFramesError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # from memory nothing but the bytes can be wrong, and PIL's codecs raise any type
-        raise DecodeError(f"{path} can't be decoded as an image: {error}. Replace the file.") from error
+    except Exception as error:  # from memory nothing but the bytes can be wrong, and PIL raises any type
+        raise NotFramesError(path, str(error)) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 as a viewer shows it, on black where it is transparent; 16-bit white stays white."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits of grey, in 16 or 32
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("its pixels are floats, whose range is unknown")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+        return on_black(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def on_black(pixels: np.ndarray) -> np.ndarray:
+    """RGBA (H, W, 4) uint8 composited on black: (H, W, 3) uint8, rounded."""
+    product = pixels[..., :3].astype(np.uint16) * pixels[..., 3:]  # (H, W, 3)
+    rounded: np.ndarray = (product + 127) // 255
+    return rounded.astype(np.uint8)

@@ -9,6 +9,7 @@ A video of five frames at 10 fps, and what each sampling takes from it:
     fps: 5           x           x           x      on screen at 0.0, 0.2, 0.4 s
     fps: 20          x x   x x   x x   x x   x      a slower video repeats its frames
     count: 2               x           x            the middle frame of each half
+    max_frames: 2          x           x            all, and of these the middle frame of each half
 """
 
 import numpy as np
@@ -38,23 +39,24 @@ def sample_indices(
       last frame's pts (start is 0 without start_seconds; before the clip's first frame, its first);
     - count n: floor((k + 1/2) * T / n) for k = 0 ... n - 1: the middles of n equal parts.
 
+    Where that gives more than max_frames, the middles of max_frames equal parts of it are used.
+
     Empty when the clip has no frames.
     """
     begin = 0 if start_seconds is None else int(np.searchsorted(pts_seconds, start_seconds))
     end = len(pts_seconds) if end_seconds is None else int(np.searchsorted(pts_seconds, end_seconds))
-    num_frames = end - begin
-    if num_frames <= 0:
+    if end <= begin:
         return np.empty(0, dtype=np.int64)
-    if sampling.every is not None:
-        return np.arange(begin, end, sampling.every, dtype=np.int64)
-    if sampling.count is not None:
-        halves = 2 * np.arange(sampling.count, dtype=np.int64) + 1
-        return begin + halves * num_frames // (2 * sampling.count)
-    if sampling.fps is not None:
-        start = start_seconds or 0.0
-        shown_seconds = pts_seconds[begin:end] - _CLOCK_SECONDS
-        num_times = int((pts_seconds[end - 1] + _CLOCK_SECONDS - start) * sampling.fps) + 1
-        times = start + np.arange(num_times) / sampling.fps
-        indices = np.searchsorted(shown_seconds, times, side="right") - 1
-        return begin + np.maximum(indices, 0).astype(np.int64)
-    return np.arange(begin, end, dtype=np.int64)
+    start, every = start_seconds or 0.0, sampling.every or 1
+    if sampling.fps is None:
+        num_given = -(-(end - begin) // every)
+    else:
+        num_given = int((pts_seconds[end - 1] + _CLOCK_SECONDS - start) * sampling.fps) + 1
+    num_taken = sampling.count or min(num_given, sampling.max_frames or num_given)
+    halves = 2 * np.arange(num_taken, dtype=np.int64) + 1
+    steps = halves * num_given // (2 * num_taken)  # 0, 1, 2, ... where all are taken
+    if sampling.fps is None:
+        return begin + every * steps
+    shown_seconds = pts_seconds[begin:end] - _CLOCK_SECONDS
+    indices = np.searchsorted(shown_seconds, start + steps / sampling.fps, side="right") - 1
+    return begin + np.maximum(indices, 0)

@@ -1,0 +1,88 @@
+"""Kinetics (400, 600, 700) by its CSVs (https://github.com/cvdfoundation/kinetics-dataset)."""
+
+import csv
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.corpora.files import Corpus, videos_by_stem
+from pipeline.corpora.splits import carve_val
+from pipeline.errors import ManifestError
+from pipeline.manifest import Clip
+from pipeline.manifest_rules import Problems
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = ("youtube_id", "time_start", "time_end", "split")
+_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+
+
+def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, seed: int) -> Corpus:
+    """The clips of the CSVs, whose files are named <youtube_id>_<start>_<end>, times in six digits.
+
+    Folders do not matter: the files may lie in folders of classes or splits, or all in one. Clips of one
+    video are a group. Without a test split (its labels were long kept back), val becomes test and
+    videos of train, `val_share` of each class, become val.
+
+    Raises ManifestError, listing every problem of a CSV with its row.
+    """
+    videos = videos_by_stem(root)
+    clips, missing = [], []
+    for path in tables:
+        for clip in _read(path):
+            if clip.clip_id in videos:
+                clips.append(replace(clip, sources=(videos[clip.clip_id],)))
+            else:
+                missing.append(clip.clip_id)
+    if clips and all(clip.split != "test" for clip in clips):
+        log.info("There is no test split: val becomes test, and val is taken out of train.")
+        clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
+        clips = carve_val(clips, share=val_share, seed=seed)
+    return Corpus(tuple(_without_straddling_groups(clips)), tuple(missing))
+
+
+def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
+    """A video that the official lists have in several splits stays there, and is no group."""
+    splits = defaultdict(set)
+    for clip in clips:
+        splits[clip.group].add(clip.split)
+    if num_straddling := sum(len(there) > 1 for there in splits.values()):
+        log.warning("%d videos are in more than one split of the CSVs, and stay there.", num_straddling)
+    return [replace(clip, group=None) if len(splits[clip.group]) > 1 else clip for clip in clips]
+
+
+def _read(path: Path) -> list[Clip]:
+    """The clips of a CSV, without sources. Test splits were first published without labels."""
+    problems = Problems(path)
+    clips = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+            raise ManifestError(
+                f"{path}: the first line must name {', '.join(_COLUMNS)}, and may name label."
+            )
+        for row in reader:
+            split = _SPLITS.get(row["split"])
+            if split is None:
+                problems.add_at_row(
+                    f"split {row['split']!r} is unknown. Known: {', '.join(_SPLITS)}.", reader.line_num
+                )
+                continue
+            try:
+                start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+            except (TypeError, ValueError):
+                problems.add_at_row("time_start and time_end must be numbers.", reader.line_num)
+                continue
+            clips.append(
+                Clip(
+                    clip_id=f"{row['youtube_id']}_{start:06d}_{end:06d}",
+                    sources=(),
+                    split=split,
+                    group=row["youtube_id"],
+                    label=row.get("label") or None,
+                )
+            )
+    problems.raise_if_any()
+    return clips

@@ -1,0 +1,56 @@
+"""What a source may cost at most, and the error of one whose bytes are not frames."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.contract import PositiveInt
+from pipeline.errors import DecodeError
+
+
+class Limits(BaseModel):
+    """Refuses sources that promise giant frames or endless clips, before memory is taken for them.
+
+    Not part of the contract: a limit changes no frame.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_frame_pixels: PositiveInt | None = 100_000_000  # height times width; null: no limit
+    max_source_frames: PositiveInt | None = 1_000_000  # of a source, or sampled from it; null: no limit
+
+
+class NotFramesError(Exception):
+    """A file's bytes are not frames; says why and what to do. `read_frames` makes it a DecodeError."""
+
+    def __init__(self, path: Path, reason: str, *, remedy: str = "Replace or re-encode the file.") -> None:
+        super().__init__(reason)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def as_decode_error(self, *, num_recovered: int) -> DecodeError:
+        return DecodeError(
+            f"{self.path} can't be decoded: {self.reason} ({num_recovered} frames recovered). {self.remedy}",
+            num_recovered=num_recovered,
+        )
+
+
+def check_frame_size(path: Path, *, height: int, width: int, limits: Limits) -> None:
+    """Raise NotFramesError for a frame with more pixels than the limits allow."""
+    if limits.max_frame_pixels is not None and height * width > limits.max_frame_pixels:
+        raise _above(path, f"a frame of {width} x {height} pixels", "max_frame_pixels", limits)
+
+
+def check_num_frames(path: Path, num_frames: int, *, limits: Limits) -> None:
+    """Raise NotFramesError for more frames than the limits allow."""
+    if limits.max_source_frames is not None and num_frames > limits.max_source_frames:
+        raise _above(path, f"{num_frames} frames", "max_source_frames", limits)
+
+
+def _above(path: Path, amount: str, name: str, limits: Limits) -> NotFramesError:
+    return NotFramesError(
+        path,
+        f"{amount}: above extract.limits.{name}, {getattr(limits, name)}",
+        remedy="If the file is sound, raise the limit and run extract with --retry-quarantined.",
+    )
