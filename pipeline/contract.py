@@ -13,21 +13,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 # Raise whenever our own code changes the value of a feature (decoding, resizing, forward pass).
 # A test compares golden features and fails when values move without it.
-REVISION = 1
+REVISION = 2
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Size = tuple[PositiveInt, PositiveInt]
 Triple = tuple[float, float, float]
+Interpolation = Literal["bilinear", "bicubic"]
+Precision = Literal["float32", "float16", "bfloat16"]  # of the network's weights and activations
+Backend = Literal["eager", "inductor"]  # inductor: torch.compile
 
 
 class Sampling(BaseModel):
-    """Which frames of a clip are used: `all`, or one of `every: n`, `fps: x`, `count: n`."""
+    """Which frames of a clip are used: `all`, or one of `every: n`, `fps: x`, `count: n`.
+
+    `max_frames: n` caps all but `count`: where they give more, n of theirs, evenly spaced, are used.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: PositiveInt | None = None  # each n-th frame, from the first
     fps: Annotated[float, Field(gt=0)] | None = None  # the frame on screen at k / fps seconds
     count: PositiveInt | None = None  # n frames, evenly spaced over the clip
+    max_frames: PositiveInt | None = None  # at most n of what the others give, evenly spaced
 
     @model_validator(mode="before")
     @classmethod
@@ -38,6 +45,8 @@ class Sampling(BaseModel):
     def _at_most_one(self) -> Self:
         if sum(v is not None for v in (self.every, self.fps, self.count)) > 1:
             raise ValueError("give one of 'all', 'every: n', 'fps: x', 'count: n'")
+        if self.count is not None and self.max_frames is not None:
+            raise ValueError("'count: n' is n frames already: leave 'max_frames' out")
         return self
 
     @model_serializer
@@ -53,7 +62,7 @@ class Preprocessing(BaseModel):
 
     resize: PositiveInt | Size | None = 256  # shorter side, or (height, width), or null: as decoded
     crop: PositiveInt | Size = 224  # centre crop: a square's side, or (height, width)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # antialiased, rounded to uint8 as PIL does
+    interpolation: Interpolation = "bilinear"  # antialiased, rounded to uint8 as PIL does
 
     @property
     def crop_size(self) -> Size:
@@ -81,8 +90,8 @@ class FeatureContract(BaseModel):
     std: Triple
     arch: str
     weights_sha256: str
-    precision: Literal["float32"] = "float32"  # of the forward pass
-    backend: Literal["eager"] = "eager"
+    precision: Precision = "float32"
+    backend: Backend = "eager"
     tap: str
     pooling: Literal["none", "avg", "max"] = "none"  # over H and W, before storing
     dtype: Literal["float16", "float32"] = "float16"  # as stored

@@ -14,7 +14,10 @@ def resolve_device(name: str) -> torch.device:
     """The device of that name. Raises ConfigError when torch does not see it here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"Unknown device {name!r}. Use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"Device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs. Use 'auto' or 'cpu'."

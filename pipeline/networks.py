@@ -10,10 +10,13 @@ Shallow to deep; what comes after the last tap (the classifier) is never built.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
+from itertools import pairwise
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.errors import ConfigError, WeightsError
 
@@ -119,6 +122,22 @@ def build_network(arch: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def fold_batchnorms(network: nn.Module) -> None:
+    """Fold each BatchNorm, as it is in eval mode, into the convolution before it, computing in float64.
+
+    The network gives the same maps to float32 rounding, with half of the passes over its activations.
+    """
+    for module in network.modules():
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                dtype = conv.weight.dtype
+                # Copies: the state that the network was loaded with is not ours to change.
+                folded = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double()).to(dtype)
+                setattr(module, conv_name, folded.requires_grad_(False))
+                setattr(module, norm_name, nn.Identity())
+
+
 def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
     """The trunk as {tap: the layers between the previous tap and this one}, shallow to deep."""
     if isinstance(network, torchvision.models.ResNet):
@@ -138,3 +157,32 @@ def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
             stages[f"block{len(stages) + 1}"] = nn.Sequential(*layers)
             layers = []
     return stages
+
+
+def tail_module(
+    arch: str, *, after: str, until: str, state: dict[str, Tensor] | None = None
+) -> nn.Sequential:
+    """The layers that lead from the tap `after` to the tap `until`, trainable, in eval mode.
+
+    Takes maps (B, C, h, w) float32 of the one tap and gives those of the other. `state` has a trunk's
+    weights (see `trunk_shapes`), which are copied; without it the layers wait for `load_state_dict`.
+
+    Raises ConfigError for an unknown arch or tap, and when `until` is not deeper than `after`;
+    WeightsError when the weights do not fit.
+    """
+    check_taps(arch, [after])
+    deeper = available_taps(arch)[available_taps(arch).index(after) + 1 :]
+    if until not in deeper:
+        known = f"Available: {', '.join(deeper)}" if deeper else "It is the last tap: cache a shallower one"
+        raise ConfigError(f"No tail {until!r} after {after} of {arch}. {known}.")
+    network = build_network(arch)
+    if state is not None:
+        check_state(arch, state)
+        network.load_state_dict(
+            {name: tensor.clone() for name, tensor in state.items()}, strict=False, assign=True
+        )
+    stages = split_into_stages(network)
+    tail = nn.Sequential(*(stages[tap] for tap in deeper[: deeper.index(until) + 1]))
+    if state is None:
+        tail.to_empty(device="cpu")
+    return tail.requires_grad_(True)

@@ -5,6 +5,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 import torchvision
 from PIL import Image
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.networks import ARCHS, available_taps, map_shape
+from pipeline.networks import ARCHS, available_taps, build_network, fold_batchnorms, map_shape
 from pipeline.weights import WeightsConfig, obtain_weights
 
 VIDEO = Path(__file__).parent / "data" / "bigbuckbunny.mp4"
@@ -90,7 +91,7 @@ def test_features_of_a_real_video_equal_a_plain_reference(weights_of: Callable[[
         left, top = round((455 - 224) / 2), round((256 - 224) / 2)
         cropped.append(np.asarray(resized.crop((left, top, left + 224, top + 224))))
     pillows = torch.from_numpy(np.stack(cropped)).permute(0, 3, 1, 2)
-    ours = preprocess(np.stack(decoded), Preprocessing())
+    ours = preprocess(torch.from_numpy(np.stack(decoded)), Preprocessing())
 
     weights = weights_of("resnet50")
     backbone = Backbone(weights, taps=available_taps("resnet50"), device=CPU)
@@ -158,6 +159,41 @@ def test_layers_behind_the_deepest_tap_do_not_run(weights_of: Callable[[str], We
     assert Backbone(weights, taps=["block4"], device=CPU)(tiny)["block4"].shape == (1, 512, 1, 1)
     with pytest.raises(RuntimeError, match="Output size is too small"):
         Backbone(weights, taps=["block5"], device=CPU)(tiny)
+
+
+# Precisions and backends
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_maps_have_the_networks_precision(precision: str, weights_of: Callable[[str], Weights]) -> None:
+    weights, pixels = weights_of("resnet18"), images(2)
+    exact = Backbone(weights, taps=["layer1"], device=CPU)(pixels)["layer1"]
+    maps = Backbone(weights, taps=["layer1"], device=CPU, precision=precision)(pixels)["layer1"]
+    assert maps.dtype == getattr(torch, precision)
+    assert 1e-5 < relative_error(maps.float(), exact) < (0.002 if precision == "float16" else 0.02)
+
+
+def test_folding_leaves_no_batchnorm_and_the_weights_as_they_were(
+    weights_of: Callable[[str], Weights],
+) -> None:
+    for arch in ("resnet18", "vgg11_bn"):
+        weights = weights_of(arch)
+        before = {name: tensor.clone() for name, tensor in weights.state.items()}
+        network = build_network(arch)
+        network.load_state_dict(weights.state, strict=False, assign=True)
+        fold_batchnorms(network)
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+        assert all(torch.equal(weights.state[name], before[name]) for name in before)
+
+
+def test_the_compiled_backend_without_a_compiler_is_refused_with_the_remedy(
+    weights_of: Callable[[str], Weights],
+) -> None:
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ConfigError, match=r"needs a C.. compiler, and there is none: install .* 'eager'"),
+    ):
+        Backbone(weights_of("resnet18"), taps=["layer1"], device=CPU, backend="inductor")
 
 
 # Taps and shapes

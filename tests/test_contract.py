@@ -22,6 +22,8 @@ def test_the_digest_survives_json_and_names_the_value_not_the_object() -> None:
         ({"revision": 999}, "revision"),
         ({"tap": "layer3"}, "tap"),
         ({"dtype": "float32"}, "dtype"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"backend": "inductor"}, "backend"),
     ],
 )
 def test_every_field_changes_the_digest_and_is_named(change: dict[str, object], field: str) -> None:

@@ -14,3 +14,8 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
     missing = torch.cuda.device_count()
     with pytest.raises(ConfigError, match=f"Device 'cuda:{missing}' is not here"):
         resolve_device(f"cuda:{missing}")
+
+
+def test_a_device_of_no_known_kind_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="Unknown device 'gpu'"):
+        resolve_device("gpu")

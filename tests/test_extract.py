@@ -1,5 +1,8 @@
 """The engine, from real video to stored features, against the plain way."""
 
+import contextlib
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,15 @@ import torch
 
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
+from pipeline.devices import resolve_device
 from pipeline.errors import DecodeError
-from pipeline.extract import ExtractConfig, Result, Target, plan, publish_view, run
+from pipeline.extract import ExtractConfig, Result, plan, publish_view, run
+from pipeline.extract.write import OnProgress
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, Layout, open_view
 from pipeline.weights import WeightsConfig, obtain_weights
+from stages.extraction import make_targets
 from tests.media import write_image_folder, write_video
 
 CPU = torch.device("cpu")
@@ -25,20 +31,34 @@ def weights() -> Weights:
     return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
 
 
-def targets_of(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
-    from stages.extract import make_targets
-
-    return make_targets(config, weights, backbone)
+def make_backbone(weights: Weights, config: ExtractConfig) -> Backbone:
+    device = resolve_device(config.device)
+    return Backbone(
+        weights, taps=config.taps, device=device, precision=config.precision, backend=config.backend
+    )
 
 
 def extract(
-    clips: list[Clip], root: Path, weights: Weights, path: Path, **changes: object
+    clips: list[Clip],
+    root: Path,
+    weights: Weights,
+    path: Path,
+    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    stop: threading.Event | None = None,
+    backbone: Backbone | None = None,
+    **changes: object,
 ) -> tuple[Result, Path]:
     """Plan, run and publish; the features' folder."""
-    fields = {"taps": ["layer4"], "preprocessing": {"resize": 32, "crop": 32}, "batch_size": 4, **changes}
+    fields = {
+        "taps": ["layer4"],
+        "preprocessing": {"resize": 32, "crop": 32},
+        "batch_size": 4,
+        "device": "cpu",
+        **changes,
+    }
     config = ExtractConfig.model_validate(fields)
-    backbone = Backbone(weights, taps=config.taps, device=CPU)
-    targets = targets_of(config, weights, backbone)
+    backbone = backbone or make_backbone(weights, config)
+    targets = make_targets(config, weights, backbone)
     journal = Journal(path / "journal")
     todo = plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
     result = run(
@@ -46,9 +66,11 @@ def extract(
         root=root,
         targets=targets,
         backbone=backbone,
-        device=CPU,
+        device=backbone.device,
         journal=journal,
         config=config,
+        on_progress=on_progress,
+        stop=stop,
     )
     publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
     return result, path / "features"
@@ -71,7 +93,7 @@ def plain_features(source: Path, weights: Weights, **sampling: int) -> tuple[np.
     maps, times = [], []
     for batch in read_frames([source], sampling=Sampling(**sampling)):
         for pixels, seconds in zip(batch.pixels, batch.pts_seconds, strict=True):
-            frame = preprocess(pixels[None], Preprocessing(resize=32, crop=32))
+            frame = preprocess(torch.from_numpy(pixels[None]), Preprocessing(resize=32, crop=32))
             maps.append(backbone(frame)["layer4"][0].half().numpy())
             times.append(seconds)
     return np.stack(maps), np.array(times)
@@ -93,15 +115,111 @@ def test_features_are_those_of_each_frame_alone(
 def test_features_are_the_same_bits_whatever_the_order_the_neighbours_and_the_decoders(
     corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
 ) -> None:
-    clips, root = corpus
-    _, first = extract(clips, root, weights, tmp_path / "one")
-    _, second = extract(clips[::-1], root, weights, tmp_path / "two", num_decoders=3)
-    _, third = extract(clips[1:2], root, weights, tmp_path / "three")
-    with open_view(first / "layer4") as one, open_view(second / "layer4") as two:
+    assert_same_bits(*corpus, weights, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_features_are_the_same_bits_whatever_their_neighbours_and_close_to_the_eager_ones(
+    corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
+) -> None:
+    config = {"taps": ["layer1"], "backend": "inductor", "device": "cpu"}
+    backbone = make_backbone(weights, ExtractConfig.model_validate(config))  # compiled once
+    compiled = assert_same_bits(*corpus, weights, tmp_path, backbone=backbone, **config)
+    _, eager = extract(*corpus, weights, tmp_path / "eager", taps=["layer1"])
+    with open_view(compiled / "layer1") as one, open_view(eager / "layer1") as two:
+        assert one.contract.differences(two.contract) == {"backend": ("inductor", "eager")}
+        np.testing.assert_allclose(one.read("long"), two.read("long"), rtol=2e-3, atol=2e-3)
+
+
+def assert_same_bits(clips: list[Clip], root: Path, weights: Weights, path: Path, **changes: object) -> Path:
+    """Extract in several ways, which must give the same; the features."""
+    _, first = extract(clips, root, weights, path / "one", **changes)
+    _, second = extract(clips[::-1], root, weights, path / "two", num_decoders=3, **changes)
+    extract(clips[1:2], root, weights, path / "three", **changes)
+    resumed, third = extract(clips, root, weights, path / "three", **changes)
+    assert resumed.num_clips == len(clips) - 1
+    tap = next(path.name for path in first.iterdir() if path.is_dir())
+    with open_view(first / tap) as one, open_view(second / tap) as two, open_view(third / tap) as three:
         for clip in clips:
-            np.testing.assert_array_equal(one.read(clip.clip_id), two.read(clip.clip_id))
-        with open_view(third / "layer4") as three:
-            np.testing.assert_array_equal(one.read("short"), three.read("short"))
+            maps = one.read(clip.clip_id)
+            np.testing.assert_array_equal(two.read(clip.clip_id), maps)
+            np.testing.assert_array_equal(three.read(clip.clip_id), maps)
+    return first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("float16", 5e-3)])
+def test_on_a_gpu_features_are_the_same_bits_whatever_their_neighbours_and_close_to_the_cpus(
+    precision: str,
+    backend: str,
+    tolerance: float,
+    corpus: tuple[list[Clip], Path],
+    weights: Weights,
+    tmp_path: Path,
+) -> None:
+    config = {"device": "cuda", "precision": precision, "backend": backend}
+    on_gpu = assert_same_bits(*corpus, weights, tmp_path, **config)
+    _, on_cpu = extract(*corpus, weights, tmp_path / "cpu")
+    with open_view(on_gpu / "layer4") as one, open_view(on_cpu / "layer4") as two:
+        for clip_id in two.clip_ids():
+            exact = two.read(clip_id).astype(np.float32)
+            assert np.linalg.norm(one.read(clip_id) - exact) < tolerance * np.linalg.norm(exact)
+            np.testing.assert_array_equal(one.frame_seconds(clip_id), two.frame_seconds(clip_id))
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_lower_precisions_are_close_to_float32_and_say_so_in_the_contract(
+    precision: str, tolerance: float, corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
+) -> None:
+    clips, root = corpus[0][1:2], corpus[1]
+    _, full = extract(clips, root, weights, tmp_path, dtype="float32")
+    with open_view(full / "layer4") as view:
+        contract, exact = view.contract, view.read("short")
+    _, features = extract(clips, root, weights, tmp_path, dtype="float32", precision=precision)
+    with open_view(features / "layer4") as view:
+        assert view.contract.differences(contract) == {"precision": (precision, "float32")}
+        error = np.linalg.norm(view.read("short") - exact) / np.linalg.norm(exact)
+    assert 1e-5 < error < tolerance
+
+
+class StopAtTheFourthItem(threading.Event):
+    """Is asked before each item: a clip's frames, its end, the next clip's frames, its end."""
+
+    num_asked = 0
+    error: BaseException | None = None
+
+    def is_set(self) -> bool:
+        self.num_asked += 1
+        if self.num_asked == 4 and self.error:
+            raise self.error
+        return self.num_asked >= 4
+
+
+@pytest.mark.parametrize("how", ["stopped", "interrupted", "progress fails"])
+def test_a_run_that_ends_early_keeps_the_clips_that_are_complete(
+    how: str, corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
+) -> None:
+    clips = [corpus[0][1], corpus[0][2], corpus[0][0]]  # of 3, 6 and 13 frames
+    told: list[tuple[int, int, int]] = []
+
+    def tell(*progress: int) -> None:
+        told.append(progress)
+        if progress[0] and how == "progress fails":
+            raise ZeroDivisionError
+
+    stop = StopAtTheFourthItem()
+    stop.error = KeyboardInterrupt() if how == "interrupted" else None
+    error = {"stopped": None, "interrupted": KeyboardInterrupt, "progress fails": ZeroDivisionError}[how]
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        extract(
+            clips, corpus[1], weights, tmp_path, tell, stop if how != "progress fails" else None, batch_size=1
+        )
+    assert told[:4] == [(0, 1, 1024), (0, 1, 1024), (0, 1, 1024), (1, 0, 0)]
+    result, features = extract(clips, corpus[1], weights, tmp_path, batch_size=1)
+    assert (result.num_clips, result.num_frames, result.num_bytes) == (2, 19, 19 * 1024)
+    with open_view(features / "layer4") as view:
+        assert len(view) == 3
 
 
 def test_several_taps_pooling_and_sampling_in_one_pass(
@@ -157,13 +275,13 @@ def test_frames_smaller_than_the_crop_are_a_reason_not_a_crash(weights: Weights,
     result, features = extract(clips, tmp_path, weights, tmp_path, preprocessing=preprocessing)
     assert result.num_quarantined == 1
     with pytest.raises(DecodeError):
-        preprocess(np.zeros((1, 32, 32, 3), np.uint8), Preprocessing(resize=None, crop=64))
+        preprocess(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), Preprocessing(resize=None, crop=64))
     with open_view(features / "layer4") as view:
         assert len(view) == 0
 
 
 # Mean and deviation of four channels of resnet18's layer4 (random:0) over three frames of real video.
-GOLDEN_REVISION = 1
+GOLDEN_REVISION = 2
 GOLDEN = np.array([[0.365597, 0.640537], [0.183566, 0.437553], [0.2443, 0.531754], [0.7333, 0.812913]])
 
 

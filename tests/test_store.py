@@ -238,6 +238,46 @@ def test_a_clip_whose_rows_were_dropped_does_not_exist(tmp_path: Path) -> None:
     assert set(stored_clips(journal.records(contract, layout).values())) == {clip_source("good").key}
 
 
+def test_what_ends_a_run_does_not_cost_the_clips_that_are_complete(tmp_path: Path) -> None:
+    contract = make_contract()
+    layout = make_layout(contract)
+    journal = Journal(tmp_path / "journal")
+    writer = make_writer(journal, contract, layout)
+
+    def write() -> None:
+        with committing(writer):
+            writer.append(clip_source("begun"), clip_maps("begun", 2), frame_times(2), final=False)
+            writer.append(clip_source("whole"), clip_maps("whole", 3), frame_times(3), final=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    (record,) = journal.records(contract, layout).values()
+    assert record.spans["clip_id"].to_pylist() == ["whole"]
+    assert_holds(publish_clips(journal, contract, layout, ["whole"], tmp_path / "features"), {"whole": 3})
+
+
+def test_a_shard_whose_writing_failed_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = make_contract()
+    layout = make_layout(contract)
+    journal = Journal(tmp_path / "journal")
+    writer = make_writer(journal, contract, layout)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk on fire")
+
+    def write() -> None:
+        with committing(writer):
+            writer.append(clip_source("whole"), clip_maps("whole", 3), frame_times(3), final=True)
+            monkeypatch.setattr("pipeline.store.shards.encode", fail)
+            writer.append(clip_source("next"), clip_maps("next", 30), frame_times(30), final=True)
+
+    with pytest.raises(OSError, match="disk on fire"):
+        write()
+    assert not journal.records(contract, layout)
+    assert not list(journal.directory(contract, layout).glob("*shard*"))
+
+
 def test_a_clip_cut_off_in_the_middle_is_not_complete(tmp_path: Path) -> None:
     contract = make_contract()
     layout = make_layout(contract)

@@ -1,114 +1,110 @@
-"""The second lane: frames of any clips packed into batches of one fixed size, and their maps."""
+"""The compute loop's work: frames of any clips packed into batches of one fixed size, and their rows."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline.backbone import Backbone, preprocess
-from pipeline.contract import FeatureContract, Preprocessing
 from pipeline.errors import DecodeError
-from pipeline.extract.config import Target
+from pipeline.extract.decode import ClipEnd, Piece
 from pipeline.extract.plan import PlannedClip
-from pipeline.frames import FrameBatch
+from pipeline.extract.runners import Rows, Runner
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive frames of one clip inside a batch; `rows` by tap are added after the forward pass."""
+    """Consecutive frames of one clip inside a batch."""
 
     clip: PlannedClip
-    frame_seconds: np.ndarray[Any, Any]
+    frame_seconds: np.ndarray[Any, Any]  # (T,)
 
 
 @dataclass(frozen=True)
-class ClipEnd:
-    clip: PlannedClip
-    error: Exception | None
+class Computed:
+    """A segment and its rows (T, C, h, w), by tap."""
+
+    segment: Segment
+    rows: Rows
 
 
-Written = tuple[Segment, dict[str, np.ndarray[Any, Any]]] | ClipEnd
-
-
-class Compute:
-    """Packs frames of any clips into batches of one fixed size and runs the network on them.
+class Packer:
+    """Packs frames of any clips into the runner's batches; what comes out is in the order of what went in.
 
     The last batch is padded: a network sees one shape, and a clip's features are the same bits
     whatever its neighbours are.
     """
 
-    def __init__(
-        self, backbone: Backbone, targets: Sequence[Target], *, batch_size: int, preprocessing: Preprocessing
-    ) -> None:
-        self._backbone = backbone
-        self._targets = targets
-        self._preprocessing = preprocessing
-        height, width = preprocessing.crop_size
-        self._batch = torch.zeros((batch_size, 3, height, width), dtype=torch.uint8)
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._used = 0
-        self._waiting: list[Segment | ClipEnd] = []
-        self._done: list[Written] = []
+        self._packed: list[Segment | ClipEnd] = []
+        self._under_way: deque[tuple[list[Segment | ClipEnd], Callable[[], Rows]]] = deque()
+        self._done: list[Computed | ClipEnd] = []
         self._failed: set[bytes] = set()
         self.num_batches = 0
 
-    def add(self, clip: PlannedClip, frames: FrameBatch) -> None:
-        if clip.key in self._failed:
-            return
+    def add(self, item: Piece | ClipEnd) -> list[Computed | ClipEnd]:
+        """Pack frames, or note the end of a clip; what is done by now."""
+        if item.clip.key not in self._failed:
+            if isinstance(item, Piece):
+                self._pack(item)
+            elif self._packed or self._under_way:
+                self._packed.append(item)
+            else:
+                self._done.append(item)
+        return self._take_done()
+
+    def finish(self) -> list[Computed | ClipEnd]:
+        """Compute what is packed, padded to a full batch; all that is not done yet."""
+        self._submit()
+        while self._under_way:
+            self._collect()
+        return self._take_done()
+
+    def _pack(self, piece: Piece) -> None:
+        batch = self._runner.batch
         try:
-            pixels = preprocess(frames.pixels, self._preprocessing)  # (T, 3, H, W) uint8
+            pixels = self._runner.prepare(piece.pixels)  # (T, 3, h, w)
         except DecodeError as error:
-            self._failed.add(clip.key)
-            self._waiting.append(ClipEnd(clip, error))
+            self._failed.add(piece.clip.key)
+            self._packed.append(ClipEnd(piece.clip, error))
             return
-        seconds = frames.pts_seconds
+        seconds = piece.frame_seconds
         while len(pixels):
-            count = min(len(pixels), len(self._batch) - self._used)
-            self._batch[self._used : self._used + count] = pixels[:count]
-            self._waiting.append(Segment(clip, seconds[:count]))
+            count = min(len(pixels), len(batch) - self._used)
+            batch[self._used : self._used + count] = pixels[:count]
+            self._packed.append(Segment(piece.clip, seconds[:count]))
             self._used += count
             pixels, seconds = pixels[count:], seconds[count:]
-            if self._used == len(self._batch):
-                self.flush()
+            if self._used == len(batch):
+                self._submit()
 
-    def end(self, end: ClipEnd) -> None:
-        if end.clip.key not in self._failed:
-            self._waiting.append(end)
-        if not self._used:
-            self.flush()
-
-    def flush(self) -> None:
-        """Compute what is waiting, padded to a full batch."""
-        rows: dict[str, np.ndarray[Any, Any]] = {}
+    def _submit(self) -> None:
         if self._used:
-            self._batch[self._used :] = 0
-            maps = self._backbone(self._batch)
-            rows = {t.contract.tap: _stored(maps[t.contract.tap], t.contract) for t in self._targets}
+            self._runner.batch[self._used :] = 0
+            self._under_way.append((self._packed, self._runner.submit()))
             self.num_batches += 1
+        else:
+            self._under_way.append((self._packed, dict))
+        self._packed, self._used = [], 0
+        while len(self._under_way) >= self._runner.depth:
+            self._collect()
+
+    def _collect(self) -> None:
+        packed, wait = self._under_way.popleft()
+        rows = wait()
         start = 0
-        for item in self._waiting:
+        for item in packed:
             if isinstance(item, ClipEnd):
                 self._done.append(item)
             else:
                 stop = start + len(item.frame_seconds)
                 taps = {tap: values[start:stop] for tap, values in rows.items() if tap in item.clip.taps}
-                self._done.append((item, taps))
+                self._done.append(Computed(item, taps))
                 start = stop
-        self._waiting.clear()
-        self._used = 0
 
-    def ready(self) -> list[Written]:
+    def _take_done(self) -> list[Computed | ClipEnd]:
         done, self._done = self._done, []
         return done
-
-
-def _stored(maps: torch.Tensor, contract: FeatureContract) -> np.ndarray[Any, Any]:
-    """(B, C, H, W) float32 -> as stored: pooled, cast, contiguous, on the host."""
-    if contract.pooling == "avg":
-        maps = maps.mean(dim=(2, 3), keepdim=True)
-    elif contract.pooling == "max":
-        maps = maps.amax(dim=(2, 3), keepdim=True)
-    dtype = getattr(torch, contract.dtype)
-    array: np.ndarray[Any, Any] = maps.to(dtype).contiguous().cpu().numpy()
-    return array

@@ -1,23 +1,30 @@
 """The engine: decode, compute and write side by side.
 
 Decoder threads turn clips into frames; the compute loop, on the calling thread, packs frames of any
-clips into batches of one fixed size; a writer thread appends the maps to shards. Bounded queues lie
-between them. What is committed to the journal is never computed again.
+clips into batches of one fixed size; a writer thread appends the maps to shards. Queues bounded by
+bytes lie between them. What is committed to the journal is never computed again.
 """
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.extract.compute import ClipEnd, Compute
+from pipeline.extract.compute import Packer
 from pipeline.extract.config import ExtractConfig, Target
 from pipeline.extract.decode import decoding
+from pipeline.extract.lanes import make_lanes
 from pipeline.extract.plan import PlannedClip
-from pipeline.extract.write import Result, Writer
+from pipeline.extract.result import Result
+from pipeline.extract.runners import make_runner
+from pipeline.extract.write import OnProgress, Writer
 from pipeline.store import Journal, ShardWriter, committing
+from pipeline.supervisor import Notes
+
+_UNHEARD = Notes()
 
 
 def run(
@@ -29,15 +36,28 @@ def run(
     device: torch.device,
     journal: Journal,
     config: ExtractConfig,
-    on_progress: Callable[[int, int], None] = lambda _clips, _frames: None,
+    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    notes: Notes = _UNHEARD,
+    stop: threading.Event | None = None,
 ) -> Result:
     """Compute the planned clips into the journal.
 
-    `on_progress(clips, frames)` is called with what was finished since the last call. The caller
-    holds the journal's lock of the forward contract.
+    `on_progress(clips, frames, bytes)` is called, on the writer's thread, with what was finished since
+    the last call. `notes` are for the supervisor. The caller holds the journal's lock of the forward
+    contract. Whatever ends the run (KeyboardInterrupt, or `stop` when it is set), the clips that are
+    complete by then are committed.
     """
-    result = Result()
     started = time.monotonic()
+    lanes = make_lanes(num_decoders=config.num_decoders or default_num_decoders(device))
+    result = Result(lanes=lanes)
+    runner = make_runner(
+        backbone,
+        targets,
+        preprocessing=config.preprocessing,
+        batch_size=config.batch_size or default_batch_size(device),
+        lanes=lanes,
+    )
+    result.setup_seconds = time.monotonic() - started
     writers = {
         t.contract.tap: ShardWriter(
             journal.directory(t.contract, t.layout),
@@ -47,25 +67,35 @@ def run(
         )
         for t in targets
     }
-    num_decoders = config.num_decoders or default_num_decoders(device)
-    batch_size = config.batch_size or (256 if device.type == "cuda" else 32)
-    compute = Compute(backbone, targets, batch_size=batch_size, preprocessing=config.preprocessing)
+    packer = Packer(runner)
     with (
         committing(*writers.values()),
-        Writer(writers, journal, targets[0].contract.forward_digest(), result, on_progress) as writer,
-        decoding(planned, root=root, sampling=config.sampling, num_threads=num_decoders) as decoded,
+        notes.judged(config.stall_seconds),
+        Writer(writers, journal, targets[0].contract.forward_digest(), result, on_progress, notes) as writer,
+        decoding(
+            planned,
+            root=root,
+            sampling=config.sampling,
+            limits=config.limits,
+            lanes=lanes,
+            pinned=device.type == "cuda",
+            notes=notes,
+        ) as decoded,
     ):
-        for piece in decoded:
-            if piece.frames is None:
-                compute.end(ClipEnd(piece.clip, piece.error))
-            else:
-                compute.add(piece.clip, piece.frames)
-            writer.put(compute.ready())
-        compute.flush()
-        writer.put(compute.ready())
-    result.num_batches = compute.num_batches
-    result.seconds = time.monotonic() - started
+        for item in decoded:
+            if stop and stop.is_set():
+                break
+            writer.put(packer.add(item))
+            notes.computed()
+        else:
+            writer.put(packer.finish())
+    result.num_batches = packer.num_batches
+    result.seconds = time.monotonic() - started - result.setup_seconds
     return result
+
+
+def default_batch_size(device: torch.device) -> int:
+    return 256 if device.type == "cuda" else 32
 
 
 def default_num_decoders(device: torch.device) -> int:

@@ -1,33 +1,25 @@
-"""The third lane: a thread that appends finished rows to shards and closes clips."""
+"""The last lane: a thread that appends finished rows to shards and closes clips."""
 
 import logging
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.errors import DecodeError
-from pipeline.extract.compute import ClipEnd, Segment, Written
+from pipeline.extract.compute import Computed
+from pipeline.extract.decode import ClipEnd
+from pipeline.extract.lanes import ByteQueue
 from pipeline.extract.plan import PlannedClip
+from pipeline.extract.result import Result
 from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter
+from pipeline.supervisor import Notes
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Result:
-    """What a run did."""
+OnProgress = Callable[[int, int, int], None]  # clips, frames and bytes finished since the last call
 
-    num_frames: int = 0
-    num_clips: int = 0
-    num_batches: int = 0
-    seconds: float = 0.0
-    num_quarantined: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # what may pass: clip id -> error
+_AHEAD_BYTES = 128 << 20  # rows that may wait; what waits is still written when a run is interrupted
 
 
 class Writer:
@@ -39,17 +31,22 @@ class Writer:
         journal: Journal,
         forward_digest: str,
         result: Result,
-        on_progress: Callable[[int, int], None],
+        on_progress: OnProgress,
+        notes: Notes,
     ) -> None:
         self._writers = writers
         self._journal = journal
         self._forward_digest = forward_digest
         self._result = result
         self._on_progress = on_progress
-        self._queue: queue.Queue[list[Written] | None] = queue.Queue(maxsize=4)
+        self._notes = notes
+        self._lane = result.lanes["write"]
+        self._queue: ByteQueue[Computed | ClipEnd] = ByteQueue(
+            _AHEAD_BYTES, producer=result.lanes["compute"], consumer=self._lane
+        )
         self._error: BaseException | None = None
         # One segment a clip is held back: only the next one, or the end, tells whether it is the last.
-        self._held: dict[bytes, tuple[Segment, dict[str, np.ndarray[Any, Any]]]] = {}
+        self._held: dict[bytes, Computed] = {}
         self._num_frames: Counter[bytes] = Counter()
         self._thread = threading.Thread(target=self._work, name="write", daemon=True)
 
@@ -58,58 +55,63 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
-        self._queue.put(None)
+        self._queue.close()
         self._thread.join()
         if self._error and kind is None:
             raise self._error
 
-    def put(self, items: list[Written]) -> None:
-        if self._error:
-            raise self._error
-        if items:
-            self._queue.put(items)
+    def put(self, items: Sequence[Computed | ClipEnd]) -> None:
+        for item in items:
+            size_bytes = _size_bytes(item) if isinstance(item, Computed) else 0
+            if not self._queue.put(item, size_bytes=size_bytes) and self._error:
+                raise self._error
 
     def _work(self) -> None:
-        while (items := self._queue.get()) is not None:
-            if self._error:
-                continue  # drain: the producer must never block on a dead writer
-            try:
-                for item in items:
-                    self._write(item)
-            except BaseException as error:
-                self._error = error
+        try:
+            while (item := self._queue.get()) is not None:
+                with self._lane.busy():
+                    if isinstance(item, ClipEnd):
+                        self._end(item)
+                    else:
+                        self._hold(item)
+        except BaseException as error:
+            self._error = error
+            self._queue.close()
 
-    def _write(self, item: Written) -> None:
-        if isinstance(item, ClipEnd):
-            self._end(item)
-            return
-        key = item[0].clip.key
+    def _hold(self, item: Computed) -> None:
+        key = item.segment.clip.key
         if held := self._held.get(key):
-            self._append(*held, final=False)
+            self._append(held, final=False)
         self._held[key] = item
-        self._num_frames[key] += len(item[0].frame_seconds)
-        self._on_progress(0, len(item[0].frame_seconds))
+        num_frames, num_bytes = len(item.segment.frame_seconds), _size_bytes(item)
+        self._num_frames[key] += num_frames
+        self._result.num_bytes += num_bytes
+        self._on_progress(0, num_frames, num_bytes)
 
-    def _append(self, segment: Segment, rows: dict[str, np.ndarray[Any, Any]], *, final: bool) -> None:
-        for tap, values in rows.items():
-            self._writers[tap].append(_source(segment.clip), values, segment.frame_seconds, final=final)
+    def _append(self, item: Computed, *, final: bool) -> None:
+        segment = item.segment
+        for tap, rows in item.rows.items():
+            self._writers[tap].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
 
     def _end(self, end: ClipEnd) -> None:
         clip = end.clip
         held = self._held.pop(clip.key, None)
         error = end.error
         num_frames = self._num_frames.pop(clip.key, 0)
+        if clip.keep_damaged and held is not None and isinstance(error, DecodeError):
+            error = None
         if error is None and held is None:
             error = DecodeError(f"{clip.clip.sources[0]}: no frame in the clip's time range.")
         if error is None and held is not None:
-            self._append(*held, final=True)
+            self._append(held, final=True)
             self._result.num_clips += 1
             self._result.num_frames += num_frames
         else:
             for tap in clip.taps:
                 self._writers[tap].drop(_source(clip))
             self._fail(clip, error)
-        self._on_progress(1, 0)
+        self._notes.done(clip.key)
+        self._on_progress(1, 0, 0)
 
     def _fail(self, clip: PlannedClip, error: Exception | None) -> None:
         clip_id, source = clip.clip.clip_id, "|".join(clip.clip.sources)
@@ -120,8 +122,9 @@ class Writer:
             self._result.num_quarantined += 1
             log.warning("Clip %s is quarantined: %s", clip_id, error)
         elif isinstance(error, OSError | MemoryError | TimeoutError):
-            self._result.failed[clip_id] = str(error)
-            log.error("Clip %s could not be read: %s", clip_id, error)
+            reason = "out of memory" if isinstance(error, MemoryError) else str(error)
+            self._result.failed[clip_id] = reason
+            log.error("Clip %s could not be read: %s", clip_id, reason)
         else:
             assert error is not None
             raise error
@@ -129,3 +132,7 @@ class Writer:
 
 def _source(clip: PlannedClip) -> ClipSource:
     return ClipSource(clip.key, clip.clip.clip_id, "|".join(clip.clip.sources))
+
+
+def _size_bytes(item: Computed) -> int:
+    return sum(rows.nbytes for rows in item.rows.values())

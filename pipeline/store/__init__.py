@@ -5,7 +5,7 @@ from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, store
 from pipeline.store.layout import Layout, StoreConfig
 from pipeline.store.reader import FeatureView, open_view
 from pipeline.store.records import ClipSource, Record, read_record
-from pipeline.store.repack import repack
+from pipeline.store.repack import repack, repackable_contracts, repackable_keys
 from pipeline.store.shards import ShardWriter, committing
 from pipeline.store.view import TapView, publish
 
@@ -27,6 +27,8 @@ __all__ = [
     "publish",
     "read_record",
     "repack",
+    "repackable_contracts",
+    "repackable_keys",
     "stored_clips",
     "stored_keys",
 ]

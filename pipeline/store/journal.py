@@ -4,6 +4,7 @@
   format.json
   digests.arrow                          content digests of source files
   locks/<forward digest>.lock            one extraction per forward contract at a time
+  locks/<forward digest>.writers.lock    shared by its Dask workers
   quarantine/<forward digest>/<key>.clip clips whose bytes the decoder rejected
   contracts/<contract digest>/
     contract.json
@@ -59,22 +60,24 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A clip that the decoder rejected."""
+    """A clip that the decoder rejected, or that crashed it."""
 
     clip_id: str
     source: str
     reason: str
-    num_recovered: int
+    num_recovered: int  # frames that could be decoded before it failed
 
 
 class Journal:
-    """Opens the journal at `path`, or creates it."""
+    """Opens the journal at `path`, or creates it; to be only looked at, it is not created."""
 
-    def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
         marker = path / "format.json"
         if not marker.exists():
+            if not create:
+                return
+            path.mkdir(parents=True, exist_ok=True)
             write_atomically(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
         try:
             version = int(json.loads(marker.read_bytes())["format_version"])
@@ -135,6 +138,19 @@ class Journal:
         ):
             yield
 
+    @contextlib.contextmanager
+    def writing(self, forward_digest: str) -> Iterator[None]:
+        """Write shards, or be about to, on behalf of the process that holds the lock of a forward contract.
+
+        Any number of processes may. One that outlives the lock's holder keeps `sweep` and `exclusive` out.
+        """
+        locks = self.path / "locks"
+        with (
+            file_lock(locks / "journal.lock", on_wait=_say_waiting, shared=True),
+            file_lock(self._writers_lock(forward_digest), on_wait=_say_waiting, shared=True),
+        ):
+            yield
+
     def exclusive(self, *, on_wait: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
         """Hold the journal while no extraction runs, to remove things from it."""
         return file_lock(self.path / "locks/journal.lock", on_wait=on_wait)
@@ -142,16 +158,18 @@ class Journal:
     def sweep(self, contract: FeatureContract, layout: Layout) -> None:
         """Remove what a killed extraction left: unfinished files, and shards without a record.
 
-        The caller holds the lock.
+        The caller holds the lock. Waits for writers that have outlived an earlier holder.
         """
+        forward_digest = contract.forward_digest()
         directory = self.directory(contract, layout)
-        records = {path.stem for path in directory.glob(f"*{RECORD_SUFFIX}")}
-        for path in directory.iterdir():
-            if path.stem not in records:
-                path.unlink()
-        for folder in (directory.parent, self._quarantine_folder(contract.forward_digest())):
-            for path in folder.glob(".*.partial-*"):
-                path.unlink()
+        with file_lock(self._writers_lock(forward_digest), on_wait=_say_waiting):
+            records = {path.stem for path in directory.glob(f"*{RECORD_SUFFIX}")}
+            for path in directory.iterdir():
+                if path.stem not in records:
+                    path.unlink()
+            for folder in (directory.parent, self._quarantine_folder(forward_digest)):
+                for path in folder.glob(".*.partial-*"):
+                    path.unlink()
 
     def quarantine(self, forward_digest: str, key: bytes, clip: Quarantined) -> None:
         folder = self._quarantine_folder(forward_digest)
@@ -172,6 +190,15 @@ class Journal:
             found[bytes.fromhex(path.stem)] = Quarantined(**table.to_pylist()[0])
         return found
 
+    def forgive(self, forward_digest: str, keys: Iterable[bytes]) -> int:
+        """Forget that these clips were rejected; how many were."""
+        folder = self._quarantine_folder(forward_digest)
+        paths = [folder / f"{key.hex()}{QUARANTINE_SUFFIX}" for key in keys]
+        present = [path for path in paths if path.exists()]
+        for path in present:
+            path.unlink()
+        return len(present)
+
     def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
         """Take over a shard from elsewhere (a view, DVC's cache): linked or copied, then its record written.
 
@@ -186,11 +213,18 @@ class Journal:
         write_atomically(directory / record.record_name, record_data)
         return True
 
+    def _writers_lock(self, forward_digest: str) -> Path:
+        return self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.writers.lock"
+
     def _quarantine_folder(self, forward_digest: str) -> Path:
         return self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
 
     def _contract_folder(self, contract: FeatureContract) -> Path:
         return self.path / "contracts" / contract.digest()[:_NAME_LENGTH]
+
+
+def _say_waiting(holder: str) -> None:
+    log.warning("Waiting for a writer of this journal: %s.", holder)
 
 
 def read_contract(path: Path) -> FeatureContract:

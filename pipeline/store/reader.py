@@ -61,9 +61,14 @@ class FeatureView:
         try:
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(
-                f"No features at {self.path}. Run `dvc repro extract` to make them, or `dvc pull`."
-            ) from None
+            others = sorted(index.parent.name for index in self.path.parent.glob(f"*/{INDEX_NAME}"))
+            remedy = (
+                f"There are {', '.join(others)}: set train.tap to one of them, or add {self.path.name!r} to"
+                " extract.taps and run `dvc repro`."
+                if others
+                else "Run `dvc repro extract` to make them, or `dvc pull`."
+            )
+            raise StoreError(f"No features at {self.path}. {remedy}") from None
         self._closer.callback(os.close, folder)
         return folder
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.store.journal import Journal, Span, StoredClip, stored_clips
+from pipeline.store.journal import Journal, Span, StoredClip, stored_clips, stored_keys
 from pipeline.store.layout import Layout
 from pipeline.store.records import ClipSource, Record
 from pipeline.store.rows import ShardRows
@@ -64,16 +64,28 @@ def repack(
     return num_clips
 
 
+def repackable_keys(journal: Journal, contract: FeatureContract, layout: Layout) -> set[bytes]:
+    """The clips that `repack` has the features of."""
+    found: set[bytes] = set()
+    for source_contract, source_layout in _sources(journal, contract, layout):
+        found |= stored_keys(journal.records(source_contract, source_layout).values())
+    return found
+
+
+def repackable_contracts(contract: FeatureContract) -> list[FeatureContract]:
+    """Whose features serve for those of `contract`: its own, and those in more bits."""
+    if contract.dtype == "float16":
+        return [contract, contract.model_copy(update={"dtype": "float32"})]
+    return [contract]
+
+
 def _sources(
     journal: Journal, contract: FeatureContract, layout: Layout
 ) -> list[tuple[FeatureContract, Layout]]:
     """Where the same features may be, those of the same dtype first."""
-    contracts = [contract]
-    if contract.dtype == "float16":
-        contracts.append(contract.model_copy(update={"dtype": "float32"}))
     return [
         (source, other)
-        for source in contracts
+        for source in repackable_contracts(contract)
         for other in journal.layouts(source)
         if (source, other) != (contract, layout)
     ]

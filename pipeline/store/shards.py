@@ -82,10 +82,26 @@ class ShardWriter:
         *,
         final: bool,
     ) -> None:
-        """Add rows (T, C, H, W) of the layout's dtype and their times (T,); `final` ends the clip."""
+        """Add rows (T, C, H, W) of the layout's dtype and their times (T,); `final` ends the clip.
+
+        What fails in the middle of it drops the open shard, whose state nobody knows.
+        """
         assert rows.shape[1:] == self._layout.row_shape, (rows.shape, self._layout)
         assert rows.dtype == self._layout.dtype, (rows.dtype, self._layout)
-        rows = np.ascontiguousarray(rows)
+        try:
+            self._append(clip, np.ascontiguousarray(rows), frame_seconds, final=final)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _append(
+        self,
+        clip: ClipSource,
+        rows: np.ndarray[Any, Any],
+        frame_seconds: np.ndarray[Any, Any],
+        *,
+        final: bool,
+    ) -> None:
         while len(rows):
             shard = self._shard or self._open()
             count = min(len(rows), self._layout.rows_per_shard - shard.num_rows)
@@ -112,7 +128,11 @@ class ShardWriter:
         if self._shard is None or not self._shard.spans:
             self.abandon()
             return
-        record = self._seal(self._shard)
+        try:
+            record = self._seal(self._shard)
+        except BaseException:
+            self.abandon()
+            raise
         for span in self._shard.spans:
             if span.final:
                 self._continued.pop(span.clip.key, None)
@@ -143,6 +163,13 @@ class ShardWriter:
         sync_directory(self.directory)
         write_atomically(self.directory / record.record_name, record.to_bytes())
         return record
+
+    def commit_complete(self) -> None:
+        """Commit the clips that are complete, forget the others: nothing more will be appended."""
+        if self._shard:
+            complete = {span.clip.key for span in self._shard.spans if span.final}
+            self._shard.spans = [span for span in self._shard.spans if span.clip.key in complete]
+        self.commit()
 
     def abandon(self) -> None:
         """Drop what is not committed."""
@@ -197,15 +224,17 @@ class ShardWriter:
 
 @contextmanager
 def committing(*writers: ShardWriter) -> Iterator[None]:
-    """Commit the writers when the block ends well, drop their open shards when it does not.
+    """Commit the clips that are complete when the block ends, also by an error or an interrupt.
 
-    Raises DiskFullError when the block finds no space to write.
+    A shard whose writing failed is dropped. Raises DiskFullError when there is no space to write.
     """
     try:
         with naming_full_disk(writers[0].directory):
-            yield
-            for writer in writers:
-                writer.commit()
+            try:
+                yield
+            finally:
+                for writer in writers:
+                    writer.commit_complete()
     finally:
         for writer in writers:
             writer.abandon()

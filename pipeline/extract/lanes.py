@@ -1,0 +1,96 @@
+"""Lanes: the kinds of work of a run that go on side by side, what each costs, and the queues between."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar, get_args
+
+T = TypeVar("T")
+
+LaneName = Literal["decode", "to_device", "compute", "to_host", "write"]
+
+_adding = threading.Lock()
+
+
+@dataclass
+class Lane:
+    """Seconds of one kind of work, summed over its threads: busy, starved of input, blocked by the next."""
+
+    num_threads: int = 1
+    busy_seconds: float = 0.0
+    starved_seconds: float = 0.0
+    blocked_seconds: float = 0.0
+
+    def add(self, *, busy: float = 0.0, starved: float = 0.0, blocked: float = 0.0) -> None:
+        with _adding:
+            self.busy_seconds += busy
+            self.starved_seconds += starved
+            self.blocked_seconds += blocked
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(busy=time.monotonic() - started)
+
+
+Lanes = dict[LaneName, Lane]
+
+
+def make_lanes(*, num_decoders: int) -> Lanes:
+    return {name: Lane(num_decoders if name == "decode" else 1) for name in get_args(LaneName)}
+
+
+class ByteQueue(Generic[T]):
+    """First in, first out between two lanes, bounded by bytes and not by items: frames differ in size.
+
+    An item that is larger than the bound passes when the queue is empty.
+    """
+
+    def __init__(self, limit_bytes: int, *, producer: Lane, consumer: Lane) -> None:
+        self._limit_bytes = limit_bytes
+        self._producer = producer
+        self._consumer = consumer
+        self._items: deque[tuple[T, int]] = deque()
+        self._size_bytes = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, item: T, *, size_bytes: int) -> bool:
+        """Wait for room; False, and the item is dropped, when the queue is closed."""
+        started = time.monotonic()
+        with self._changed:
+            while not self._closed and self._items and self._size_bytes + size_bytes > self._limit_bytes:
+                self._changed.wait()
+            if not self._closed:
+                self._items.append((item, size_bytes))
+                self._size_bytes += size_bytes
+                self._changed.notify_all()
+            accepted = not self._closed
+        self._producer.add(blocked=time.monotonic() - started)
+        return accepted
+
+    def get(self) -> T | None:
+        """Wait for an item; None when the queue is closed and empty."""
+        started = time.monotonic()
+        with self._changed:
+            while not self._closed and not self._items:
+                self._changed.wait()
+            item = None
+            if self._items:
+                item, size_bytes = self._items.popleft()
+                self._size_bytes -= size_bytes
+                self._changed.notify_all()
+        self._consumer.add(starved=time.monotonic() - started)
+        return item
+
+    def close(self) -> None:
+        """Take no more items; those that are in can still be got."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
