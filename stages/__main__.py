@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-_NOT_STAGES = {"__init__", "__main__", "console", "params", "adoption", "dvc_cache"}
+_NOT_STAGES = {"__init__", "__main__", "console", "params", "adoption", "dvc_cache", "extraction"}
 
 
 def main() -> None:

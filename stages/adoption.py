@@ -4,24 +4,45 @@
 extraction runs. So the files are looked up in DVC's cache, by the hash that dvc.lock has of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.store import Journal
-from pipeline.store.records import RECORD_SUFFIX
+from pipeline.contract import FeatureContract
+from pipeline.store import Journal, repackable_contracts, stored_keys
+from pipeline.store.records import RECORD_SUFFIX, parse_record
 from pipeline.store.view import INDEX_NAME, RECORDS_NAME, index_shards
 from stages.dvc_cache import tracked_files
 
 
 def adopt_view(journal: Journal, *, path: Path) -> int:
     """Take over the shards of the view `path`, or of what dvc.lock names there; how many."""
-    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
-    return adopt_files(journal, files or tracked_files(path))
+    return adopt_files(journal, _view_files(path))
+
+
+def adoptable_keys(path: Path, contracts: Sequence[FeatureContract]) -> dict[str, set[bytes]]:
+    """By tap, the clips of which `adopt_view` would take over features that serve these contracts."""
+    records = [parse_record(data, path=shard) for data, shard, _ in _shards(_view_files(path))]
+    return {
+        contract.tap: stored_keys(
+            record for record in records if record.contract in repackable_contracts(contract)
+        )
+        for contract in contracts
+    }
 
 
 def adopt_files(journal: Journal, files: Mapping[str, Path]) -> int:
     """Take over the shards of a view given as {path inside the view: file}; how many were new."""
-    num_adopted = 0
+    return sum(journal.adopt(data, shard, origin=origin) for data, shard, origin in _shards(files))
+
+
+def _view_files(path: Path) -> Mapping[str, Path]:
+    """{path inside the view: file} of the view `path`, or of what dvc.lock names there."""
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    return files or tracked_files(path)
+
+
+def _shards(files: Mapping[str, Path]) -> Iterator[tuple[bytes, Path, str]]:
+    """(record, the shard's file, the record's file) of every shard whose files are there."""
     for name, file in files.items():
         tap, _, rest = name.partition("/")
         if rest != INDEX_NAME:
@@ -33,5 +54,4 @@ def adopt_files(journal: Journal, files: Mapping[str, Path]) -> int:
             data = record_file.read_bytes()
             shard = files.get(f"{tap}/{shard_name}")
             if shard is not None and shard.exists():
-                num_adopted += journal.adopt(data, shard, origin=str(record_file))
-    return num_adopted
+                yield data, shard, str(record_file)

@@ -1,8 +1,8 @@
-"""What every stage does around its work: log lines that respect progress bars, errors as one message."""
+"""What every stage does around its work: log lines beside progress bars, tables, errors as one message."""
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -15,10 +15,20 @@ class _Handler(logging.Handler):
         tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
 
 
+def print_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Aligned columns under the names of the first row; all rows have the same."""
+    if not rows:
+        return
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage; exit with 1 and the message for an error that the user can mend."""
     logging.basicConfig(level=logging.INFO, handlers=[_Handler()], force=True)
-    for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib"):
+    for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         main()

@@ -96,7 +96,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([_to_json(each) for each in sets], indent=1))
     elif sets:
-        _print_table([_to_row(each, arguments.view) for each in sets])
+        console.print_table([_to_row(each, arguments.view) for each in sets])
     else:
         print("No features yet: `dvc repro extract` makes them.")
 
@@ -205,7 +205,7 @@ def _print_garbage(garbage: Garbage) -> None:
     def total(shards: Sequence[Shard]) -> str:
         return f"{len(shards)} shards, {_size(sum(shard.size_bytes for shard in shards))}"
 
-    _print_table(
+    console.print_table(
         [
             {
                 "arch": each.contract.arch,
@@ -250,15 +250,6 @@ def _existing_journal() -> Journal:
 
 def _progress(checks: Sequence[Check]) -> "tqdm[NoReturn]":
     return tqdm(total=size_bytes(checks), unit="B", unit_scale=True, unit_divisor=1024, desc="verify")
-
-
-def _print_table(rows: Sequence[dict[str, str]]) -> None:
-    if not rows:
-        return
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _size(num_bytes: int) -> str:

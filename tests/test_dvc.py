@@ -206,7 +206,7 @@ def flaky(path, *args, **kwargs):
     if str(path).endswith("clip2.mp4") and os.environ.get("FLAKY"):
         raise OSError(errno.EIO, "Input/output error", str(path))
     return real(path, *args, **kwargs)
-if "stages.extract" in sys.orig_argv:
+if "stages.extraction" in sys.orig_argv:
     builtins.open = flaky
 """
 

@@ -1,15 +1,18 @@
 """The plan: which clips must be computed, and why."""
 
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.extract.config import Target
+from pipeline.errors import DecodeError
+from pipeline.extract.config import Damaged, Target
 from pipeline.files import combined_digest
 from pipeline.frames import source_files
 from pipeline.manifest import Clip
-from pipeline.store import DigestCache, Journal, stored_keys
+from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class PlannedClip:
     key: bytes
     reason: str
     taps: tuple[str, ...]
+    keep_damaged: bool = False  # it is known to be damaged: what can be decoded of it is its features
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class Plan:
     num_unchanged: int
     num_quarantined: int  # known from before
     unreadable: Mapping[str, str]  # clip id -> the error that reading its source gave
+    num_to_copy: int = 0  # only with `copies`
 
     def summary(self) -> str:
         """E.g. `1 new, 320 unchanged`."""
         reasons = Counter(clip.reason for clip in self.to_extract)
         parts = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
         parts.append(f"{self.num_unchanged} unchanged")
+        if self.num_to_copy:
+            parts.append(f"{self.num_to_copy} to copy from another layout or from DVC")
         if self.num_quarantined:
             parts.append(f"{self.num_quarantined} quarantined before")
         if self.unreadable:
@@ -45,16 +52,28 @@ class Plan:
 
 
 def plan(
-    clips: Sequence[Clip], *, root: Path, targets: Sequence[Target], journal: Journal, digests: DigestCache
+    clips: Sequence[Clip],
+    *,
+    root: Path,
+    targets: Sequence[Target],
+    journal: Journal,
+    digests: DigestCache,
+    damaged: Damaged = "drop",
+    min_frames: int = 1,
+    copies: Mapping[str, AbstractSet[bytes]] | None = None,
 ) -> Plan:
-    """Compare the manifest's clips with the journal: what must be computed, and why."""
+    """Compare the manifest's clips with the journal: what must be computed, and why.
+
+    `copies` has, by tap, the keys of features that lie elsewhere and are copied before anything is
+    computed. Digests that were learnt are for the caller to save.
+    """
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
     rejected = journal.quarantined(forward_digest)
     keys: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
     missing: dict[bytes, tuple[Clip, tuple[str, ...]]] = {}
-    num_unchanged = num_quarantined = 0
+    num_unchanged = num_quarantined = num_to_copy = 0
     for clip in clips:
         try:
             key = clip_key(clip, root=root, digests=digests)
@@ -62,20 +81,44 @@ def plan(
             unreadable[clip.clip_id] = str(error)
             continue
         keys[clip.clip_id] = key
-        taps = [tap for tap, known in stored.items() if key not in known]
+        usable = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
+        taps = [tap for tap, known in stored.items() if (usable or key) not in known]
         if not taps:
             num_unchanged += 1
-        elif key in rejected:
+        elif usable is None:
             num_quarantined += 1
+        elif copies and all(usable in copies[tap] for tap in taps):
+            num_to_copy += 1
         else:
-            missing.setdefault(key, (clip, tuple(taps)))
-    digests.save()
+            missing.setdefault(usable, (clip, tuple(taps)))
     reason = _reasons(journal, targets) if missing else None
     to_extract = tuple(
-        PlannedClip(clip, key, reason(clip.clip_id, taps) if reason else "new", taps)
+        PlannedClip(clip, key, "damaged, kept", taps, keep_damaged=True)
+        if key != keys[clip.clip_id]
+        else PlannedClip(clip, key, reason(clip.clip_id, taps) if reason else "new", taps)
         for key, (clip, taps) in missing.items()
     )
-    return Plan(keys, to_extract, num_unchanged, num_quarantined, unreadable)
+    return Plan(keys, to_extract, num_unchanged, num_quarantined, unreadable, num_to_copy)
+
+
+def usable_key(
+    key: bytes, rejected: Mapping[bytes, Quarantined], *, damaged: Damaged, min_frames: int
+) -> bytes | None:
+    """Under which key a clip's features are, or will be; None when it is left out.
+
+    What was decoded of a damaged clip has a key of its own: under its clip's key everything is whole.
+    """
+    if key not in rejected:
+        return key
+    if damaged == "drop" or rejected[key].num_recovered < min_frames:
+        return None
+    kept = damaged_key(key)
+    return None if kept in rejected else kept
+
+
+def damaged_key(key: bytes) -> bytes:
+    """Under which key that is which was decoded of a damaged clip."""
+    return combined_digest([key], extra="damaged")
 
 
 def clip_key(clip: Clip, *, root: Path, digests: DigestCache) -> bytes:
@@ -93,7 +136,24 @@ def _contents(source: str, digests: DigestCache) -> list[bytes]:
     try:
         return [digests.digest(source)]
     except IsADirectoryError:
-        return [digests.digest(file) for file in source_files(Path(source))]
+        return [digests.digest(file) for file in _images(source)]
+
+
+def _images(folder: str) -> tuple[Path, ...]:
+    try:
+        return source_files(Path(folder))
+    except DecodeError:  # a folder without images is a clip that the decoder rejects
+        return ()
+
+
+def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
+    """Every file that `plan` digests."""
+    for source in dict.fromkeys(source for clip in clips for source in clip.sources):
+        path = f"{root}/{source}"
+        if os.path.isdir(path):  # noqa: PTH112 - a million calls
+            yield from map(str, _images(path))
+        else:
+            yield path
 
 
 def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, tuple[str, ...]], str]:

@@ -1,0 +1,185 @@
+"""What goes wrong in extraction, in the real stage under the real DVC: crashes, hangs, signals, bad clips."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import open_view
+from tests.media import write_video
+from tests.project import NAMES, Project
+
+# Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says.
+FAULTY_DECODER = """
+import os, sys
+if "stages.extraction" in sys.orig_argv and os.environ.get("FAULTS"):
+    import ctypes, json, pathlib, signal, time
+    import av
+    faults = json.loads(os.environ["FAULTS"])
+    real_open = av.open
+    def open_(file, *args, **kwargs):
+        match faults.get(pathlib.Path(str(file)).stem):
+            case "crash":
+                ctypes.string_at(0)
+            case "hang":  # in C, with the interpreter's lock held
+                ctypes.PyDLL(None).sleep(600)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "memory":
+                bytearray(1 << 62)
+            case "slow":
+                time.sleep(0.5)
+            case "wait":
+                time.sleep(600)
+        return real_open(file, *args, **kwargs)
+    av.open = open_
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> dict[str, str]:
+    """The environment in which FAULTS works."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(FAULTY_DECODER)
+    return {"PYTHONPATH": str(tmp_path / "site")}
+
+
+@pytest.fixture
+def fresh(project: Project) -> Project:
+    """A project whose clips have no features in the way that is asked for now."""
+    project.set({"extract.sampling": {"max_frames": 1000}})
+    return project
+
+
+def plan_of(output: str) -> str:
+    plan = re.findall(r"Plan: (.*)\.", output)[-1]
+    return plan.replace("sampling changed: all -> {'max_frames': 1000}", "to compute")
+
+
+def quarantine(project: Project) -> dict[str, dict[str, str]]:
+    with (project.path / "features/quarantine.csv").open(newline="") as file:
+        return {row.pop("clip_id"): row for row in csv.DictReader(file)}
+
+
+def clip_ids(project: Project) -> list[str]:
+    with open_view(project.path / "features/layer4") as view:
+        return view.clip_ids()
+
+
+@pytest.mark.timeout(600)  # ten processes, each of which imports torch
+def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_next_run(
+    fresh: Project, faulty: dict[str, str]
+) -> None:
+    project = fresh
+    project.set({"extract.stall_seconds": 5, "extract.num_decoders": 2})
+    (project.videos / "clip5.mp4").write_bytes(b"not a video" * 100)
+    faults = {"clip1": "crash", "clip2": "hang", "clip3": "killed", "clip4": "memory"}
+    output = project.dvc("repro", "extract", check=False, **faulty, FAULTS=json.dumps(faults))
+    assert "3 clips failed, and may not fail again" in output
+    assert "  clip2: the run made no progress for 5 s on this clip alone" in output
+    assert "  clip3: the run was killed (SIGKILL, as for want of memory) on this clip alone" in output
+    assert "  clip4: out of memory" in output
+    assert not (project.path / "features").exists()
+
+    output = project.dvc("repro", "extract")  # whatever it was has passed
+    assert plan_of(output) == "3 to compute, 3 unchanged, 2 quarantined before"
+    assert clip_ids(project) == ["clip0", "clip2", "clip3", "clip4", "clip6", "clip7"]
+    found = quarantine(project)
+    assert found["clip1"] == {
+        "source": "clip1.mp4",
+        "reason": "the run crashed (SIGSEGV) on this clip alone",
+        "num_recovered": "0",
+        "policy": "drop",
+    }
+    assert found["clip5"]["reason"].startswith("videos/clip5.mp4 can't be decoded")
+
+    output = project.run("python", "-m", "stages.extract", "--retry-quarantined")
+    assert "Trying 2 quarantined clips again." in output
+    assert plan_of(output) == "2 to compute, 6 unchanged"
+    assert clip_ids(project) == [name for name in NAMES if name != "clip5"]
+    assert list(quarantine(project)) == ["clip5"]
+
+
+@pytest.mark.parametrize("command", ["dvc repro extract", "python -m stages.extract"])
+def test_an_interrupted_run_commits_what_is_complete_and_the_next_one_goes_on(
+    fresh: Project, faulty: dict[str, str], command: str
+) -> None:
+    project = fresh
+    under_dvc = command.startswith("dvc")
+    faults = dict.fromkeys(NAMES, "slow") | {"clip6": "wait"}
+    with subprocess.Popen(
+        command.split(),
+        cwd=project.path,
+        env={**project.environment, **faulty, "FAULTS": json.dumps(faults)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        seen = b""
+        while not re.search(rb" [1-5]/8 ", seen):  # clips computed; none is committed
+            more = os.read(process.stdout.fileno(), 1024)
+            assert more, seen
+            seen += more
+        assert not list(project.path.glob(".framecache/**/*.record"))
+        if under_dvc:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+        else:
+            process.terminate()  # as a batch system does
+        rest, _ = process.communicate(timeout=60)
+    output = (seen + rest).decode()
+    assert "What was committed is kept: run the same command to go on." in output
+    assert "Traceback" not in output
+    if under_dvc:
+        assert "exited with 130" in output
+    else:
+        assert process.returncode == 143
+    output = project.run("python", "-m", "stages.extract")
+    assert re.fullmatch(r"[3-7] to compute, [1-5] unchanged", plan_of(output))
+    assert clip_ids(project) == NAMES
+
+
+def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_again(project: Project) -> None:
+    damaged = write_video(project.videos / "clip3.mp4", num_frames=60)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[: len(data) // 2] + bytes(300) + data[len(data) // 2 + 300 :])
+    (project.videos / "clip4.mp4").write_bytes(b"")
+    project.add_video("clip5", num_frames=2)
+    project.set({"extract.damaged": "keep", "extract.min_frames": 3, "extract.max_failed_share": 0.1})
+    output = project.dvc("repro", "extract", check=False)
+    assert plan_of(output) == "3 source changed, 5 unchanged"
+    assert "2 of 8 clips can't be used, more than extract.max_failed_share (0.1) allows" in output
+    assert not (project.path / "features").exists()
+
+    project.set({"extract.max_failed_share": 0.25})
+    output = project.dvc("repro", "extract")
+    assert plan_of(output) == "7 unchanged, 1 quarantined before"
+    found = quarantine(project)
+    assert [(name, row["policy"]) for name, row in found.items()] == [
+        ("clip3", "keep"),
+        ("clip4", "drop"),
+        ("clip5", "drop"),
+    ]
+    assert found["clip4"]["num_recovered"] == "0"
+    assert found["clip5"]["reason"] == "2 frames, fewer than min_frames (3)"
+    num_kept = int(found["clip3"]["num_recovered"])
+    assert 0 < num_kept < 60
+    with open_view(project.path / "features/layer4") as view:
+        assert view.clip_ids() == ["clip0", "clip1", "clip2", "clip3", "clip6", "clip7"]
+        assert len(view.read("clip3")) == num_kept
+    report = json.loads((project.path / "metrics/extract.json").read_text())
+    assert (report["clips_with_features"], report["clips_left_out"], report["clips_damaged_kept"]) == (
+        6,
+        2,
+        1,
+    )
+
+    project.set({"extract.damaged": "drop", "extract.min_frames": 1})
+    output = project.dvc("repro", "extract")
+    assert plan_of(output) == "6 unchanged, 2 quarantined before"
+    assert clip_ids(project) == ["clip0", "clip1", "clip2", "clip5", "clip6", "clip7"]

@@ -1,0 +1,81 @@
+"""The plan, and `--plan`, which tells of a run without doing anything."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.extract import damaged_key
+from pipeline.extract.plan import usable_key
+from pipeline.store import Quarantined
+from stages.extraction import show_plan
+from tests.project import NAMES, Project
+
+KEY = b"k" * 16
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every file and folder with its inode, size and time of change."""
+    stats = {str(path): path.lstat() for path in sorted(folder.rglob("*"))}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def plan_text(project: Project, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `--plan` prints; it must change nothing."""
+    before = tree(project.path)
+    show_plan()
+    assert tree(project.path) == before
+    return capsys.readouterr().out
+
+
+def test_plan_tells_what_a_run_would_do_and_writes_nothing(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert plan_text(project, capsys) == "Clips: 8 unchanged.\nNothing to compute.\n"
+
+    project.add_video("clip3", num_frames=7, first_index=999)
+    project.add_video("added", num_frames=9)
+    project.write_manifest([*NAMES, "added"])
+    text = plan_text(project, capsys)
+    assert "Clips: 1 new, 1 source changed, 7 unchanged.\n" in text
+    assert "Frames: 16, counted in 2 of 2 clips.\n" in text
+    assert f"features/layer4: {16 * 512 * 2 / 1000:.3g} kB more, before compression.\n" in text
+    assert re.search(r"Time: about 0:00:\d\d on cpu: a decoder gives \d+ frames/s, the network \d+", text)
+
+    # Another layout is copied; so is what only the published features have: the journal is gone.
+    project.set({"extract.store.codec": "lz4"})
+    assert "1 new, 1 source changed, 0 unchanged, 7 to copy" in plan_text(project, capsys)
+    shutil.rmtree(project.path / ".framecache")
+    assert "2 new, 0 unchanged, 7 to copy" in plan_text(project, capsys)
+
+    project.set({"extract.sampling": {"count": 2}})
+    text = plan_text(project, capsys)
+    assert "Clips: 9 new, 0 unchanged.\n" in text
+    assert "Frames: 18, counted in 9 of 9 clips.\n" in text
+
+
+@pytest.mark.parametrize(
+    ("damaged", "min_frames", "num_recovered", "expected"),
+    [
+        ("drop", 1, 9, None),
+        ("keep", 1, 9, damaged_key(KEY)),
+        ("keep", 1, 0, None),
+        ("keep", 10, 9, None),
+    ],
+)
+def test_what_is_kept_of_a_damaged_clip_has_a_key_of_its_own(
+    damaged: str, min_frames: int, num_recovered: int, expected: bytes | None
+) -> None:
+    rejected = {KEY: Quarantined("clip", "clip.mp4", "damaged", num_recovered)}
+    found = usable_key(KEY, rejected, damaged=damaged, min_frames=min_frames)  # type: ignore[arg-type]
+    assert found == expected
+    assert usable_key(b"o" * 16, rejected, damaged="drop", min_frames=1) == b"o" * 16
+
+
+def test_a_damaged_clip_that_crashes_the_decoder_when_it_is_kept_is_left_out() -> None:
+    clip = Quarantined("clip", "clip.mp4", "damaged", 9)
+    rejected = {KEY: clip, damaged_key(KEY): clip}
+    assert usable_key(KEY, rejected, damaged="keep", min_frames=1) is None
