@@ -1,4 +1,4 @@
-"""Stores to measure: clips of 16 maps (512, 7, 7) float16, as half-empty as a ReLU leaves them."""
+"""Stores to measure: clips of 16 maps in float16, as half-empty as a ReLU leaves them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,17 +30,19 @@ CONTRACT = FeatureContract(
 )
 
 
-def make_target(container: Container, codec: Codec = "none") -> Target:
+def make_target(
+    container: Container, codec: Codec = "none", *, row_shape: tuple[int, int, int] = ROW_SHAPE
+) -> Target:
     config = StoreConfig(format=container, codec=codec)
-    return Target(CONTRACT, Layout.of(config, row_shape=ROW_SHAPE, dtype=CONTRACT.dtype))
+    return Target(CONTRACT, Layout.of(config, row_shape=row_shape, dtype=CONTRACT.dtype))
 
 
-def make_clips(num_clips: int) -> list[np.ndarray]:
+def make_clips(num_clips: int, *, row_shape: tuple[int, int, int] = ROW_SHAPE) -> list[np.ndarray]:
     """Maps (T, C, H, W) of each clip; views of one block."""
     rng = np.random.default_rng(0)
-    block = np.empty((num_clips, *CLIP_SHAPE), np.float16)
+    block = np.empty((num_clips, NUM_FRAMES, *row_shape), np.float16)
     for clip in block:
-        clip[:] = np.maximum(rng.standard_normal(CLIP_SHAPE, np.float32), 0)
+        clip[:] = np.maximum(rng.standard_normal(clip.shape, np.float32), 0)
     return list(block)
 
 

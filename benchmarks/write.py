@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from pipeline.streaming import Loader, ResidentFeatures, channel_statistics, kee
 from pipeline.tasks import TASKS
 from pipeline.training import TrainConfig, fit
 from pipeline.weights import load_weights
-from stages.extract import make_targets, weights_path
+from stages.extraction import make_targets, weights_path
 from stages.params import CorpusConfig, load_section
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
@@ -180,15 +181,16 @@ def accuracy(view: FeatureView, clips: Sequence[Clip], folder: Path) -> list[Row
     """The recurrent model of params.yaml on the same maps in fewer bits: test accuracy over some seeds."""
     full = keep_resident(view, clips, limit_bytes=1 << 40)
     assert isinstance(full, ResidentFeatures)
+    original = full.rows.numpy()
     variants = {
-        "float32": full.rows,
-        "float16": full.rows.astype(np.float16),
-        "int8, simulated": as_int8(full.rows),
+        "float32": original,
+        "float16": original.astype(np.float16),
+        "int8, simulated": as_int8(original),
     }
     rows = []
     for name, maps in variants.items():
-        features = ResidentFeatures(full.path, full.contract, maps, full.spans)
-        error = np.linalg.norm(maps.astype(np.float32) - full.rows) / np.linalg.norm(full.rows)
+        features = replace(full, rows=torch.from_numpy(maps))
+        error = np.linalg.norm(maps.astype(np.float32) - original) / np.linalg.norm(original)
         scores = [test_accuracy(features, clips, seed=seed, folder=folder) for seed in SEEDS]
         rows.append(
             {

@@ -1,8 +1,20 @@
-"""Sequences: feature maps become steps."""
+"""Sequences: feature maps become steps.
+
+A map (C, H, W) is read as steps in one of these ways (SCANS), here with C = 2 channels a, b of 2 x 3:
+
+    a1 a2 a3    b1 b2 b3      frames     one step:   a1 a2 a3 a4 a5 a6 b1 b2 b3 b4 b5 b6
+    a4 a5 a6    b4 b5 b6      locations  six steps:  a1 b1, a2 b2, a3 b3, a4 b4, a5 b5, a6 b6
+                              rows       two steps:  a1 a2 a3 b1 b2 b3, a4 a5 a6 b4 b5 b6
+                              columns    three:      a1 a4 b1 b4, a2 a5 b2 b5, a3 a6 b3 b6
+                              channels   two:        a1 a2 a3 a4 a5 a6, b1 b2 b3 b4 b5 b6
+
+A strip is several rows (or columns) in one step: channel by channel, each in raster order.
+"""
 
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.nn import functional
 
 
 def _keep(maps: Tensor) -> Tensor:
@@ -17,21 +29,73 @@ def _maximum(maps: Tensor) -> Tensor:
     return maps.amax(dim=(-2, -1), keepdim=True)
 
 
-# Each takes maps (..., T, C, H, W) to maps of as many or fewer locations.
+# Each takes maps (..., C, H, W) to maps of as many or fewer locations.
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"flatten": _keep, "avg": _average, "max": _maximum}
 
 
-def scan_frames(maps: Tensor) -> Tensor:
-    """Each frame is a step: (..., T, C, H, W) -> (..., T, C * H * W), channel by channel, in raster order."""
-    return maps.flatten(-3)
+def _frames(maps: Tensor, _: int) -> Tensor:
+    return maps.flatten(-3).unsqueeze(-2)
 
 
-# Each takes maps (..., T, C, H, W) to a sequence (..., L, D). L is a multiple of T and the steps of a
-# frame are neighbours, so that padding frames become padding steps.
-SCANS: dict[str, Callable[[Tensor], Tensor]] = {"frames": scan_frames}
+def _locations(maps: Tensor, _: int) -> Tensor:
+    return maps.flatten(-2).transpose(-2, -1)
 
 
-def to_sequence(maps: Tensor, lengths: Tensor, *, scan: str, pooling: str) -> tuple[Tensor, Tensor]:
-    """Maps (B, T, C, H, W) of clips with `lengths` (B,) frames as steps (B, L, D), and the steps' lengths."""
-    steps = SCANS[scan](POOLINGS[pooling](maps))  # (B, L, D)
-    return steps, lengths * (steps.shape[1] // maps.shape[1])
+def _rows(maps: Tensor, _: int) -> Tensor:
+    return _horizontal_strips(maps, 1)
+
+
+def _columns(maps: Tensor, _: int) -> Tensor:
+    return _vertical_strips(maps, 1)
+
+
+def _horizontal_strips(maps: Tensor, size: int) -> Tensor:
+    maps = functional.pad(maps, (0, 0, 0, -maps.shape[-2] % size))
+    *axes, height, width = maps.shape
+    strips = maps.reshape(*axes, height // size, size, width)  # (..., C, S, size, W)
+    return strips.movedim(-3, -4).flatten(-3)
+
+
+def _vertical_strips(maps: Tensor, size: int) -> Tensor:
+    maps = functional.pad(maps, (0, -maps.shape[-1] % size))
+    *axes, width = maps.shape
+    strips = maps.reshape(*axes, width // size, size)  # (..., C, H, S, size)
+    return strips.movedim(-2, -4).flatten(-3)
+
+
+def _channels(maps: Tensor, _: int) -> Tensor:
+    return maps.flatten(-2)
+
+
+# Each takes maps (..., C, H, W), and the height or width of a strip, to the steps (..., S, D) of each map.
+SCANS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "frames": _frames,
+    "locations": _locations,
+    "rows": _rows,
+    "columns": _columns,
+    "horizontal_strips": _horizontal_strips,
+    "vertical_strips": _vertical_strips,
+    "channels": _channels,
+}
+
+
+def to_steps(maps: Tensor, *, scan: str, pooling: str, scan_size: int = 1, scan_every: int = 1) -> Tensor:
+    """Maps (..., C, H, W) as steps (..., S, D): the first of its SCANS and each `scan_every`-th after it.
+
+    Where strips of `scan_size` rows or columns do not fill the map, the last is filled up with zeros: in
+    standardised maps, the mean of each channel.
+    """
+    return SCANS[scan](POOLINGS[pooling](maps), scan_size)[..., ::scan_every, :]
+
+
+def to_sequence(
+    maps: Tensor, lengths: Tensor, *, scan: str, pooling: str, scan_size: int = 1, scan_every: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Maps (B, T, C, H, W) of clips with `lengths` (B,) frames as sequences (B, L, D), with lengths (B,).
+
+    The steps of a frame follow those of the frame before it, so padding frames are padding steps.
+    """
+    steps = to_steps(
+        maps, scan=scan, pooling=pooling, scan_size=scan_size, scan_every=scan_every
+    )  # (B, T, S, D)
+    return steps.flatten(1, 2), lengths * steps.shape[2]  # (B, T * S, D)

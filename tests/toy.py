@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.manifest import Clip
 from pipeline.streaming import ResidentFeatures
-from tests.features import make_contract
+from tests.features import frame_times, make_contract
 
 
 def make_clip(clip_id: str, **fields: object) -> Clip:
@@ -23,7 +24,11 @@ def make_features(maps: dict[str, np.ndarray]) -> ResidentFeatures:
         for (clip_id, clip), first in zip(maps.items(), firsts[:-1], strict=True)
     }
     return ResidentFeatures(
-        Path("features/layer4"), make_contract(), np.concatenate(list(maps.values())), spans
+        Path("features/layer4"),
+        make_contract(),
+        rows=torch.from_numpy(np.concatenate(list(maps.values()))),
+        seconds=np.concatenate([frame_times(len(clip)) for clip in maps.values()]),
+        spans=spans,
     )
 
 
