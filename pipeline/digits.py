@@ -6,6 +6,7 @@ as likely as forwards. A clip either keeps its direction or turns once, in the s
 `label`, the direction it starts with, is also the one that it keeps longer.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -16,7 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sklearn.datasets import load_digits
 
-from pipeline.manifest import Clip, FrameLabel
+from pipeline.manifest import SPLITS, Clip, FrameLabel, Question
 
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x) of a step
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -61,11 +62,12 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
 
     Targets: `label`, the direction at the start; `frame_labels`, the direction in which the digit
     arrived at a frame (the first frame's: the one that follows), so that intervals meet halfway
-    between two frames; `value`, the speed in pixels per frame; a caption that says both directions.
+    between two frames; `values`, the speed in pixels per frame; a caption that says both directions;
+    questions about digit and directions, one of which has the answer yes in half of the clips.
     """
     images, classes = _scans()
     position = index % len(images)
-    scan = int(np.random.default_rng(config.seed).permutation(len(images))[position])
+    scan = int(_scan_order(config)[position])
     rng = np.random.default_rng([config.seed, index])
 
     num_frames = int(rng.integers(config.min_frames, config.max_frames + 1))
@@ -91,6 +93,10 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     ink = rng.uniform(200, 255, 3)
     frames = _background(rng, size=config.size) * (1 - masks) + ink * masks  # (T, H, W, 3)
 
+    # Drawn last, so that frames do not depend on it: half of the time a direction of the digit.
+    others = sorted(DIRECTIONS.keys() - set(directions))
+    asked = str(rng.choice(directions if rng.random() < 0.5 else others))
+
     clip_id = f"digit_{index:05d}"
     turn_seconds, end_seconds = (turn_step + 0.5) / config.fps, num_frames / config.fps
     clip = Clip(
@@ -100,11 +106,17 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
         group=f"scan_{scan:04d}",
         label=first,
         captions=(f"the digit {NAMES[classes[scan]]} moves {first}{f', then {second}' if turns else ''}",),
-        value=speed,
+        values=(speed,),
         frame_labels=(
             (FrameLabel(0.0, turn_seconds, first), FrameLabel(turn_seconds, end_seconds, second))
             if turns
             else (FrameLabel(0.0, end_seconds, first),)
+        ),
+        questions=(
+            Question("which digit?", NAMES[classes[scan]]),
+            Question("which way does it move first?", first),
+            Question("which way does it move last?", directions[-1]),
+            Question(f"does it move {asked}?", "yes" if asked in directions else "no"),
         ),
     )
     return clip, frames.round().astype(np.uint8)
@@ -115,6 +127,11 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     """The scans (1797, 8, 8), ink 1 on paper 0, and the digits (1797,) that they show."""
     digits = load_digits()
     return digits.images / 16, digits.target
+
+
+def _scan_order(config: DigitsConfig) -> np.ndarray:
+    """All scans, shuffled: which one a clip shows, and by its place the split that it belongs to."""
+    return np.random.default_rng(config.seed).permutation(len(_scans()[0]))
 
 
 def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -147,3 +164,51 @@ def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode(None))
+
+
+def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
+    """The scanned digit `scan` somewhere on an image (H, W, 3) uint8 RGB. Its source is 'scan_<scan>.png'.
+
+    Targets: `label`, the digit's name; `values`, the digit.
+    """
+    images, classes = _scans()
+    rng = np.random.default_rng([config.seed, scan, 1])
+    mask = np.zeros((config.size, config.size))
+    digit = Image.fromarray(images[scan]).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
+    mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
+    mask = _moved(mask, *rng.uniform(0, config.size - config.digit_size, 2))[..., None]  # (H, W, 1)
+    pixels = _background(rng, size=config.size) * (1 - mask) + rng.uniform(200, 255, 3) * mask  # (H, W, 3)
+    position = int(np.argsort(_scan_order(config))[scan])
+    clip = Clip(
+        clip_id=f"scan_{scan:04d}",
+        sources=(f"scan_{scan:04d}.png",),
+        split=_SPLIT_CYCLE[position % len(_SPLIT_CYCLE)],
+        label=NAMES[classes[scan]],
+        values=(float(classes[scan]),),
+    )
+    return clip, pixels.round().astype(np.uint8)
+
+
+def image_sets(images: Sequence[Clip], *, config: DigitsConfig) -> list[Clip]:
+    """Two to five images of one split a clip, `config.num_clips` of them.
+
+    Targets: `values`, the sum of the digits; `label`, the name of the largest.
+    """
+    by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
+    rng = np.random.default_rng([config.seed, 2])
+    clips = []
+    for index in range(config.num_clips):
+        split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
+        chosen = rng.choice(len(by_split[split]), int(rng.integers(2, 6)), replace=False)
+        members = [by_split[split][number] for number in chosen]
+        digits = [image.values[0] for image in members]
+        clips.append(
+            Clip(
+                clip_id=f"set_{index:05d}",
+                sources=tuple(source for image in members for source in image.sources),
+                split=split,
+                label=NAMES[int(max(digits))],
+                values=(sum(digits),),
+            )
+        )
+    return clips

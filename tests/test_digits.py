@@ -10,7 +10,15 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from pipeline.contract import Sampling
-from pipeline.digits import DIRECTIONS, NAMES, DigitsConfig, render_clip, write_video
+from pipeline.digits import (
+    DIRECTIONS,
+    NAMES,
+    DigitsConfig,
+    image_sets,
+    render_clip,
+    render_image,
+    write_video,
+)
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip, check_sources, read_manifest
 
@@ -33,12 +41,12 @@ def measured_step(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 def test_the_digit_moves_as_label_frame_labels_and_value_say(corpus: list[tuple[Clip, np.ndarray]]) -> None:
     for clip, frames in corpus:
-        assert clip.value is not None
+        (speed,) = clip.values
         assert clip.frame_labels[0].label == clip.label
         for index in range(1, len(frames)):
             seconds = index / CONFIG.fps
             (label,) = (i.label for i in clip.frame_labels if i.start_seconds <= seconds < i.end_seconds)
-            step = np.array(DIRECTIONS[label]) * clip.value
+            step = np.array(DIRECTIONS[label]) * speed
             assert measured_step(frames[index - 1], frames[index]) == pytest.approx(step, abs=1), clip.clip_id
 
 
@@ -63,6 +71,22 @@ def test_captions_name_the_scanned_digit_and_its_directions(corpus: list[tuple[C
         name = NAMES[digits[int(clip.group.removeprefix("scan_"))]]
         moves = ", then ".join(interval.label for interval in clip.frame_labels)
         assert clip.captions == (f"the digit {name} moves {moves}",)
+
+
+def test_questions_have_true_answers_and_one_is_yes_in_half_of_the_clips(
+    corpus: list[tuple[Clip, np.ndarray]],
+) -> None:
+    num_yes = 0
+    for clip, _ in corpus:
+        moves = [interval.label for interval in clip.frame_labels]
+        digit, first, last, other = clip.questions
+        assert (digit.question, digit.answer) == ("which digit?", clip.captions[0].split()[2])
+        assert (first.question, first.answer) == ("which way does it move first?", moves[0])
+        assert (last.question, last.answer) == ("which way does it move last?", moves[-1])
+        asked = other.question.removeprefix("does it move ").removesuffix("?")
+        assert other.answer == ("yes" if asked in moves else "no")
+        num_yes += other.answer == "yes"
+    assert 0.4 < num_yes / len(corpus) < 0.6
 
 
 def test_splits_share_no_scan_even_when_scans_are_used_again() -> None:
@@ -154,3 +178,29 @@ def test_the_stage_writes_a_corpus_that_its_manifest_describes(tmp_path: Path) -
     assert list(manifest) == [render_clip(index, config=config)[0] for index in range(14)]
     assert len(list((tmp_path / "corpus/digits").iterdir())) == 14
     assert run() == files
+
+
+def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> None:
+    config = DigitsConfig(num_clips=50)
+    rendered = [render_image(scan, config=config) for scan in range(100)]
+    digits = load_digits().target
+    for scan, (clip, pixels) in enumerate(rendered):
+        assert pixels.shape == (64, 64, 3)
+        assert clip.values == (float(digits[scan]),)
+        assert clip.label == NAMES[digits[scan]]
+    images = {clip.sources[0]: clip for clip, _ in rendered}
+    for clip in image_sets(list(images.values()), config=config):
+        members = [images[source] for source in clip.sources]
+        assert 2 <= len(members) <= 5
+        assert {member.split for member in members} == {clip.split}
+        assert clip.values == (sum(member.values[0] for member in members),)
+        assert clip.label == NAMES[int(max(member.values[0] for member in members))]
+
+
+def test_an_image_and_a_video_of_one_scan_are_in_the_same_split() -> None:
+    config = DigitsConfig()
+    for index in range(20):
+        clip, _ = render_clip(index, config=config)
+        assert clip.group is not None
+        image, _ = render_image(int(clip.group.removeprefix("scan_")), config=config)
+        assert image.split == clip.split
