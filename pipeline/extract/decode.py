@@ -22,6 +22,7 @@ from pipeline.supervisor import Notes
 log = logging.getLogger(__name__)
 
 _AHEAD_BYTES = 256 << 20  # decoded frames that may wait
+_AHEAD_PIECES = 64  # and of small ones no more than this: memory does not grow with a clip's length
 _STOP_SECONDS = 2.0  # a decoder that does not answer by then is left behind
 _NOTE_SECONDS = 0.5
 
@@ -98,7 +99,8 @@ def decoding(
                         break
                     piece = Piece(clip, _on_host(batch, pinned=pinned), batch.pts_seconds)
                 notes.waiting(clip.key)
-                if not ahead.put(piece, size_bytes=batch.pixels.nbytes):
+                size_bytes = max(batch.pixels.nbytes, _AHEAD_BYTES // _AHEAD_PIECES)
+                if not ahead.put(piece, size_bytes=size_bytes):
                     return
         except Exception as exception:  # handed to the writer, which knows what may pass
             error = exception
