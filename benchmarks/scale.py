@@ -1,28 +1,38 @@
-"""A store of 1,000,000 clips: opening, planning, publishing, memory; and `dvc repro` with nothing to do."""
+"""A store of 1,000,000 clips: opening, planning, publishing, memory; Dask; `dvc repro` with nothing to do."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 import xxhash
+from distributed import Client, LocalCluster
 from PIL import Image
 
+from benchmarks.corpora import FULL_SIZE, VIDEO, VIDEO_FRAMES, copy_video, extract, make_weights
 from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
-from pipeline.extract import Target, clip_key, plan, publish_view
+from pipeline.backbone import Backbone
+from pipeline.extract import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
+from pipeline.extract import dask as extract_dask
 from pipeline.files import write_atomically
 from pipeline.manifest import Clip
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.records import CHUNK_DTYPE
 from pipeline.store.tables import SPAN_SCHEMA
+from pipeline.weights import save_weights
+from stages.extract_job import make_targets
 from tests.project import make_project
 
 CLIPS_PER_SOURCE = 100  # time ranges of one file
@@ -33,6 +43,11 @@ def main() -> None:
     report = Report("scale", args.quick)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         report.add("A large store", large_store(Path(folder), 100_000 if args.quick else 1_000_000))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        report.add("Dask workers with a thread each", dask_workers(Path(folder), quick=args.quick))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        title = "What Dask costs the client, extrapolated to 1,000,000 clips and 100 workers"
+        report.add(title, client_cost(Path(folder), 100_000 if args.quick else 1_000_000))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         report.add("Memory", memory(Path(folder), store_mb=256 if args.quick else 2048))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -91,9 +106,15 @@ def make_corpus(root: Path, num_clips: int) -> list[Clip]:
 
 
 def fill(journal: Journal, target: Target, clips: Sequence[Clip], root: Path) -> dict[str, bytes]:
-    """Records of full shards of these clips, and sparse shard files; the keys by clip id."""
+    """Commit these clips, without values; the keys by clip id."""
     digests = DigestCache(root.parent / "digests.arrow")
     keys = {clip.clip_id: clip_key(clip, root=root, digests=digests) for clip in clips}
+    commit(journal, target, clips, keys)
+    return keys
+
+
+def commit(journal: Journal, target: Target, clips: Sequence[Clip], keys: Mapping[str, bytes]) -> None:
+    """Records of full shards of these clips, and sparse shard files."""
     contract, layout = target.contract, target.layout
     directory = journal.directory(contract, layout)
     per_shard = layout.rows_per_shard // NUM_FRAMES
@@ -120,7 +141,7 @@ def fill(journal: Journal, target: Target, clips: Sequence[Clip], root: Path) ->
         chunks["offset"] = np.arange(len(chunks)) * layout.chunk_bytes
         chunks["size_bytes"] = layout.chunk_bytes
         record = Record(
-            shard_id=xxhash.xxh3_128_hexdigest(first.to_bytes(8)),
+            shard_id=xxhash.xxh3_128_hexdigest(keys[some[0].clip_id]),
             contract=contract,
             layout=layout,
             spans=spans,
@@ -130,7 +151,6 @@ def fill(journal: Journal, target: Target, clips: Sequence[Clip], root: Path) ->
         with (directory / record.shard_name).open("wb") as file:
             file.truncate(len(chunks) * layout.chunk_bytes)
         write_atomically(directory / record.record_name, record.to_bytes())
-    return keys
 
 
 # Each probe runs in its own process, because peak memory is a process's. It prints its figures.
@@ -202,6 +222,172 @@ def memory(folder: Path, *, store_mb: int) -> list[Row]:
             rows.append(row)
         shutil.rmtree(here)
     return rows
+
+
+def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
+    """ResNet-18 at 224 over video by one worker and by two, and by one process with two threads."""
+    weights = make_weights("resnet18")
+    save_weights(weights, path=folder / "weights")
+    clips = copy_video(VIDEO, folder / "corpus", num_clips=8 if quick else 24)
+    num_frames = 16 if quick else VIDEO_FRAMES
+    clips = [Clip(c.clip_id, c.sources, "train", end_seconds=num_frames / 25 - 0.001) for c in clips]
+    backbone = Backbone(weights, taps=["layer4"], device=torch.device("cpu"))
+    out = folder / "out"
+
+    def alone() -> None:
+        config = ExtractConfig(preprocessing=FULL_SIZE, batch_size=16)
+        extract(clips, root=folder / "corpus", folder=out, weights=weights, backbone=backbone, config=config)
+
+    def over_dask(address: str) -> None:
+        config = ExtractConfig(preprocessing=FULL_SIZE, dask=address, batch_size=16)
+        targets = make_targets(config, weights, backbone)
+        journal = Journal(out / "journal")
+        digests = journal.digest_cache()
+        todo = plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+        result = extract_dask.run(
+            todo.to_extract,
+            root=folder / "corpus",
+            targets=targets,
+            weights=folder / "weights",
+            journal=journal,
+            config=config,
+        )
+        assert result.num_clips == len(clips), result
+
+    with contextlib.ExitStack() as stack:
+        contenders: dict[str, Callable[[], None]] = {"one process, 2 threads": alone}
+        for count in (1, 2):
+            cluster = LocalCluster(
+                n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+            )
+            address = stack.enter_context(cluster).scheduler_address
+            contenders[f"workers: {count}"] = partial(over_dask, address)
+        before = partial(shutil.rmtree, out, ignore_errors=True)
+        for run in contenders.values():  # what is imported and allocated at first
+            before()
+            run()
+        seconds = alternate(contenders, num_rounds=1 if quick else 3, before=before)
+    one = seconds["workers: 1"]
+    return [
+        {
+            "how": name,
+            "frames_per_s": len(clips) * num_frames / seconds[name],
+            "of_one_worker": one / seconds[name],
+        }
+        for name in contenders
+    ]
+
+
+NUM_WORKERS = 100
+WORKER_FRAMES_PER_S = 20  # ResNet-50 on two cores
+
+# Workers that commit their clips without computing them, all in one process, so that the client has one
+# of its own. What a task says that it took decides how many clips the next ones get.
+PRETENDERS = textwrap.dedent("""
+    import sys, time
+    from distributed import LocalCluster, get_worker
+    from benchmarks import scale
+    from pipeline.extract import dask_worker
+    from pipeline.extract.result import Result
+    from pipeline.store import Journal
+
+    def check(job):
+        return None
+
+    def pretend(job, task, planned):
+        clips = [each.clip for each in planned]
+        scale.commit(Journal(job.journal), job.targets[0], clips, {c.clip.clip_id: c.key for c in planned})
+        num_frames = 16 * len(clips)
+        return Result(num_frames=num_frames, num_clips=len(clips), num_batches=num_frames // 32,
+                      seconds=num_frames / scale.WORKER_FRAMES_PER_S)
+
+    dask_worker.check, dask_worker.extract = check, pretend
+    if __name__ == "__main__":
+        with LocalCluster(n_workers=int(sys.argv[1]), processes=False, threads_per_worker=1,
+                          memory_limit=0, dashboard_address="127.0.0.1:0", protocol="tcp") as cluster:
+            print(cluster.scheduler_address, flush=True)
+            sys.stdin.read()
+""")
+
+
+def chatter(topic: str, count: int) -> None:
+    """Run by a worker: as many events as progress makes."""
+    from distributed import get_worker
+
+    for number in range(count):
+        get_worker().log_event(topic, [number, 1, 2, 3])
+
+
+@contextlib.contextmanager
+def pretenders(num_workers: int) -> Iterator[str]:
+    """The address of their scheduler."""
+    command = [sys.executable, "-c", PRETENDERS, str(num_workers)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("")
+
+
+def client_cost(folder: Path, num_clips: int) -> list[Row]:
+    """CPU seconds of the client's process, which the scheduler and the workers are no part of."""
+    target = make_target("zarr")
+    clips = make_corpus(folder / "corpus", num_clips)
+    planned = [
+        PlannedClip(clip, number.to_bytes(16), "new", (target.contract.tap,))
+        for number, clip in enumerate(clips)
+    ]
+    config = ExtractConfig()
+    with pretenders(NUM_WORKERS) as address:
+        config = ExtractConfig(dask=address)
+        journal = Journal(folder / "journal")
+        started, cpu_started = time.perf_counter(), time.process_time()
+        result = extract_dask.run(
+            planned,
+            root=folder / "corpus",
+            targets=[target],
+            weights=folder / "weights",
+            journal=journal,
+            config=config,
+        )
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        assert result.num_clips == num_clips, result
+        with Client(address, set_as_default=False) as client:
+            poll_seconds = cpu_seconds_of(client.scheduler_info, num_times=20)
+            heard: list[object] = []
+            client.subscribe_topic("chatter", heard.append)
+
+            def talk() -> None:
+                client.submit(chatter, "chatter", 2000, pure=False).result()
+                while len(heard) % 2000:
+                    time.sleep(0.01)
+
+            event_seconds = cpu_seconds_of(talk, num_times=5) / 2000
+    clip_seconds = cpu_seconds / num_clips
+    run_seconds = 1e6 * NUM_FRAMES / (NUM_WORKERS * WORKER_FRAMES_PER_S)
+    events = run_seconds * NUM_WORKERS / extract_dask.dask_worker.PROGRESS_SECONDS
+    busy_seconds = 1e6 * clip_seconds + run_seconds * poll_seconds + events * event_seconds
+    what = f"{num_clips:,} clips given out, computed by nobody, and collected"
+    return [
+        {"what": what, "figure": seconds, "unit": "s"},
+        {"what": "of that the client's CPU time, a clip", "figure": clip_seconds * 1e6, "unit": "µs"},
+        {
+            "what": f"to look after {NUM_WORKERS} workers, every second",
+            "figure": poll_seconds * 1e3,
+            "unit": "ms",
+        },
+        {"what": "to hear of a task's progress", "figure": event_seconds * 1e6, "unit": "µs"},
+        {"what": f"a run at {WORKER_FRAMES_PER_S} frames/s a worker", "figure": run_seconds, "unit": "s"},
+        {"what": "the client's CPU time in it", "figure": busy_seconds, "unit": "s"},
+        {"what": "share", "figure": 100 * busy_seconds / run_seconds, "unit": "%"},
+    ]
+
+
+def cpu_seconds_of(work: Callable[[], object], *, num_times: int) -> float:
+    work()
+    started = time.process_time()
+    for _ in range(num_times):
+        work()
+    return (time.process_time() - started) / num_times
 
 
 def repro(folder: Path, num_clips: int) -> Row:

@@ -33,7 +33,7 @@ from pipeline.streaming import Loader, ResidentFeatures, channel_statistics, kee
 from pipeline.tasks import TASKS
 from pipeline.training import TrainConfig, fit
 from pipeline.weights import load_weights
-from stages.extraction import make_targets, weights_path
+from stages.extract_job import make_targets, weights_path
 from stages.params import CorpusConfig, load_section
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")

@@ -1,0 +1,291 @@
+"""Extraction: against the network alone, against the loop that everyone writes first, and its memory."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torchvision import transforms
+
+from benchmarks.corpora import (
+    FULL_SIZE,
+    VIDEO,
+    VIDEO_FRAMES,
+    copy_video,
+    default_device,
+    encode_smaller,
+    extract,
+    make_weights,
+)
+from benchmarks.report import Report, Row, alternate, arguments
+from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.contract import Sampling
+from pipeline.extract import ExtractConfig
+from pipeline.extract.engine import default_batch_size
+from pipeline.frames import read_frames
+from pipeline.manifest import Clip
+from pipeline.store import open_view
+
+ARCH = "resnet50"
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    report = Report("extract", args.quick)
+    weights = make_weights(ARCH)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        small = encode_smaller(VIDEO, Path(name) / "small.mp4", width=640, height=272)
+        rows = []
+        for backend in ("eager",) if args.quick else ("eager", "inductor"):
+            backbone = Backbone(weights, taps=["layer4"], device=default_device(), backend=backend)
+            for video, target in ((small, 0.95), (VIDEO, 0.88)):
+                folder = Path(name) / f"{backend}-{video.stem}"
+                rows.append(overlap(folder, video, weights, backbone, quick=args.quick, target=target))
+        report.add("From corpus to store, relative to the network alone on frames in memory", rows)
+        rows = [
+            *naive_rows(Path(name) / "video", weights, quick=args.quick, images=False),
+            *naive_rows(Path(name) / "images", weights, quick=args.quick, images=True),
+        ]
+        report.add("Against the loop that everyone writes first", rows)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        report.add("Memory", memory(Path(name), quick=args.quick))
+    report.write(args.json)
+
+
+def overlap(
+    folder: Path, video: Path, weights: Weights, backbone: Backbone, *, quick: bool, target: float
+) -> Row:
+    """Full batches only: what padding costs is a matter of the corpus' size."""
+    batch_size = default_batch_size(backbone.device)
+    # Eight copies are 1056 frames, or 33 batches of 32; the quick corpus is the beginning of one.
+    clips = copy_video(video, folder / "corpus", num_clips=1 if quick else 8)
+    if quick:
+        clips = [Clip("clip", clips[0].sources, "train", end_seconds=5.119)]
+    num_frames = 128 if quick else 8 * VIDEO_FRAMES
+    config = ExtractConfig(preprocessing=FULL_SIZE, backend=backbone.backend)
+    (frames,) = [batch.pixels for batch in read_frames([video], sampling=Sampling(count=16))]
+    pixels = preprocess(torch.from_numpy(frames), FULL_SIZE)
+    batch = pixels.repeat(batch_size // len(pixels), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    batch = batch.to(backbone.device)
+
+    def forward() -> None:
+        for _ in range(num_frames // batch_size):
+            backbone(batch)
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def engine() -> None:
+        result = extract(
+            clips,
+            root=folder / "corpus",
+            folder=folder / "out",
+            weights=weights,
+            backbone=backbone,
+            config=config,
+        )
+        assert result.num_frames == num_frames, result
+
+    backbone(batch)
+    seconds = alternate(
+        {"forward": forward, "engine": engine},
+        num_rounds=1 if quick else 3,
+        before=lambda: shutil.rmtree(folder / "out", ignore_errors=True),
+    )
+    with av.open(video) as container:
+        size = f"{container.streams.video[0].width}x{container.streams.video[0].height}"
+    return {
+        "video": size,
+        "backend": backbone.backend,
+        "device": str(backbone.device),
+        "forward_frames_per_s": num_frames / seconds["forward"],
+        "framecache_frames_per_s": num_frames / seconds["engine"],
+        "ratio": seconds["forward"] / seconds["engine"],
+        "target": f">= {target}",
+    }
+
+
+def naive_rows(folder: Path, weights: Weights, *, quick: bool, images: bool) -> list[Row]:
+    """Mean features of short clips: one after the other in plain torch, and through the engine."""
+    corpus = folder / "corpus"
+    device = default_device()
+    num_frames = VIDEO_FRAMES // (4 if quick else 2)
+    clips = [
+        Clip(clip.clip_id, clip.sources, "train", end_seconds=num_frames / 25 - 0.001)
+        for clip in copy_video(VIDEO, corpus, num_clips=1 if quick else 4)
+    ]
+    if images:
+        clips = [as_images(clip, corpus, num_frames=num_frames) for clip in clips]
+    network = torchvision.models.get_model(ARCH, weights=None)
+    network.load_state_dict(weights.state, strict=False)
+    network = torch.nn.Sequential(*list(network.children())[:-1]).eval().to(device)
+    config = ExtractConfig(taps=("avgpool",), preprocessing=FULL_SIZE, dtype="float32")
+
+    def engine(backbone: Backbone) -> None:
+        extract(
+            clips,
+            root=corpus,
+            folder=folder / "out",
+            weights=weights,
+            backbone=backbone,
+            config=config.model_copy(update={"backend": backbone.backend}),
+        )
+
+    read = image_frames if images else video_frames
+    contenders: dict[str, Callable[[], None]] = {
+        name: partial(naive, clips, corpus, folder / "out", network, weights, read, save)
+        for name, save in {"loop, np.save": save_npy, "loop, h5py": save_h5}.items()
+    }
+    backbones = {
+        backend: Backbone(weights, taps=["avgpool"], device=device, backend=backend)
+        for backend in (("eager",) if quick else ("eager", "inductor"))
+    }
+    for backend, backbone in backbones.items():
+        contenders[f"framecache, {backend}"] = partial(engine, backbone)
+    before = partial(shutil.rmtree, folder / "out", ignore_errors=True)
+    contenders["loop, np.save"]()
+    expected = {clip.clip_id: np.load(folder / "out" / f"{clip.clip_id}.npy") for clip in clips}
+    for backbone in backbones.values():
+        before()
+        engine(backbone)
+        with open_view(folder / "out/features/avgpool") as view:
+            for clip_id, maps in expected.items():
+                error = np.linalg.norm(view.read(clip_id)[:, :, 0, 0] - maps) / np.linalg.norm(maps)
+                assert error < 0.02, error  # resizing rounds otherwise
+    seconds = alternate(contenders, num_rounds=1 if quick else 3, before=before)
+    total = len(clips) * num_frames
+    return [
+        {
+            "corpus": "JPEG images, 1280x720" if images else "video, 1280x720",
+            "how": name,
+            "device": str(device),
+            "frames_per_s": total / seconds[name],
+            "speed_up": seconds["loop, np.save"] / seconds[name],
+        }
+        for name in contenders
+    ]
+
+
+def as_images(clip: Clip, corpus: Path, *, num_frames: int) -> Clip:
+    """The clip's frames as a folder of JPEG files."""
+    (corpus / clip.clip_id).mkdir()
+    for number, image in zip(range(num_frames), video_frames(corpus, clip), strict=False):
+        image.save(corpus / clip.clip_id / f"{number:04d}.jpg", quality=95)
+    return Clip(clip.clip_id, (clip.clip_id,), "train")
+
+
+def video_frames(corpus: Path, clip: Clip) -> Iterator[Image.Image]:
+    with av.open(corpus / clip.sources[0]) as container:
+        for frame in container.decode(video=0):
+            if clip.end_seconds is not None and frame.time >= clip.end_seconds:
+                break
+            yield frame.to_image()
+
+
+def image_frames(corpus: Path, clip: Clip) -> Iterator[Image.Image]:
+    for path in sorted((corpus / clip.sources[0]).iterdir()):
+        yield Image.open(path).convert("RGB")
+
+
+def naive(
+    clips: Sequence[Clip],
+    corpus: Path,
+    out: Path,
+    network: torch.nn.Module,
+    weights: Weights,
+    read: Callable[[Path, Clip], Iterator[Image.Image]],
+    save: Callable[[Path, str, np.ndarray], None],
+) -> None:
+    """As people do it: for each image open, resize, normalise, batch of one, forward, mean, append."""
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(weights.mean, weights.std),
+        ]
+    )
+    device = next(network.parameters()).device
+    out.mkdir()
+    for clip in clips:
+        features = []
+        for image in read(corpus, clip):
+            with torch.no_grad():
+                maps = network(transform(image).unsqueeze(0).to(device))
+            features.append(maps.mean(dim=[2, 3]).squeeze(0).cpu().numpy())
+        save(out, clip.clip_id, np.stack(features))
+
+
+def save_npy(out: Path, clip_id: str, features: np.ndarray) -> None:
+    np.save(out / f"{clip_id}.npy", features)
+
+
+def save_h5(out: Path, clip_id: str, features: np.ndarray) -> None:
+    with h5py.File(out / "features.h5", "a") as file:
+        file[clip_id] = features
+
+
+# In a process of its own, because peak memory is a process's.
+PEAK = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    import torch
+    from benchmarks.corpora import copy_video, encode_grey, extract, make_weights
+    from pipeline.backbone import Backbone
+    from pipeline.contract import Preprocessing
+    from pipeline.extract import ExtractConfig
+
+    folder, seconds, num_clips = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    weights = make_weights("resnet18")
+    backbone = Backbone(weights, taps=["layer4"], device=torch.device("cpu"))
+    config = ExtractConfig(preprocessing=Preprocessing(resize=32, crop=32))
+
+    def peak_mb():
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+    def run(name, seconds, num_clips):
+        video = encode_grey(folder / name / "video.mp4", seconds=seconds)
+        clips = copy_video(video, folder / name / "corpus", num_clips=num_clips)
+        return extract(clips, root=folder / name / "corpus", folder=folder / name, weights=weights,
+                       backbone=backbone, config=config)
+
+    run("short", 10, 1)
+    before = peak_mb()
+    result = run("long", seconds, num_clips)
+    print(peak_mb() - before, result.num_frames)
+""")
+
+
+def memory(folder: Path, *, quick: bool) -> list[Row]:
+    """Peak memory of a run beyond that of a 10-second video before it, in the same process."""
+    runs = ((300, 1), (10, 30)) if quick else ((7200, 1), (10, 720))
+    rows: list[Row] = []
+    for seconds, num_clips in runs:
+        command = [sys.executable, "-c", PEAK, str(folder / str(seconds)), str(seconds), str(num_clips)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        grown_mb, num_frames = (float(word) for word in done.stdout.split())
+        rows.append(
+            {
+                "videos": num_clips,
+                "seconds_each": seconds,
+                "frames": int(num_frames),
+                "memory_grows_by_mb": grown_mb,
+                "target": "< 32",
+            }
+        )
+        shutil.rmtree(folder / str(seconds))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
