@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # After a signal the child has this long to commit. With it, a stop takes less than 10 seconds.
 _GRACE_SECONDS = 8.0
 # One Ctrl-C may come twice: `timeout` and shells signal the process and then its whole group.
-_SAME_SECONDS = 0.3
+_SAME_SECONDS = 1.0
 # Restarts in a row without a clip finished or found to crash the decoder.
 _MAX_FRUITLESS_RESTARTS = 5
 
@@ -197,7 +197,7 @@ class _Supervisor:
             flight = _Flight()
             status, stalled = self._run_child(command, flight)
             if self._stopped_by is not None:
-                if status < 0:
+                if status == -signal.SIGKILL:
                     log.warning("Stopped at once. What was committed is kept: run the same command to go on.")
                 return 128 + self._stopped_by if status else 0
             if status >= 0 and not stalled:

@@ -145,7 +145,7 @@ def fitting(params: bytes) -> Callable[[FeatureContract], bool]:
     try:
         document = yaml.safe_load(params)
         extract = document["extract"]
-        fields = ("sampling", "preprocessing", "pooling", "dtype")
+        fields = ("sampling", "preprocessing", "precision", "backend", "pooling", "dtype")
         asked = [
             FeatureContract(
                 tap=tap,

@@ -28,7 +28,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.plan:
-        from stages.extraction import show_plan  # takes seconds to import
+        from stages.extract_plan import show_plan  # takes seconds to import
 
         show_plan()
         return

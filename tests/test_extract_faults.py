@@ -112,6 +112,7 @@ def test_an_interrupted_run_commits_what_is_complete_and_the_next_one_goes_on(
     project = fresh
     under_dvc = command.startswith("dvc")
     faults = dict.fromkeys(NAMES, "slow") | {"clip6": "wait"}
+    records = set(project.path.glob(".framecache/**/*.record"))
     with subprocess.Popen(
         command.split(),
         cwd=project.path,
@@ -120,18 +121,22 @@ def test_an_interrupted_run_commits_what_is_complete_and_the_next_one_goes_on(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     ) as process:
-        assert process.stdout
-        seen = b""
-        while not re.search(rb" [1-5]/8 ", seen):  # clips computed; none is committed
-            more = os.read(process.stdout.fileno(), 1024)
-            assert more, seen
-            seen += more
-        assert not list(project.path.glob(".framecache/**/*.record"))
-        if under_dvc:
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
-        else:
-            process.terminate()  # as a batch system does
-        rest, _ = process.communicate(timeout=60)
+        try:
+            assert process.stdout
+            seen = b""
+            while not re.search(rb" [1-5]/8 ", seen):  # clips computed; none is committed
+                more = os.read(process.stdout.fileno(), 1024)
+                assert more, seen
+                seen += more
+            assert set(project.path.glob(".framecache/**/*.record")) == records
+            if under_dvc:
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
+            else:
+                process.terminate()  # as a batch system does
+            rest, _ = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     output = (seen + rest).decode()
     assert "What was committed is kept: run the same command to go on." in output
     assert "Traceback" not in output
