@@ -1,0 +1,76 @@
+"""The stages train and evaluate on tasks of words, in this process, on a small view of the real store."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.manifest import Question, write_manifest
+from tests.media import write_video
+from tests.test_stage_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
+from tests.toy import make_clip
+
+SMALL = {"embedding_size": 4, "hidden_size": 4, "num_heads": 2}
+
+
+def words_workspace(path: Path, **train: Any) -> Path:
+    """The features of test_stage_train, with captions and questions; the first test clip has a video."""
+    workspace = make_workspace(path)
+    clips = [
+        make_clip(
+            clip_id,
+            split=split,
+            captions=("up, then down", "up") if number % 2 else ("left",),
+            questions=(Question("which?", ("one", "two")[number % 2]),) * (1 + number % 3),
+        )
+        for number, (clip_id, split) in enumerate(zip(CLIP_IDS, SPLITS, strict=True))
+    ]
+    write_manifest(workspace / "manifests/toy.csv", clips)
+    write_params(workspace, train={"epochs": 2, "decoder": SMALL, **train})
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["corpus"]["root"] = "corpus"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    write_video(workspace / "corpus" / f"{CLIP_IDS[-5]}.mp4", num_frames=2 + 16 % 4, size=(48, 64))
+    return workspace
+
+
+def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, capsys):
+    train = {"task": "captioning", "scan": "locations", "words": {"beam_size": 2, "max_words": 5}}
+    workspace = words_workspace(tmp_path, **train)
+    metrics = run_here(workspace, monkeypatch)
+    assert set(metrics) == {"recurrent", "shuffled", "baseline"}
+    assert {"exact_match", "cider", "bleu_4", "perplexity", "token_accuracy"} <= set(metrics["recurrent"])
+    description = json.loads((workspace / "checkpoints/recurrent/checkpoint.json").read_text())["task"]
+    assert description["vocabulary"][4:] == ["up", "left", ",", "down", "then"]
+    assert "mean-pool + decoder" in capsys.readouterr().out
+    page = Image.open(io.BytesIO((workspace / "plots/images/captions.png").read_bytes()))
+    assert page.width > 5 * 48
+    missing = [
+        record.getMessage()
+        for record in caplog.records
+        if "is drawn without the frames" in record.getMessage()
+    ]
+    assert [
+        name for name in CLIP_IDS[-5:] if any(f"of {name}:" in message for message in missing)
+    ] == CLIP_IDS[-4:]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "baseline"),
+    [
+        ("frame_words", "exact_match", "mean-pool + linear"),
+        ("question_answering", "accuracy", "question only"),
+    ],
+)
+def test_other_tasks_of_words_are_measured(tmp_path, monkeypatch, capsys, task, metric, baseline):
+    workspace = words_workspace(tmp_path, task=task)
+    if task == "frame_words":  # the shortest clip has 2 frames
+        manifest = workspace / "manifests/toy.csv"
+        manifest.write_text(manifest.read_text().replace('"up, then down|up"', "up"))
+    metrics = run_here(workspace, monkeypatch)
+    assert 0 <= metrics["recurrent"][metric] <= 1
+    assert baseline in capsys.readouterr().out
