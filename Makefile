@@ -15,7 +15,7 @@ test: install
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n auto
+	pytest -n auto --dist worksteal
 
 stress: install
 	python -m tests.stress

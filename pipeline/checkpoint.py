@@ -6,12 +6,12 @@ from pathlib import Path
 
 import safetensors.torch
 from pydantic import ValidationError
+from torch import nn
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import ContractError, PipelineError
 from pipeline.files import write_atomically
-from pipeline.models import MeanPoolModel, RecurrentModel, build_model
-from pipeline.tasks import TASKS, Classification
+from pipeline.tasks import TASKS, Task
 from pipeline.training import TrainConfig
 
 _WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
@@ -22,24 +22,26 @@ class Checkpoint:
     """A trained model and what it was trained on."""
 
     network: str  # of MODELS
-    model: RecurrentModel | MeanPoolModel
-    task: Classification
+    model: nn.Module
+    task: Task
     config: TrainConfig
     contract: FeatureContract  # of the features that the model reads
     map_shape: tuple[int, int, int]  # (C, H, W) of these
     metrics: dict[str, float]  # of the val split
+    weights_source: str = "an unknown source"  # of the network that made the features, for people
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `folder`. Standardisation lies among the weights, as standardise.mean and standardise.std."""
+    """Write `folder`. Standardisation lies among the weights, as steps.standardise.mean and .std."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
     write_atomically(folder / _WEIGHTS, safetensors.torch.save(weights))
     description = {
         "network": checkpoint.network,
-        "classes": checkpoint.task.classes,
+        "task": checkpoint.task.describe(),
         "map_shape": checkpoint.map_shape,
         "metrics": checkpoint.metrics,
+        "weights_source": checkpoint.weights_source,
         "config": checkpoint.config.model_dump(mode="json"),
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
@@ -58,16 +60,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise PipelineError(f"No checkpoint in {folder}: {error.filename} is missing. Train first.") from None
     try:
         config = TrainConfig.model_validate(description["config"])
-        task = TASKS[config.task](tuple(description["classes"]))
+        contract = FeatureContract.model_validate(description["contract"])
+        task = TASKS[config.task].from_description(description["task"])
         channels, height, width = description["map_shape"]
-        model = build_model(
-            description["network"],
-            config,
-            map_shape=(channels, height, width),
-            num_outputs=task.num_outputs,
+        tail = None
+        if config.tail:
+            from pipeline.networks import tail_module  # torchvision takes seconds
+
+            tail = tail_module(contract.arch, after=contract.tap, until=config.tail)
+        model = task.build_model(
+            description["network"], config, map_shape=(channels, height, width), tail=tail
         )
         model.load_state_dict(weights)
-        contract = FeatureContract.model_validate(description["contract"])
     except (KeyError, RuntimeError, ValidationError) as error:
         raise PipelineError(
             f"{folder} was written by another version of framecache: {error}. Train again."
@@ -80,6 +84,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         contract=contract,
         map_shape=(channels, height, width),
         metrics=description["metrics"],
+        weights_source=description["weights_source"],
     )
 
 

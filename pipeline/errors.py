@@ -33,6 +33,10 @@ class ContractError(PipelineError, ValueError):
     """Features were made in another way than the one asked for; the message names the fields."""
 
 
+class ShapeError(PipelineError, ValueError):
+    """A tensor does not have the axes that a model reads; the message states both shapes."""
+
+
 class StoreError(PipelineError, RuntimeError):
     """The feature store is missing, foreign, too new or damaged."""
 

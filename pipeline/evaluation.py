@@ -1,49 +1,176 @@
-"""Evaluation: a model's outputs for clips, and how models compare."""
+"""Evaluation: a model's answers for clips, and how models compare."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
+from pipeline.manifest import Clip
+from pipeline.metrics import UNLABELLED, Array, Estimate, interval, resample
 from pipeline.streaming import Batch
-from pipeline.tasks import Classification
+from pipeline.tasks import Predictions, Task
+
+__all__ = ["Predictions", "Score", "comparison_table", "order_sentence", "predict", "score"]
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Outputs and targets of clips, in the order of the batches, on the CPU."""
+class _Answer:
+    """What a model says of one sample, and what is true."""
 
-    clip_ids: tuple[str, ...]
-    outputs: Tensor  # (N, K)
-    targets: Tensor  # (N,)
+    clip: Clip
+    first_frame: int
+    output: Any
+    target: Tensor
+    frame_seconds: Tensor  # (T,)
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Iterable[Batch], *, task: Classification, device: torch.device
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    task: Task,
+    device: torch.device,
+    shuffle_seed: int | None = None,
+    labelled: bool = True,
 ) -> Predictions:
-    """The model's outputs in eval mode."""
+    """The model's answers in eval mode.
+
+    With `shuffle_seed` the model sees the frames of each sample in an order drawn from seed and sample: a
+    control that tells whether it uses their order. An answer a frame still stands at its own frame.
+    Clips without targets are answered with `labelled=False`: all targets are UNLABELLED.
+    """
     model.eval()
-    clip_ids, outputs, targets = [], [], []
+    answers: dict[str, list[_Answer]] = defaultdict(list)
     for batch in batches:
-        clip_ids += [clip.clip_id for clip in batch.clips]
-        outputs.append(model(batch.maps.to(device), batch.lengths).cpu())
-        targets.append(task.targets(batch.clips))
-    return Predictions(tuple(clip_ids), torch.cat(outputs), torch.cat(targets))
+        targets = (
+            task.targets(batch) if labelled else torch.full(batch.frame_seconds.shape, UNLABELLED)
+        )  # (B, ...)
+        maps = batch.maps.to(device)
+        order = None if shuffle_seed is None else _shuffled(batch, seed=shuffle_seed)
+        shown = maps if order is None else _take_frames(maps, order)
+        outputs = task.answers(model, replace(batch, maps=shown))
+        if isinstance(outputs, Tensor):
+            outputs = outputs.cpu()
+            if task.per_frame and order is not None:
+                outputs = _take_frames(outputs, order.argsort(dim=1))
+        for clip, first, length, seconds, output, target in zip(
+            batch.clips,
+            batch.first_frames,
+            batch.lengths.tolist(),
+            batch.frame_seconds,
+            outputs,
+            targets,
+            strict=True,
+        ):
+            if task.per_frame:
+                output, target = output[:length], target[:length]
+            answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
+    merged = [_merge(windows, per_frame=task.per_frame) for windows in answers.values()]
+    return Predictions(
+        clips=tuple(answer.clip for answer in merged),
+        outputs=tuple(answer.output for answer in merged),
+        targets=tuple(answer.target for answer in merged),
+        frame_seconds=tuple(answer.frame_seconds for answer in merged),
+    )
 
 
-def comparison_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Aligned text: a row a model, a column a metric. All models have the metrics of the first."""
-    columns = list(next(iter(metrics.values())))
-    cells = [["", *(name.replace("_", " ") for name in columns)]]
-    for model, values in metrics.items():
-        cells.append([model, *(_number(values[name]) for name in columns)])
+def _merge(windows: list[_Answer], *, per_frame: bool) -> _Answer:
+    """One answer of a clip's windows: their mean, frame by frame where there is an answer a frame."""
+    if len(windows) == 1:
+        return windows[0]
+    num_frames = max(window.first_frame + len(window.frame_seconds) for window in windows)
+    seconds = torch.full((num_frames,), torch.nan, dtype=torch.float64)
+    for window in windows:
+        seconds[_frames(window)] = window.frame_seconds
+    if not per_frame:
+        output = torch.stack([window.output for window in windows]).mean(dim=0)
+        return replace(windows[0], output=output, frame_seconds=seconds)
+    total = windows[0].output.new_zeros(num_frames, windows[0].output.shape[1])  # (T, K)
+    count = total.new_zeros(num_frames, 1)
+    target = windows[0].target.new_zeros(num_frames)  # (T,)
+    for window in windows:
+        total[_frames(window)] += window.output
+        count[_frames(window)] += 1
+        target[_frames(window)] = window.target
+    return replace(windows[0], output=total / count, target=target, frame_seconds=seconds)
+
+
+def _frames(window: _Answer) -> slice:
+    return slice(window.first_frame, window.first_frame + len(window.frame_seconds))
+
+
+def _shuffled(batch: Batch, *, seed: int) -> Tensor:
+    """Frame numbers (B, T): those of each sample in any order, then those of its padding."""
+    order = torch.arange(batch.maps.shape[1]).repeat(len(batch.clips), 1)
+    for row, clip, first, length in zip(
+        order, batch.clips, batch.first_frames, batch.lengths.tolist(), strict=True
+    ):
+        rng = np.random.default_rng([seed, first, xxhash.xxh3_64_intdigest(clip.clip_id.encode())])
+        row[:length] = torch.from_numpy(rng.permutation(length))
+    return order
+
+
+def _take_frames(values: Tensor, order: Tensor) -> Tensor:
+    """The frames of values (B, T, ...) in the order (B, T)."""
+    return values[torch.arange(len(order))[:, None], order]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model did on some clips."""
+
+    metrics: dict[str, Estimate]
+    resampled: dict[str, Array]  # each metric (R,) of clips drawn with replacement
+    num_clips: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Values by name, and the ends of their 95 % intervals beside them."""
+        return {
+            **{name: estimate.value for name, estimate in self.metrics.items()},
+            "num_clips": self.num_clips,
+            "intervals": {name: [e.low, e.high] for name, e in self.metrics.items()},
+        }
+
+
+def score(predictions: Predictions, *, task: Task, num_resamples: int, seed: int) -> Score:
+    """All of the task's metrics, with bootstrap intervals over clips."""
+    measure, num_clips = task.measure(predictions), len(predictions.clips)
+    values = measure(np.ones(num_clips))
+    resampled = resample(measure, num_clips=num_clips, num_resamples=num_resamples, seed=seed)
+    metrics = {name: Estimate(value, *interval(resampled[name])) for name, value in values.items()}
+    return Score(metrics, resampled, num_clips)
+
+
+def comparison_table(scores: Mapping[str, Score]) -> str:
+    """Aligned text: a row a model, a column a metric with its interval. All have the first's metrics."""
+    names = list(next(iter(scores.values())).metrics)
+    cells = [["", *(name.replace("_", " ") for name in names), "clips"]]
+    for model, score in scores.items():
+        metrics = (score.metrics[name] for name in names)
+        intervals = (f"{metric.value:.4f} [{metric.low:.3f}, {metric.high:.3f}]" for metric in metrics)
+        cells.append([model, *intervals, str(score.num_clips)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
     )
 
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def order_sentence(ordered: Score, shuffled: Score, *, metric: str, sign: int) -> str:
+    """Whether a model is better on frames in their order, for people; `sign` is 1 where more is better.
+
+    Both scores are of the same draws of the same clips, so their difference is taken draw by draw.
+    """
+    difference = ordered.metrics[metric].value - shuffled.metrics[metric].value
+    low, high = interval(ordered.resampled[metric] - shuffled.resampled[metric])
+    verdict = (
+        "the model uses the order of frames."
+        if min(sign * low, sign * high) > 0
+        else "it is not shown that the order of frames helps this model."
+    )
+    return f"In order against shuffled: {metric} {difference:+.4f} [{low:+.3f}, {high:+.3f}]: {verdict}"

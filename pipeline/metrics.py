@@ -1,52 +1,173 @@
-"""Metrics: numbers from outputs and targets.
+"""Metrics: numbers from outputs and targets, and between which bounds they lie.
 
-Counted here in plain torch, and compared with torchmetrics in the tests: importing torchmetrics takes
-longer than a short training run.
+Each is a function of how often every clip counts. So one definition gives the value, where each counts
+once, and its confidence interval, where clips are drawn with replacement (the bootstrap of Efron 1979).
+Written in numpy and compared with torchmetrics in the tests: importing torchmetrics takes longer than a
+short training run.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+# How often each of N clips counts (N,) -> metrics by name; NaN where they are not defined.
+Measure = Callable[[Array], dict[str, float]]
+
+UNLABELLED = -100  # the target of a frame that has no label
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of some clips, and where it lies for 95 % of the clips that could have been drawn instead."""
+
+    value: float
+    low: float
+    high: float
+
+
+def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, Array]:
+    """Each metric (R,) of R draws of `num_clips` clips with replacement.
+
+    The same seed gives the same draws, so that two models' metrics may be subtracted draw by draw.
+    """
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(num_clips, size=num_clips) for _ in range(num_resamples))
+    metrics = [measure(np.bincount(draw, minlength=num_clips)) for draw in draws]
+    return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """What 95 % of the values (R,) lie between; NaN does not count."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure_loss(losses: Array, weights: Array, *, clips: Array) -> Measure:
+    """`loss`: the sum of losses over that of weights, of rows (M,) that are the clips' numbered (M,)."""
+
+    def measure(counts: Array) -> dict[str, float]:
+        total = float((counts[clips] * weights).sum())
+        return {"loss": float((counts[clips] * losses).sum()) / total if total else 0.0}
+
+    return measure
+
+
+def measure_classes(
+    outputs: Tensor, targets: Tensor, *, clips: Array | None = None, ranked: bool = True
+) -> Measure:
+    """Metrics of logits (M, K) and class numbers (M,), or UNLABELLED, of the clips numbered (M,).
+
+    Without `clips` each row is a clip. `accuracy` is over rows; with more than five classes there is
+    `accuracy_top5`. `macro_f1` averages over the classes that occur among targets or answers, and
+    `mAP`, left out unless `ranked`, the average precision over the classes that occur among targets.
+    """
+    labelled = (targets != UNLABELLED).numpy()
+    clips = (np.arange(len(targets)) if clips is None else clips)[labelled]
+    logits, actual = outputs.double().numpy()[labelled], targets.numpy()[labelled]
+    num_classes = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    hits = predicted == actual
+    top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
+    average_precision = _average_precision(logits, actual) if ranked else None
+
+    def measure(counts: Array) -> dict[str, float]:
+        weights = counts[clips]  # (M,)
+        if not weights.any():
+            return dict.fromkeys(names, np.nan)
+
+        def per_class(classes: Array, weights: Array) -> Array:
+            return np.bincount(classes, weights, minlength=num_classes)
+
+        occurring = per_class(actual, weights) + per_class(predicted, weights)
+        f1 = 2 * per_class(actual, weights * hits) / np.maximum(occurring, 1)
+        metrics = {"accuracy": np.average(hits, weights=weights)}
+        if num_classes > 5:
+            metrics["accuracy_top5"] = np.average(top5_hits, weights=weights)
+        metrics["macro_f1"] = f1[occurring > 0].mean()
+        if average_precision:
+            metrics["mAP"] = average_precision(weights)
+        return {name: float(value) for name, value in metrics.items()}
+
+    names = ["accuracy", *["accuracy_top5"] * (num_classes > 5), "macro_f1", *["mAP"] * ranked]
+    return measure
+
+
+def _average_precision(logits: Array, actual: Array) -> Callable[[Array], float]:
+    """How often rows count (M,) -> mean over classes of the sum of (recall - recall before) * precision."""
+    scores = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
+    order = np.argsort(-scores, axis=0, kind="stable")  # (M, K): the rows by falling score
+    ranked = np.take_along_axis(scores, order, axis=0)
+    is_last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, scores.shape[1]), dtype=bool)])
+    positions = np.where(is_last, np.arange(len(scores))[:, None], len(scores))
+    ends = np.minimum.accumulate(positions[::-1], axis=0)[::-1]  # the last row of the same score
+    positive = actual[order] == np.arange(scores.shape[1])
+
+    def mean_over_classes(weights: Array) -> float:
+        counted = weights[order]  # (M, K)
+        true = counted * positive
+        precision = true.cumsum(axis=0) / np.maximum(counted.cumsum(axis=0), 1)
+        num_positive = true.sum(axis=0)  # (K,)
+        sums = (true * np.take_along_axis(precision, ends, axis=0)).sum(axis=0)
+        return float((sums / np.maximum(num_positive, 1))[num_positive > 0].mean())
+
+    return mean_over_classes
+
+
+def measure_values(outputs: Tensor, targets: Tensor) -> Measure:
+    """Metrics of predicted and true numbers (N, V), in their unit, of N clips.
+
+    `mae`, `rmse` and `r2` (0 where the targets do not differ) are means over the V values; of several,
+    each has its own too: `mae_1`, ..., `mae_V`.
+    """
+    actual = targets.double().numpy()
+    errors = outputs.double().numpy() - actual
+
+    def measure(counts: Array) -> dict[str, float]:
+        def mean(values: Array) -> Array:
+            return np.average(values, axis=0, weights=counts)  # (V,)
+
+        variance = mean((actual - mean(actual)) ** 2)
+        squared = mean(errors**2)
+        explained = np.where(variance > 0, 1 - squared / np.where(variance > 0, variance, 1), 0.0)
+        columns = {"mae": mean(np.abs(errors)), "rmse": np.sqrt(squared), "r2": explained}
+        metrics = {name: float(column.mean()) for name, column in columns.items()}
+        if actual.shape[1] > 1:
+            metrics |= {
+                f"{name}_{number}": float(value)
+                for name, column in columns.items()
+                for number, value in enumerate(column, start=1)
+            }
+        return metrics
+
+    return measure
 
 
 @dataclass(frozen=True)
 class ClassScores:
     """How one class did."""
 
-    num_clips: int
+    num_rows: int  # clips, or labelled frames
     precision: float  # 0 where the class was never predicted
-    recall: float  # 0 where the class has no clips
+    recall: float  # 0 where the class does not occur
     f1: float
 
 
 def class_scores(outputs: Tensor, targets: Tensor) -> list[ClassScores]:
-    """One entry a class, from logits (N, K) and class numbers (N,)."""
-    counts = _confusion(outputs, targets)
-    hits = counts.diagonal().double()
-    actual, predicted = counts.sum(dim=1), counts.sum(dim=0)
-    precision, recall, f1 = (
-        hits / predicted.clamp(min=1),
-        hits / actual.clamp(min=1),
-        2 * hits / (actual + predicted).clamp(min=1),
+    """One entry a class, from logits (M, K) and class numbers (M,), or UNLABELLED."""
+    labelled = targets != UNLABELLED
+    predicted, actual = outputs[labelled].argmax(dim=1), targets[labelled]
+    num_actual, num_predicted, num_hits = (
+        torch.bincount(classes, minlength=outputs.shape[1])
+        for classes in (actual, predicted, actual[actual == predicted])
     )
-    columns = (column.tolist() for column in (precision, recall, f1))
-    return [ClassScores(*values) for values in zip(actual.tolist(), *columns, strict=True)]
-
-
-def classification_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Accuracy over clips, and F1 averaged over the classes that occur among targets or answers."""
-    counts = _confusion(outputs, targets)
-    occurring = (counts.sum(dim=0) + counts.sum(dim=1)).tolist()
-    f1s = [score.f1 for score, count in zip(class_scores(outputs, targets), occurring, strict=True) if count]
-    return {
-        "accuracy": counts.diagonal().sum().item() / len(targets),
-        "macro_f1": sum(f1s) / len(f1s),
-    }
-
-
-def _confusion(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Numbers of clips (K, K) int64 by actual (row) and predicted class."""
-    num_classes = outputs.shape[1]
-    pairs = targets * num_classes + outputs.argmax(dim=1)
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    hits = num_hits.double()
+    precision, recall = hits / num_predicted.clamp(min=1), hits / num_actual.clamp(min=1)
+    f1 = 2 * hits / (num_actual + num_predicted).clamp(min=1)
+    columns = (column.tolist() for column in (num_actual, precision, recall, f1))
+    return [ClassScores(*values) for values in zip(*columns, strict=True)]

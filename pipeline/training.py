@@ -4,50 +4,83 @@ import io
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from pipeline.devices import DeviceName
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import predict
 from pipeline.files import write_atomically
+from pipeline.manifest import Clip
 from pipeline.models import ModelConfig
 from pipeline.models.clip import PositiveInt
-from pipeline.streaming import Loader
-from pipeline.tasks import Classification
+from pipeline.streaming import Loader, LoaderConfig
+from pipeline.tasks import Task, TaskConfig
 
 log = logging.getLogger(__name__)
 
-# Share of the learning rate, by the share of all steps done.
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+# Share of the learning rate, by the share of all steps after the warm-up that is done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
 }
 
+# Each makes an optimizer of groups of parameters.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
 
-class TrainConfig(ModelConfig):
+# What matrices are multiplied in; weights, losses and sums stay float32.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Batches between two looks at the losses: each look waits for the GPU.
+_BATCHES_PER_LOOK = 50
+
+
+class TrainConfig(ModelConfig, TaskConfig, LoaderConfig):
     """From a tap's features to a checkpoint."""
 
     tap: str = "layer4"  # which features: features/<tap>
-    task: Literal["classification"] = "classification"
+    tail: str | None = None  # a later tap, e.g. layer4: the layers up to there are trained too; null: none
+    tail_learning_rate: PositiveFloat = 1e-5  # of these layers
     standardise: bool = True  # each channel by its mean and deviation in the train split
     epochs: PositiveInt = 30  # at most
-    patience: PositiveInt | None = 10  # stop after so many epochs without a better val score; null: never
-    batch_size: PositiveInt = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3  # AdamW's
+    monitor: str | None = None  # metric of the val split that chooses the best epoch; null: the task's
+    patience: PositiveInt | None = 10  # stop after so many epochs without a better one; null: never
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, to zero at `epochs`
-    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0  # largest norm of all gradients; null: any
-    seed: Annotated[int, Field(ge=0)] = 0  # of initial weights, order of clips and dropout
+    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate; cosine: to zero at `epochs`
+    warmup_epochs: NonNegativeInt = 0  # in which the learning rate rises from zero
+    grad_clip: PositiveFloat | None = 1.0  # largest norm of all gradients; null: any
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products; float16: on a GPU
+    seed: NonNegativeInt = 0  # of initial weights, order of clips and dropout
     device: DeviceName = "auto"
-    num_threads: PositiveInt = 2  # that read features
-    resident_mb: Annotated[int, Field(ge=0)] = 2048  # features up to this size are kept in memory
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _words_are_of_whole_clips(self) -> Self:
+        if self.window and self.task in ("captioning", "question_answering"):
+            raise ValueError(
+                f"window {self.window} cuts clips, but {self.task} is of whole ones; set it to null"
+            )
+        return self
 
 
 Metrics = dict[str, dict[str, float]]  # of one epoch: {"train": {"loss": ...}, "val": {"loss": ...}}
@@ -64,88 +97,162 @@ class Fit:
 def fit(
     model: nn.Module,
     *,
-    task: Classification,
+    task: Task,
     train: Loader,
     val: Loader,
     config: TrainConfig,
     device: torch.device,
     state_path: Path,
-    on_batch: Callable[[int], None] = lambda _: None,
+    on_batch: Callable[[], None] = lambda: None,
     on_epoch: Callable[[Metrics], None] = lambda _: None,
 ) -> Fit:
     """Train in place, until `config.epochs` or until patience ends; the model gets the best epoch's weights.
 
     After each epoch everything goes to `state_path`; where that exists, training continues after its last
-    epoch, to the same numbers as if it had never stopped. `on_batch` is told each batch's number of clips,
-    `on_epoch` each epoch's metrics, those before a resume included.
+    epoch, to the same numbers as if it had never stopped. `on_batch` is called after each batch, `on_epoch`
+    with each epoch's metrics, those before a resume included.
 
-    Raises PipelineError when the loss is no longer finite.
+    Raises ConfigError for a monitor that the task does not measure; PipelineError when a loss is no longer
+    finite, naming the clips of its batch.
     """
+    monitor, sign = resolve_monitor(task, config)
+    precision = resolve_precision(config, device)
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = make_optimizer(model, config)
+    # Gradients below 6e-8 are 0 in float16, and only there.
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     history: list[Metrics] = []
-    best_weights: dict[str, torch.Tensor] = {}
+    best_weights: dict[str, Tensor] = {}
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
         history, best_weights = state["history"], state["best_weights"]
         log.info("Training resumes after epoch %d.", len(history))
         for metrics in history:
             on_epoch(metrics)
 
-    num_steps = config.epochs * len(train)
+    best = best_epoch(history, monitor=monitor, sign=sign)
     for epoch in range(len(history), config.epochs):
-        if config.patience and epoch - _best_epoch(history, task) > config.patience:
+        if config.patience and epoch - best > config.patience:
             break
         # Dropout depends on seed and epoch alone: a resumed run needs no stored random state.
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         model.train()
-        all_outputs, all_targets = [], []
+        rows, losses, clips = [], [], []
         for index, batch in enumerate(train.epoch(epoch)):
-            done = (epoch * len(train) + index) / num_steps
+            share = learning_rate_share(epoch * len(train) + index, config, epoch_steps=len(train))
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * SCHEDULES[config.schedule](done)
-            targets = task.targets(batch.clips).to(device)
-            outputs = model(batch.maps.to(device), batch.lengths)
+                group["lr"] = group["full_lr"] * share
+            targets = task.targets(batch).to(device)
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                outputs = task.outputs(model, replace(batch, maps=batch.maps.to(device)))
+            loss = task.loss(outputs, targets)
             optimizer.zero_grad()
-            task.loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if config.grad_clip:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            optimizer.step()
-            all_outputs.append(outputs.detach())
-            all_targets.append(targets)
-            on_batch(len(batch.clips))
-        metrics = {"train": task.metrics(torch.cat(all_outputs), torch.cat(all_targets))}
-        if not math.isfinite(metrics["train"]["loss"]):
-            raise PipelineError(
-                f"The loss is {metrics['train']['loss']} in epoch {epoch}: training diverged. "
-                f"Lower train.learning_rate ({config.learning_rate}) or set train.grad_clip."
-            )
+            scaler.step(optimizer)
+            scaler.update()
+            rows.append(task.rows(outputs.detach(), targets))
+            losses.append(loss.detach())
+            clips.append(batch.clips)
+            if len(losses) == _BATCHES_PER_LOOK or index + 1 == len(train):
+                _check_finite(losses, clips, epoch=epoch, config=config)
+                losses, clips = [], []
+            on_batch()
+        metrics = {"train": task.metrics(*map(torch.cat, zip(*rows, strict=True)))}
         predictions = predict(model, val.epoch(), task=task, device=device)
-        metrics["val"] = task.metrics(predictions.outputs, predictions.targets)
+        metrics["val"] = task.measure(predictions)(np.ones(len(predictions.clips)))
         history.append(metrics)
-        if _best_epoch(history, task) == epoch:
+        best = best_epoch(history, monitor=monitor, sign=sign)
+        if best == epoch:
             best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         _save_state(
             state_path,
             {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
                 "history": history,
                 "best_weights": best_weights,
             },
         )
         on_epoch(metrics)
     model.load_state_dict(best_weights)
-    return Fit(history, _best_epoch(history, task))
+    return Fit(history, best)
 
 
-def _best_epoch(history: list[Metrics], task: Classification) -> int:
-    """The first of the best; 0 before any."""
-    return max(range(len(history)), key=lambda epoch: task.score(history[epoch]["val"]), default=0)
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Over all parameters; those of the tail in a group of their own with `tail_learning_rate`.
+
+    Each group has its rate at the top of the schedule as `full_lr`.
+    """
+    tail = [value for name, value in model.named_parameters() if ".tail." in f".{name}"]
+    others = [value for name, value in model.named_parameters() if ".tail." not in f".{name}"]
+    groups = [
+        {"params": params, "lr": rate, "full_lr": rate}
+        for params, rate in ((others, config.learning_rate), (tail, config.tail_learning_rate))
+        if params
+    ]
+    options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    return OPTIMIZERS[config.optimizer](groups, weight_decay=config.weight_decay, **options)
+
+
+def learning_rate_share(step: int, config: TrainConfig, *, epoch_steps: int) -> float:
+    """The share of the full learning rate at a step, counted from 0: up a ramp, then along the schedule."""
+    num_warmup, num_steps = config.warmup_epochs * epoch_steps, config.epochs * epoch_steps
+    if step < num_warmup:
+        return (step + 1) / (num_warmup + 1)
+    return SCHEDULES[config.schedule]((step - num_warmup) / (num_steps - num_warmup))
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The type of matrix products. Raises ConfigError for one that the device does not have."""
+    if config.precision == "float16" and device.type == "cpu":
+        raise ConfigError("train.precision 'float16' needs a GPU. Use float32 or bfloat16 on a CPU.")
+    return PRECISIONS[config.precision]
+
+
+def resolve_monitor(task: Task, config: TrainConfig) -> tuple[str, int]:
+    """The metric that chooses the best epoch, and 1 where more is better, else -1.
+
+    Raises ConfigError for one that the task does not measure after an epoch.
+    """
+    monitor = config.monitor or next(iter(task.monitors))
+    if monitor not in task.monitors:
+        raise ConfigError(
+            f"train.monitor {monitor!r} is not measured for the task {config.task!r}. Available:"
+            f" {', '.join(task.monitors)}."
+        )
+    return monitor, task.monitors[monitor]
+
+
+def best_epoch(history: list[Metrics], *, monitor: str, sign: int) -> int:
+    """The first of the best, the loss deciding among equals; 0 before any."""
+
+    def score(epoch: int) -> tuple[float, float]:
+        metrics = history[epoch]["val"]
+        value = sign * metrics[monitor]
+        return -math.inf if math.isnan(value) else value, -metrics["loss"]
+
+    return max(range(len(history)), key=score, default=0)
+
+
+def _check_finite(
+    losses: list[Tensor], clips: list[tuple[Clip, ...]], *, epoch: int, config: TrainConfig
+) -> None:
+    """Raise PipelineError with the clips of the first batch whose loss is infinite or NaN."""
+    faulty = (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
+    if faulty:
+        names = ", ".join(clip.clip_id for clip in clips[faulty[0]])
+        raise PipelineError(
+            f"The loss is {losses[faulty[0]].item()} in epoch {epoch}, in the batch of {names}. Look at these"
+            f" clips' features and targets; if they are sound, lower train.learning_rate"
+            f" ({config.learning_rate}) or set train.grad_clip."
+        )
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -142,6 +142,15 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
+def find_weights(sha256: str, *, folder: Path) -> Path | None:
+    """The .safetensors file in `folder` whose bytes have that digest."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return path
+    return None
+
+
 def _serialise(weights: Weights) -> bytes:
     metadata = {
         "arch": weights.arch,

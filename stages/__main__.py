@@ -3,7 +3,17 @@
 import ast
 from pathlib import Path
 
-_NOT_STAGES = {"__init__", "__main__", "console", "params", "adoption", "dvc_cache", "extraction"}
+_NOT_STAGES = {
+    "__init__",
+    "__main__",
+    "console",
+    "params",
+    "adoption",
+    "dvc_cache",
+    "extraction",
+    "extract_job",
+    "extract_plan",
+}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints -> test metrics: measures the recurrent model and the baseline side by side."""
+"""Checkpoints -> test metrics: the recurrent model, the same on shuffled frames, and the baseline."""
 
 import os
 
@@ -7,25 +7,37 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import json
+import logging
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from pipeline.checkpoint import check_contract, load_checkpoint
+from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.devices import DeviceName, resolve_device
-from pipeline.errors import ManifestError
-from pipeline.evaluation import comparison_table, predict
+from pipeline.drawings import AttentionBars, draw_attention, draw_comparison
+from pipeline.errors import DecodeError, ManifestError
+from pipeline.evaluation import Score, comparison_table, order_sentence, predict, score
 from pipeline.files import write_atomically
-from pipeline.manifest import read_manifest
-from pipeline.models import MODELS
+from pipeline.manifest import Clip, read_manifest
+from pipeline.models import MODELS, RecurrentModel
 from pipeline.models.clip import PositiveInt
-from pipeline.plots import write_class_table, write_confusion
-from pipeline.store import open_view
-from pipeline.streaming import Loader, with_features
+from pipeline.models.summaries import Attention
+from pipeline.plots import NUM_DRAWN, write_plots
+from pipeline.store import FeatureView, open_view
+from pipeline.streaming import Batch, make_loader, with_features
+from pipeline.tasks import Predictions, Task
+from pipeline.training import resolve_monitor
 from stages import console
 from stages.params import CorpusConfig, load_section
+
+log = logging.getLogger(__name__)
+
+PLOTS = Path("plots")
+_NUM_CAPTIONED = 6  # clips on the page of captions
 
 
 class EvaluateConfig(BaseModel):
@@ -34,6 +46,8 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Literal["train", "val", "test"] = "test"
+    num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
+    seed: Annotated[int, Field(ge=0)] = 0  # of the draws, and of the order of shuffled frames
     batch_size: PositiveInt = 32
     device: DeviceName = "auto"
     num_threads: PositiveInt = 2  # that read features
@@ -44,36 +58,117 @@ def main() -> None:
         prog="python -m stages.evaluate",
         description=__doc__,
         epilog="Reads corpus.manifest and evaluate.* from params.yaml, the manifest, checkpoints/ and the"
-        " features that they were trained on; writes metrics/evaluate.json, plots/confusion.csv and"
-        " plots/classes.csv (of the recurrent model), and the table that it prints, reports/evaluate.txt.",
+        " features that they were trained on; writes metrics/evaluate.json (metrics with their 95 % bootstrap"
+        " intervals over clips), what DVC draws of the recurrent model's answers, plots/, and the table that"
+        " it prints, reports/evaluate.txt.",
     ).parse_args()
     config = load_section("evaluate", EvaluateConfig)
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)
     clips = read_manifest(manifest_path).clips(split=config.split)
-    device = resolve_device(config.device)
-    metrics = {}
-    labels = {}
-    for name in MODELS:
-        checkpoint = load_checkpoint(Path("checkpoints") / name)
-        with open_view(Path("features") / checkpoint.config.tap) as view:
+    checkpoints = {name: load_checkpoint(Path("checkpoints") / name) for name in MODELS}
+    recurrent = checkpoints["recurrent"]
+    with open_view(Path("features") / recurrent.config.tap) as view:
+        for checkpoint in checkpoints.values():
             check_contract(checkpoint.contract, view.contract, path=view.path)
-            found = with_features(clips, view)
-            if not found:
-                raise ManifestError(f"{manifest_path} has no {config.split} clips with features.")
-            loader = Loader(view, found, config.batch_size, config.num_threads)
-            batches = tqdm(loader.epoch(), total=len(loader), desc=name, unit="batch")
-            predictions = predict(checkpoint.model.to(device), batches, task=checkpoint.task, device=device)
-        values = checkpoint.task.metrics(predictions.outputs, predictions.targets)
-        metrics[name] = {**values, "num_clips": len(found)}
-        labels[name] = checkpoint.config.cell.upper() if name == "recurrent" else "mean-pool + linear"
-        if name == "recurrent":
-            classes = checkpoint.task.classes
-            write_confusion(Path("plots/confusion.csv"), predictions, classes=classes)
-            write_class_table(Path("plots/classes.csv"), predictions, classes=classes)
+        found = with_features(clips, view)
+        if not found:
+            raise ManifestError(f"{manifest_path} has no {config.split} clips with features.")
+        recurrent.task.check(found)
+        scores = {
+            "recurrent": _score(recurrent, view, found, config, plots=PLOTS),
+            "shuffled": _score(recurrent, view, found, config, shuffle_seed=config.seed),
+            "baseline": _score(checkpoints["baseline"], view, found, config),
+        }
+    metrics = {name: score.as_json() for name, score in scores.items()}
     write_atomically(Path("metrics/evaluate.json"), (json.dumps(metrics, indent=2) + "\n").encode())
-    table = comparison_table({labels[name]: values for name, values in metrics.items()})
-    write_atomically(Path("reports/evaluate.txt"), (table + "\n").encode())
-    print(table)
+    cell = recurrent.config.cell.upper()
+    labels = {"recurrent": cell, "shuffled": f"{cell}, frames shuffled", "baseline": recurrent.task.baseline}
+    named = {labels[name]: score for name, score in scores.items()}
+    report = comparison_table(named)
+    draw_comparison(PLOTS / "images/comparison.png", {name: s.metrics for name, s in named.items()})
+    monitor, sign = resolve_monitor(recurrent.task, recurrent.config)
+    report += "\n\n" + order_sentence(scores["recurrent"], scores["shuffled"], metric=monitor, sign=sign)
+    write_atomically(Path("reports/evaluate.txt"), (report + "\n").encode())
+    print(report)
+
+
+def _score(
+    checkpoint: Checkpoint,
+    view: FeatureView,
+    clips: list[Clip],
+    config: EvaluateConfig,
+    *,
+    shuffle_seed: int | None = None,
+    plots: Path | None = None,
+) -> Score:
+    """Answer, measure, and leave the answers' plots in the folder `plots`."""
+    device = resolve_device(config.device)
+    changes = {"batch_size": config.batch_size, "num_threads": config.num_threads}
+    loader = make_loader(view, clips, checkpoint.config.model_copy(update=changes), device=device)
+    name = checkpoint.network if shuffle_seed is None else "shuffled"
+    predictions = predict(
+        checkpoint.model.to(device),
+        tqdm(loader.epoch(), total=len(loader), desc=name, unit="batch"),
+        task=checkpoint.task,
+        device=device,
+        shuffle_seed=shuffle_seed,
+    )
+    if plots:
+        write_plots(plots, predictions, task=checkpoint.task)
+        if isinstance(checkpoint.model, RecurrentModel) and isinstance(checkpoint.model.summary, Attention):
+            batch = next(loader.epoch())
+            _draw_attention(plots / "images/attention.png", checkpoint.model, batch, task=checkpoint.task)
+        if checkpoint.config.task == "captioning":
+            _draw_captions(plots / "images/captions.png", predictions, checkpoint)
+    return score(predictions, task=checkpoint.task, num_resamples=config.num_resamples, seed=config.seed)
+
+
+@torch.inference_mode()
+def _draw_attention(path: Path, model: RecurrentModel, batch: Batch, *, task: Task) -> None:
+    """How much each frame of some clips counts in the model's answer."""
+    weights = model.attention(batch.maps, batch.lengths).sum(dim=2).cpu()  # (B, T)
+    outputs = task.outputs(model, batch).cpu()
+    rows = zip(batch.clips, batch.lengths.tolist(), batch.frame_seconds, weights, outputs, strict=True)
+    clips = []
+    for clip, length, seconds, frame_weights, output in islice(rows, NUM_DRAWN):
+        answer = ", ".join(map(str, task.render(output, seconds)[0].values()))
+        clips.append(
+            AttentionBars(clip.clip_id, seconds[:length].numpy(), frame_weights[:length].numpy(), answer)
+        )
+    draw_attention(path, clips)
+
+
+def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint) -> None:
+    """The page of some clips' captions; with their frames, where the corpus is at hand."""
+    from pipeline.backbone import preprocess  # torchvision takes seconds
+    from pipeline.caption_page import write_caption_page
+    from pipeline.frames import read_frames
+
+    root = Path(load_section("corpus", CorpusConfig).root)
+    contract = checkpoint.contract
+    frames = {}
+    shown = predictions.clips[:_NUM_CAPTIONED]
+    for clip in shown:
+        try:
+            pieces = read_frames(
+                [root / source for source in clip.sources],
+                sampling=contract.sampling,
+                start_seconds=clip.start_seconds,
+                end_seconds=clip.end_seconds,
+                image_fps=clip.image_fps,
+            )
+            pixels = [preprocess(torch.from_numpy(piece.pixels), contract.preprocessing) for piece in pieces]
+            frames[clip.clip_id] = torch.cat(pixels).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+        except (DecodeError, OSError) as error:
+            log.warning("%s is drawn without the frames of %s: %s", path, clip.clip_id, error)
+    write_caption_page(
+        path,
+        predictions,
+        scan="frames" if checkpoint.config.hierarchical else checkpoint.config.scan,
+        map_size=checkpoint.map_shape[1:],
+        frames=frames,
+        num_clips=_NUM_CAPTIONED,
+    )
 
 
 if __name__ == "__main__":

@@ -13,16 +13,19 @@ import shutil
 from pathlib import Path
 
 from dvclive.live import Live
+from torch import nn
 from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoint, save_checkpoint
+from pipeline.contract import FeatureContract
 from pipeline.devices import resolve_device
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, WeightsError
 from pipeline.files import file_digest, file_lock, write_atomically
 from pipeline.manifest import read_manifest
-from pipeline.models import MODELS, build_model
-from pipeline.store import open_view
-from pipeline.streaming import Loader, channel_statistics, keep_resident, with_features
+from pipeline.models import MODELS
+from pipeline.models.tail import TailFeatures
+from pipeline.store import FeatureView, open_view
+from pipeline.streaming import channel_statistics, keep_resident, make_loader, with_features
 from pipeline.tasks import TASKS
 from pipeline.training import Fit, Metrics, TrainConfig, fit
 from stages import console
@@ -42,10 +45,7 @@ def main() -> None:
     config = load_section("train", TrainConfig)
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)
     with open_view(Path("features") / config.tap) as view:
-        identity = json.dumps([config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex()])
-        # An unfinished run keeps its state outside of the outs, which DVC removes before it runs a stage.
-        work = journal_path() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:32]
-
+        work = state_folder(config, view, manifest_path=manifest_path)
         clips = with_features(read_manifest(manifest_path).clips(), view)
         train_clips = [clip for clip in clips if clip.split == "train"]
         val_clips = [clip for clip in clips if clip.split == "val"]
@@ -54,34 +54,44 @@ def main() -> None:
                 f"{manifest_path} has {len(train_clips)} train and {len(val_clips)} val clips with features: "
                 "training needs both."
             )
-        task = TASKS[config.task].from_clips(train_clips)
-        task.targets(val_clips)  # an unknown label is an error now, not after the first epoch
+        task = TASKS[config.task].from_clips(train_clips, config)
+        task.check(val_clips)  # an unknown label is an error now, not after the first epoch
         device = resolve_device(config.device)
-        features = keep_resident(view, train_clips + val_clips, limit_bytes=config.resident_mb << 20)
-        standardisation = channel_statistics(features, train_clips) if config.standardise else None
+        tail = _load_tail(view.contract, until=config.tail) if config.tail else None
+        features = keep_resident(
+            view,
+            train_clips + val_clips,
+            limit_bytes=config.resident_mb << 20,
+            device=device,
+            device_limit_bytes=None if config.resident_gpu_mb is None else config.resident_gpu_mb << 20,
+            num_threads=config.num_threads,
+        )
+        standardisation = None
+        if config.standardise:
+            read = features if tail is None else TailFeatures(features, tail, device=device)
+            standardisation = channel_statistics(read, train_clips, num_threads=config.num_threads)
         log.info("%d train and %d val clips, on %s.", len(train_clips), len(val_clips), device)
 
-        batches = Loader(
-            features, train_clips, config.batch_size, config.num_threads, shuffle_seed=config.seed
-        )
+        train = make_loader(features, train_clips, config, device=device, shuffle_seed=config.seed)
+        val = make_loader(features, val_clips, config, device=device)
         metrics = {}
         with file_lock(work.with_name(f"{work.name}.lock"), on_wait=_say_waiting):
             work.mkdir(exist_ok=True)
             for name in MODELS:
-                model = build_model(
+                model = task.build_model(
                     name,
                     config,
                     map_shape=view.map_shape,
-                    num_outputs=task.num_outputs,
                     standardisation=standardisation,
+                    tail=tail,
                     seed=config.seed,
                 )
-                with Progress(name, config=config, num_clips=len(train_clips)) as progress:
+                with Progress(name, config=config, num_batches=len(train)) as progress:
                     result = fit(
                         model,
                         task=task,
-                        train=batches,
-                        val=Loader(features, val_clips, config.batch_size, config.num_threads),
+                        train=train,
+                        val=val,
                         config=config,
                         device=device,
                         state_path=work / f"{name}.pt",
@@ -97,27 +107,37 @@ def main() -> None:
                     contract=view.contract,
                     map_shape=view.map_shape,
                     metrics=result.history[result.best_epoch]["val"],
+                    weights_source=_weights_source(view.contract),
                 )
                 save_checkpoint(Path("checkpoints") / name, checkpoint)
             write_atomically(Path("metrics/train.json"), (json.dumps(metrics, indent=2) + "\n").encode())
             shutil.rmtree(work)
 
 
+def state_folder(config: TrainConfig, view: FeatureView, *, manifest_path: Path) -> Path:
+    """Where an unfinished run keeps its state: another place for other parameters, features or manifest.
+
+    It is outside of the outs, which DVC removes before it runs a stage.
+    """
+    identity = json.dumps([config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex()])
+    return journal_path() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
 class Progress:
     """A progress bar over all epochs on stderr, and the curves for DVC."""
 
-    def __init__(self, name: str, *, config: TrainConfig, num_clips: int) -> None:
-        self._num_clips = num_clips
+    def __init__(self, name: str, *, config: TrainConfig, num_batches: int) -> None:
+        self._num_batches = num_batches
         self._num_epochs = 0
-        self._bar = tqdm(total=config.epochs * num_clips, desc=name, unit="clip")
+        self._bar = tqdm(total=config.epochs * num_batches, desc=name, unit="batch")
         self._live = Live(f"dvclive/train/{name}", save_dvc_exp=False, dvcyaml=None)
 
-    def on_batch(self, num_clips: int) -> None:
-        self._bar.update(num_clips)
+    def on_batch(self) -> None:
+        self._bar.update()
 
     def on_epoch(self, metrics: Metrics) -> None:
         self._num_epochs += 1
-        self._bar.n = self._num_epochs * self._num_clips  # also right for the epochs before a resume
+        self._bar.n = self._num_epochs * self._num_batches  # also right for the epochs before a resume
         self._bar.set_postfix(
             epoch=self._num_epochs,
             train_loss=f"{metrics['train']['loss']:.3f}",
@@ -134,6 +154,28 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._live.end()  # type: ignore[no-untyped-call]
         self._bar.close()
+
+
+def _load_tail(contract: FeatureContract, *, until: str) -> nn.Module:
+    """The layers between the cached tap and `until`, as the network has them whose maps are cached."""
+    from pipeline.networks import tail_module  # torchvision takes seconds
+    from pipeline.weights import find_weights, load_weights
+
+    path = find_weights(contract.weights_sha256, folder=Path("weights"))
+    if path is None:
+        raise WeightsError(
+            f"train.tail needs the weights of the cached features, a {contract.arch} with sha256"
+            f" {contract.weights_sha256}, and no file in weights/ is that. Run `dvc repro weights`."
+        )
+    return tail_module(contract.arch, after=contract.tap, until=until, state=load_weights(path).state)
+
+
+def _weights_source(contract: FeatureContract) -> str:
+    """Where the network of the cached features came from: what predict says when it is missing."""
+    from pipeline.weights import find_weights, read_weights_info
+
+    path = find_weights(contract.weights_sha256, folder=Path("weights"))
+    return "an unknown source" if path is None else read_weights_info(path).source
 
 
 def _say_waiting(holder: str) -> None:

@@ -1,12 +1,23 @@
+import os
 from pathlib import Path
+
+# Before torch: the threads of several workers, and of the stages that they start, would wait for each
+# other spinning, and everything would take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from pipeline.files import file_lock
 from tests.project import Project, make_project
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="random kills a case of the store's safety tests")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two a core: half of the time a test waits, for the disk or for a process that it has started."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +26,17 @@ def num_kills(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which `dvc repro` has run; copy it, don't change it."""
-    project = make_project(tmp_path_factory.mktemp("finished"))
-    project.dvc("repro")
-    project.commit()
-    return project
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """A project in which `dvc repro` has run, made once for all workers; copy it, don't change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with file_lock(folder.with_suffix(".lock"), on_wait=lambda _: None):
+        if not (folder / "done").exists():
+            project = make_project(folder)
+            project.dvc("repro")
+            project.commit()
+            (folder / "done").touch()
+    return Project(folder / "project")
 
 
 @pytest.fixture

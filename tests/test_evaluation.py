@@ -1,36 +1,143 @@
-import torch
+from dataclasses import replace
 
-from pipeline.evaluation import comparison_table, predict
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.evaluation import Score, comparison_table, order_sentence, predict, score
+from pipeline.manifest import FrameLabel
+from pipeline.metrics import UNLABELLED, Estimate
 from pipeline.models import ModelConfig, build_model
 from pipeline.streaming import Loader
-from pipeline.tasks import Classification
-from tests.toy import make_features, order_task
+from pipeline.tasks import Classification, FrameLabels
+from tests.toy import make_clip, make_features, order_task, random_maps
+
+CPU = torch.device("cpu")
+TASK = Classification(("first", "second"))
 
 
 def test_predictions_do_not_depend_on_the_batch():
     clips, maps = order_task(7)
-    features, task = make_features(maps), Classification(("first", "second"))
+    features = make_features(maps)
     model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
-    device = torch.device("cpu")
-    alone = predict(model, Loader(features, clips, 1, 1).epoch(), task=task, device=device)
-    together = predict(model, Loader(features, clips, 7, 1).epoch(), task=task, device=device)
-    assert alone.clip_ids == together.clip_ids == tuple(maps)
-    assert together.targets.tolist() == [0, 1, 0, 1, 0, 1, 0]
-    torch.testing.assert_close(alone.outputs, together.outputs)
+    alone = predict(model, Loader(features, clips, 1, 1).epoch(), task=TASK, device=CPU)
+    together = predict(model, Loader(features, clips, 7, 1).epoch(), task=TASK, device=CPU)
+    assert alone.clips == together.clips == tuple(clips)
+    assert torch.stack(together.targets).tolist() == [0, 1, 0, 1, 0, 1, 0]
+    torch.testing.assert_close(torch.stack(alone.outputs), torch.stack(together.outputs))
     for i, values in enumerate(maps.values()):
         expected = model(torch.from_numpy(values)[None], torch.tensor([len(values)]))[0]
         torch.testing.assert_close(together.outputs[i], expected)
 
 
-def test_the_table_has_a_row_a_model_and_a_column_a_metric():
-    table = comparison_table(
-        {
-            "LSTM": {"loss": 0.25, "macro_f1": 1.0, "num_clips": 150},
-            "mean-pool + linear": {"loss": 12.5, "macro_f1": 0.56789, "num_clips": 150},
-        }
+class FirstChannels(nn.Module):
+    """Says what it sees: the first two values of each frame, or of the first frame."""
+
+    def __init__(self, *, per_frame: bool) -> None:
+        super().__init__()
+        self.per_frame = per_frame
+
+    def forward(self, maps, lengths):
+        assert int(lengths.max()) <= maps.shape[1]
+        values = maps.flatten(2)[..., :2].float()  # (B, T, 2)
+        return values if self.per_frame else values[:, 0]
+
+
+def test_a_clips_answer_is_the_mean_over_its_windows():
+    maps = random_maps([7, 2], (2, 1, 1))
+    clips = [make_clip(clip_id, label="first") for clip_id in maps]
+    loader = Loader(make_features(maps), clips, 2, 1, window=3)
+    predictions = predict(FirstChannels(per_frame=False), loader.epoch(), task=TASK, device=CPU)
+    assert [clip.clip_id for clip in predictions.clips] == ["c0", "c1"]
+    by_hand = maps["c0"].astype(np.float32)[[0, 3, 4], :, 0, 0].mean(axis=0)
+    np.testing.assert_allclose(predictions.outputs[0], by_hand, rtol=1e-6)
+    np.testing.assert_allclose(predictions.outputs[1], maps["c1"][0, :, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(predictions.frame_seconds[0], np.arange(7) / 25)
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 3])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_an_answer_a_frame_stands_at_its_frame_whatever_windows_and_order(stride, shuffle_seed):
+    maps = random_maps([9, 4], (2, 1, 1))
+    clips = [make_clip(clip_id, frame_labels=(FrameLabel(0.04, 0.12, "b"),)) for clip_id in maps]
+    task = FrameLabels(("a", "b"))
+    loader = Loader(make_features(maps), clips, 3, 1, window=4, stride=stride)
+    predictions = predict(
+        FirstChannels(per_frame=True), loader.epoch(), task=task, device=CPU, shuffle_seed=shuffle_seed
     )
+    for clip_id, output, target in zip(maps, predictions.outputs, predictions.targets, strict=True):
+        np.testing.assert_allclose(output, maps[clip_id][:, :, 0, 0], rtol=1e-6)
+        labels = [UNLABELLED, 1, 1, *[UNLABELLED] * (len(output) - 3)]
+        assert target.tolist() == labels
+    rows, targets, numbers = predictions.rows(per_frame=True)
+    assert (len(rows), len(targets)) == (13, 13)
+    assert numbers.tolist() == [0] * 9 + [1] * 4
+
+
+def test_shuffled_frames_are_each_clips_own_in_an_order_that_follows_from_the_seed():
+    maps = random_maps([12, 9], (2, 1, 1))
+    clips = [make_clip(clip_id, label="first") for clip_id in maps]
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, maps, lengths):
+            assert lengths.tolist() == [12, 9][: len(lengths)] or len(lengths) == 1
+            seen.append(maps[..., 0, 0].clone())
+            return torch.zeros(len(maps), 2)
+
+    def shown(batch_size: int, seed: int | None) -> list[np.ndarray]:
+        seen.clear()
+        loader = Loader(make_features(maps), clips, batch_size, 1)
+        predict(Watching(), loader.epoch(), task=TASK, device=CPU, shuffle_seed=seed)
+        rows = [row for batch in seen for row in batch]
+        return [row[: len(clip)].numpy() for row, clip in zip(rows, maps.values(), strict=True)]
+
+    ordered, shuffled = shown(2, None), shown(2, 0)
+    for frames, others, again in zip(ordered, shuffled, shown(1, 0), strict=True):
+        assert not np.array_equal(frames, others)
+        np.testing.assert_array_equal(np.sort(frames, axis=0), np.sort(others, axis=0))
+        np.testing.assert_array_equal(others, again)
+    assert not np.array_equal(shown(2, 1)[0], shuffled[0])
+
+
+def make_score(accuracy: float, spread: float = 0.01) -> Score:
+    draws = accuracy + spread * np.linspace(-1, 1, 101)
+    return Score({"accuracy": Estimate(accuracy, draws[2], draws[98])}, {"accuracy": draws}, 150)
+
+
+def test_a_score_has_every_metric_with_its_interval():
+    clips, maps = order_task(40)
+    model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
+    predictions = predict(model, Loader(make_features(maps), clips, 8, 1).epoch(), task=TASK, device=CPU)
+    result = score(predictions, task=TASK, num_resamples=200, seed=0)
+    outputs, targets, _ = predictions.rows(per_frame=False)
+    assert result.metrics["loss"].value == pytest.approx(TASK.loss(outputs, targets).item())
+    assert result.num_clips == 40
+    for name, metric in result.metrics.items():
+        assert metric.low <= metric.value <= metric.high
+        assert metric.low < metric.high
+        assert len(result.resampled[name]) == 200
+    document = result.as_json()
+    assert list(document) == ["loss", "accuracy", "macro_f1", "mAP", "num_clips", "intervals"]
+    assert document["intervals"]["mAP"] == [result.metrics["mAP"].low, result.metrics["mAP"].high]
+
+
+def test_the_table_has_a_row_a_model_and_a_column_a_metric():
+    table = comparison_table({"LSTM": make_score(0.95), "mean-pool + linear": make_score(0.25)})
     assert table.splitlines() == [
-        "                       loss  macro f1  num clips",
-        "LSTM                 0.2500    1.0000        150",
-        "mean-pool + linear  12.5000    0.5679        150",
+        "                                 accuracy  clips",
+        "LSTM                0.9500 [0.940, 0.960]    150",
+        "mean-pool + linear  0.2500 [0.240, 0.260]    150",
     ]
+
+
+def test_the_report_says_whether_the_order_of_frames_was_used():
+    ordered, shuffled = make_score(0.95), make_score(0.5, spread=0.05)
+    assert order_sentence(ordered, shuffled, metric="accuracy", sign=1) == (
+        "In order against shuffled: accuracy +0.4500 [+0.412, +0.488]: the model uses the order of frames."
+    )
+    for other in (ordered, make_score(0.951, spread=0.1), make_score(0.99)):
+        assert "not shown that the order" in order_sentence(ordered, other, metric="accuracy", sign=1)
+    error = replace(make_score(2.0))
+    assert "uses the order" in order_sentence(error, make_score(3.0), metric="accuracy", sign=-1)

@@ -19,7 +19,7 @@ from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, Layout, open_view
 from pipeline.weights import WeightsConfig, obtain_weights
-from stages.extraction import make_targets
+from stages.extract_job import make_targets
 from tests.media import write_image_folder, write_video
 
 CPU = torch.device("cpu")

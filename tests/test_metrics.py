@@ -1,10 +1,24 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_average_precision,
+    multiclass_f1_score,
+)
+from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
-from pipeline.metrics import class_scores, classification_metrics
+from pipeline.metrics import (
+    UNLABELLED,
+    class_scores,
+    interval,
+    measure_classes,
+    measure_loss,
+    measure_values,
+    resample,
+)
 
 answers = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30)
 
@@ -20,28 +34,123 @@ def test_scores_equal_counting_by_hand(pairs):
     f1s = []
     for k, score in enumerate(scores):
         hits = sum(a == p == k for a, p in pairs)
-        assert score.num_clips == actual.count(k)
+        assert score.num_rows == actual.count(k)
         assert score.precision == pytest.approx(hits / max(predicted.count(k), 1))
         assert score.recall == pytest.approx(hits / max(actual.count(k), 1))
         assert score.f1 == pytest.approx(2 * hits / max(actual.count(k) + predicted.count(k), 1))
         if k in actual or k in predicted:
             f1s.append(score.f1)
-    metrics = classification_metrics(logits_of(predicted), torch.tensor(actual))
+    metrics = measure_classes(logits_of(predicted), torch.tensor(actual))(np.ones(len(pairs)))
     assert metrics["accuracy"] == pytest.approx(sum(a == p for a, p in pairs) / len(pairs))
     assert metrics["macro_f1"] == pytest.approx(sum(f1s) / len(f1s))
 
 
-def test_scores_equal_those_of_torchmetrics():
+def some_clips(num_clips: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and targets; two classes have no clips, and one of them is never predicted."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(200, 7, generator=generator)
-    targets = torch.randint(5, (200,), generator=generator)  # two classes have no clips
-    logits[:, 6] = -10  # and one of them is never predicted
-    metrics = classification_metrics(logits, targets)
-    assert metrics["accuracy"] == pytest.approx(
-        multiclass_accuracy(logits, targets, 7, average="micro").item()
+    logits = torch.randn(num_clips, num_classes, generator=generator)
+    logits[:, -1] = -10
+    return logits, torch.randint(num_classes - 2, (num_clips,), generator=generator)
+
+
+def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    num_classes = logits.shape[1]
+    present = targets.unique()  # torchmetrics warns of the others
+    precision = multiclass_average_precision(
+        logits.double().softmax(dim=1), targets, num_classes, average=None
     )
-    assert metrics["macro_f1"] == pytest.approx(
-        multiclass_f1_score(logits, targets, 7, average="macro").item()
-    )
-    f1s = multiclass_f1_score(logits, targets, 7, average=None).tolist()
+    metrics = {
+        "accuracy": multiclass_accuracy(logits, targets, num_classes, average="micro"),
+        "accuracy_top5": multiclass_accuracy(logits, targets, num_classes, average="micro", top_k=5),
+        "macro_f1": multiclass_f1_score(logits, targets, num_classes, average="macro"),
+        "mAP": precision[present].mean(),
+    }
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def test_metrics_of_classes_equal_those_of_torchmetrics():
+    logits, targets = some_clips(200, 9)
+    metrics = measure_classes(logits, targets)(np.ones(200))
+    assert metrics == pytest.approx(by_torchmetrics(logits, targets))
+    f1s = multiclass_f1_score(logits, targets, 9, average=None).tolist()
     assert [score.f1 for score in class_scores(logits, targets)] == pytest.approx(f1s)
+
+
+def test_equal_scores_are_one_step_of_the_precision_curve():
+    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([0, 1, 0, 1])
+    metrics = measure_classes(logits, targets)(np.ones(4))
+    assert metrics["mAP"] == pytest.approx((2 / 3 + (0.5 + 0.5 * 0.5)) / 2)
+    expected = multiclass_average_precision(logits.softmax(dim=1), targets, 2).item()
+    assert metrics["mAP"] == pytest.approx(expected)
+
+
+def test_a_clip_that_counts_twice_is_a_clip_that_is_there_twice():
+    logits, targets = some_clips(60, 9)
+    counts = np.random.default_rng(0).integers(0, 4, 60)
+    repeats = torch.from_numpy(counts)
+    repeated = by_torchmetrics(logits.repeat_interleave(repeats, 0), targets.repeat_interleave(repeats))
+    assert measure_classes(logits, targets)(counts) == pytest.approx(repeated)
+
+
+def test_frames_count_as_often_as_their_clip_and_not_without_a_label():
+    logits, targets = some_clips(12, 9)
+    clips = np.repeat([0, 1, 2], [3, 4, 5])
+    targets[[1, 5, 6]] = UNLABELLED
+    metrics = measure_classes(logits, targets, clips=clips)(np.array([1, 0, 2]))
+    rows = [0, 2, *[7, 8, 9, 10, 11] * 2]
+    assert metrics == pytest.approx(by_torchmetrics(logits[rows], targets[rows]))
+    nothing = measure_classes(logits, torch.full((12,), UNLABELLED))(np.ones(12))
+    assert all(np.isnan(value) for value in nothing.values())
+    assert list(nothing) == list(metrics)
+
+
+def test_top_five_is_measured_where_there_are_more_than_five_classes():
+    assert "accuracy_top5" not in measure_classes(torch.rand(3, 5), torch.tensor([0, 1, 2]))(np.ones(3))
+
+
+@pytest.mark.parametrize("num_values", [1, 3])
+def test_metrics_of_values_equal_those_of_torchmetrics(num_values):
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(50, num_values, generator=generator, dtype=torch.float64)
+    outputs = targets + torch.randn(50, num_values, generator=generator, dtype=torch.float64) / 2
+    counts = np.random.default_rng(0).integers(0, 4, 50)
+    metrics = measure_values(outputs, targets)(counts)
+    repeated = [values.repeat_interleave(torch.from_numpy(counts), 0) for values in (outputs, targets)]
+    columns = [[values[:, i] for values in repeated] for i in range(num_values)]
+    expected = {
+        "mae": [mean_absolute_error(*column).item() for column in columns],
+        "rmse": [mean_squared_error(*column, squared=False).item() for column in columns],
+        "r2": [r2_score(*column).item() for column in columns],
+    }
+    for name, values in expected.items():
+        assert metrics[name] == pytest.approx(sum(values) / num_values)
+        if num_values > 1:
+            assert [metrics[f"{name}_{i}"] for i in (1, 2, 3)] == pytest.approx(values)
+    assert len(metrics) == (3 if num_values == 1 else 12)
+
+
+def test_targets_that_do_not_differ_leave_nothing_to_explain():
+    metrics = measure_values(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [1.0]]))(np.ones(2))
+    assert metrics == {"mae": 0.5, "rmse": pytest.approx(0.5**0.5), "r2": 0.0}
+
+
+def test_the_loss_is_a_mean_weighted_by_counts_and_by_weights():
+    measure = measure_loss(np.array([1.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0]), clips=np.array([0, 0, 1]))
+    assert measure(np.array([2, 1])) == {"loss": (2 * 5 + 9) / (2 * 3 + 3)}
+    assert measure(np.array([0, 0])) == {"loss": 0.0}
+
+
+def test_the_bootstrap_interval_of_a_share_is_that_of_the_binomial():
+    targets = torch.tensor([0] * 80 + [1] * 20)
+    measure = measure_classes(torch.tensor([[1.0, 0.0]]).repeat(100, 1), targets)
+    draws = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
+    assert draws.mean() == pytest.approx(0.8, abs=0.005)
+    assert draws.std() == pytest.approx((0.8 * 0.2 / 100) ** 0.5, rel=0.05)
+    assert interval(draws) == pytest.approx((0.72, 0.88), abs=0.011)
+    again = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
+    np.testing.assert_array_equal(again, draws)
+
+
+def test_resamples_without_a_value_do_not_count():
+    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
+from pipeline.models.summaries import Attention
+from pipeline.sequences import to_steps
 from pipeline.streaming import Standardisation
 
 LENGTHS = [3, 5, 1, 4]
@@ -63,6 +67,14 @@ def padded_steps() -> Tensor:
     return steps
 
 
+def attention_by_hand(attention: Attention, states: Tensor) -> Tensor:
+    """The weights (L,) of the steps of one unpadded sequence (L, E)."""
+    hidden, score = attention.hidden, attention.score.weight[0]
+    scores = [score @ torch.tanh(hidden.weight @ state + hidden.bias) for state in states]
+    exponentials = [torch.exp(value) for value in scores]
+    return torch.stack([value / sum(exponentials) for value in exponentials])
+
+
 @pytest.mark.parametrize("summary", SUMMARIES)
 @pytest.mark.parametrize("projection", [None, 3])
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -72,40 +84,220 @@ def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, 
     encoder = make_encoder(cell, bidirectional=bidirectional, num_layers=num_layers, projection=projection)
     steps, lengths = padded_steps(), torch.tensor(LENGTHS)
     states = encoder(steps, lengths)  # (B, L, E)
-    summaries = SUMMARIES[summary](states, lengths, bidirectional=bidirectional)  # (B, E)
+    summarise = SUMMARIES[summary](encoder.num_outputs)
+    if isinstance(summarise, Attention):
+        summarise.double()
+    summaries = summarise(states, lengths, bidirectional=bidirectional)  # (B, E)
     for row, length in enumerate(LENGTHS):
         expected, ends = states_by_hand(encoder, cell, steps[row, :length])
         torch.testing.assert_close(states[row, :length], expected)
         assert not states[row, length:].any()
         by_hand = {"last": ends, "mean": expected.mean(dim=0), "max": expected.amax(dim=0)}
+        if isinstance(summarise, Attention):
+            weights = attention_by_hand(summarise, expected)
+            by_hand["attention"] = sum(w * state for w, state in zip(weights, expected, strict=True))
         torch.testing.assert_close(summaries[row], by_hand[summary])
 
 
 def test_the_backward_direction_is_read_at_its_own_last_step():
     states = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4)
-    last = SUMMARIES["last"](states, torch.tensor([3, 2]), bidirectional=True)
+    last = SUMMARIES["last"](4)(states, torch.tensor([3, 2]), bidirectional=True)
     assert last.tolist() == [[8, 9, 2, 3], [16, 17, 14, 15]]
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "last"])
 def test_summaries_ignore_padding_of_any_value(name):
     states = torch.tensor([[[-3.0], [-1.0], [torch.nan]], [[-5.0], [99.0], [torch.inf]]])
-    summary = SUMMARIES[name](states, torch.tensor([2, 1]), bidirectional=False)
+    summary = SUMMARIES[name](1)(states, torch.tensor([2, 1]), bidirectional=False)
     assert summary.tolist() == [[{"mean": -2, "max": -1, "last": -1}[name]], [-5]]
 
 
-def make_model(name: str, **options: object) -> torch.nn.Module:
+def test_attention_weighs_valid_steps_alone():
+    torch.manual_seed(0)
+    attention = Attention(3)
+    states = torch.randn(2, 4, 3)
+    states[1, 2:] = 0
+    weights = attention.weights(states, torch.tensor([4, 2]))
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    assert weights[1].tolist()[2:] == [0, 0]
+    torch.testing.assert_close(weights[1, :2], attention_by_hand(attention, states[1, :2]))
+    assert len(weights[0].unique()) == 4
+
+
+def test_a_dense_batch_equals_the_same_batch_packed():
+    encoder = make_encoder("lstm", bidirectional=True, num_layers=2)
+    steps = torch.randn(3, 5, 6, dtype=torch.float64)
+    longer = torch.cat([steps, steps[:, :1]], dim=1)
+    dense = encoder(steps, torch.tensor([5, 5, 5]))
+    assert torch.equal(dense, encoder(steps))
+    packed = encoder(longer, torch.tensor([5, 5, 5]))
+    torch.testing.assert_close(packed[:, :5], dense)
+
+
+STANDARDISATION = Standardisation(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25]))
+
+
+def make_model(name: str, *, per_frame: bool = False, **options: object) -> torch.nn.Module:
     config = ModelConfig(**{"dropout": 0.0, "hidden_size": 4, "projection": 3, **options})  # type: ignore[arg-type]
-    standardisation = Standardisation(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25]))
     return build_model(
-        name, config, map_shape=(2, 3, 2), num_outputs=5, standardisation=standardisation, seed=3
+        name,
+        config,
+        map_shape=(2, 3, 2),
+        num_outputs=5,
+        per_frame=per_frame,
+        standardisation=STANDARDISATION,
+        seed=3,
     )
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "avg", "max"])
+def standardised(maps: Tensor) -> Tensor:
+    mean, std = STANDARDISATION.mean[:, None, None], STANDARDISATION.std[:, None, None]
+    return (maps - mean) / std
+
+
+SYSTEMS = [
+    {"scan": "frames", "pooling": "flatten"},
+    {"scan": "frames", "pooling": "avg"},
+    {"scan": "frames", "pooling": "max", "cell": "gru", "summary": "attention"},
+    {"scan": "locations", "bidirectional": True},
+    {"scan": "rows", "scan_every": 2, "cell": "rnn"},
+    {"scan": "columns"},
+    {"scan": "horizontal_strips", "scan_size": 2, "summary": "max"},
+    {"scan": "vertical_strips", "scan_size": 2},
+    {"scan": "channels", "summary": "mean"},
+]
+
+
+@pytest.mark.parametrize("options", SYSTEMS, ids=str)
+def test_a_system_equals_its_parts_stepped_by_hand(options):
+    model = make_model("recurrent", **options).double()
+    torch.manual_seed(0)
+    maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
+    outputs = model(maps, lengths)
+    for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
+        scan = {"scan_size": 1, "scan_every": 1, "pooling": "flatten", **options}
+        chosen = {name: scan[name] for name in ("scan", "pooling", "scan_size", "scan_every")}
+        steps = [step for frame in clip[:length] for step in to_steps(standardised(frame), **chosen)]
+        states, ends = states_by_hand(model.encoder, options.get("cell", "lstm"), torch.stack(steps))
+        weights = attention_by_hand(model.summary, states) if "attention" in options.values() else states
+        summary = {
+            "last": ends,
+            "mean": states.mean(dim=0),
+            "max": states.amax(dim=0),
+            "attention": weights @ states if weights.ndim == 1 else None,
+        }[options.get("summary", "last")]
+        torch.testing.assert_close(output, model.head.weight @ summary + model.head.bias)
+
+
+def test_hierarchical_is_a_net_over_the_steps_of_each_frame_and_one_over_the_frames():
+    model = make_model("recurrent", scan="locations", hierarchical=True, bidirectional=True).double()
+    torch.manual_seed(0)
+    maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
+    outputs = model(maps, lengths)
+    for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
+        frames = []
+        for frame in clip[:length]:
+            steps = to_steps(standardised(frame), scan="locations", pooling="flatten")  # (6, 2)
+            frames.append(states_by_hand(model.frame_encoder, "lstm", steps)[1])
+        _, ends = states_by_hand(model.encoder, "lstm", torch.stack(frames))
+        torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
+
+
+def test_an_image_is_a_clip_of_one_frame_and_one_step():
+    model = make_model("recurrent").double()
+    maps = torch.randn(3, 2, 3, 2, dtype=torch.float64)
+    outputs = model(maps[:, None], torch.tensor([1, 1, 1]))
+    for image, output in zip(maps, outputs, strict=True):
+        _, ends = states_by_hand(model.encoder, "lstm", standardised(image).reshape(1, -1))
+        torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
+
+
+def test_locations_bidirectional_reads_the_backward_direction_at_the_first_location():
+    model = make_model("recurrent", scan="locations", bidirectional=True)
+    maps = torch.randn(1, 1, 2, 3, 2)
+    states, _ = model.encode(maps)  # (1, 1, 6, 8)
+    ends = torch.cat([states[0, 0, -1, :4], states[0, 0, 0, 4:]])
+    torch.testing.assert_close(model(maps)[0], model.head.weight @ ends + model.head.bias)
+    at_the_last_position = model.head.weight @ states[0, 0, -1] + model.head.bias
+    assert not torch.allclose(model(maps)[0], at_the_last_position)
+
+
+def test_an_answer_a_frame_is_read_where_each_direction_has_seen_the_frame():
+    model = make_model("recurrent", per_frame=True, scan="rows", bidirectional=True).double()
+    maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
+    outputs = model(maps, lengths)
+    assert outputs.shape == (4, 5, 5)
+    for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
+        steps = [
+            row for f in clip[:length] for row in to_steps(standardised(f), scan="rows", pooling="flatten")
+        ]
+        states, _ = states_by_hand(model.encoder, "lstm", torch.stack(steps))  # (length * 3, 8)
+        for t in range(length):
+            ends = torch.cat([states[3 * t + 2, :4], states[3 * t, 4:]])
+            torch.testing.assert_close(output[t], model.head.weight @ ends + model.head.bias)
+
+
+def test_the_baseline_a_frame_sees_that_frame_alone():
+    model = make_model("baseline", per_frame=True)
+    maps = torch.randn(2, 3, 2, 3, 2)
+    outputs = model(maps, torch.tensor([3, 3]))
+    for clip, output in zip(maps, outputs, strict=True):
+        for frame, answer in zip(clip, output, strict=True):
+            expected = model.head.weight @ standardised(frame).reshape(-1) + model.head.bias
+            torch.testing.assert_close(answer, expected)
+
+
+def test_the_weights_of_attention_can_be_had_by_frame_and_step():
+    model = make_model("recurrent", scan="rows", summary="attention")
+    maps, lengths = torch.randn(2, 4, 2, 3, 2), torch.tensor([4, 2])
+    weights = model.attention(maps, lengths)
+    assert weights.shape == (2, 4, 3)
+    torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
+    assert not weights[1, 2:].any()
+    states, _ = model.encode(maps, lengths)
+    summary = (weights[..., None] * states).sum(dim=(1, 2))
+    torch.testing.assert_close(model(maps, lengths), summary @ model.head.weight.T + model.head.bias)
+    with pytest.raises(ConfigError, match=r"summary 'last' has no weights: set train\.summary to attention"):
+        make_model("recurrent").attention(maps, lengths)
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_padding_changes_neither_outputs_nor_gradients(name, pooling):
-    model = make_model(name, pooling=pooling)
+@pytest.mark.parametrize(
+    "options", [{}, {"scan": "rows", "hierarchical": True}, {"per_frame": True}], ids=str
+)
+def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
+    model = make_model(name, **options)
+    maps = torch.randn(2, 3, 2, 3, 2)
+    torch.testing.assert_close(model(maps), model(maps, torch.tensor([3, 3])))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scan_size": 2}, "scan_size 2 is for strips; set scan to horizontal_strips"),
+        ({"hierarchical": True}, "hierarchical needs several steps a frame; set scan"),
+        ({"scan_every": 2}, "scan_every 2 is for scans with several steps a frame"),
+    ],
+)
+def test_options_of_another_scan_are_refused(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "avg"},
+        {"pooling": "max"},
+        {"scan": "columns", "summary": "attention"},
+        {"scan": "rows", "hierarchical": True},
+        {"per_frame": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_changes_neither_outputs_nor_gradients(name, options):
+    model = make_model(name, **options)
     maps, lengths = torch.randn(4, 5, 2, 3, 2).half(), torch.tensor(LENGTHS)
 
     def run(padding: float) -> tuple[Tensor, list[Tensor]]:
@@ -113,6 +305,8 @@ def test_padding_changes_neither_outputs_nor_gradients(name, pooling):
             row[length:] = padding
         model.zero_grad()
         outputs = model(maps, lengths)
+        if model.per_frame:  # what it says of padding frames means nothing
+            outputs = outputs[torch.arange(5) < lengths[:, None]]
         outputs.square().sum().backward()
         return outputs, [parameter.grad for parameter in model.parameters()]
 
@@ -126,8 +320,7 @@ def test_padding_changes_neither_outputs_nor_gradients(name, pooling):
 def test_the_baseline_is_a_linear_map_of_the_mean_standardised_frame():
     model = make_model("baseline")
     maps = torch.randn(1, 4, 2, 3, 2).half()
-    mean, std = torch.tensor([0.5, -1.0])[:, None, None], torch.tensor([2.0, 0.25])[:, None, None]
-    frame = torch.stack([(maps[0, t].float() - mean) / std for t in range(3)]).sum(dim=0) / 3
+    frame = torch.stack([standardised(maps[0, t].float()) for t in range(3)]).sum(dim=0) / 3
     expected = model.head.weight @ frame.reshape(-1) + model.head.bias
     torch.testing.assert_close(model(maps, torch.tensor([3]))[0], expected)
 
@@ -150,6 +343,6 @@ def test_dropout_takes_the_same_features_from_all_steps_of_a_clip():
     inputs = []
     encoder.projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     encoder(torch.ones(2, 5, 6, dtype=torch.float64), torch.tensor([5, 5]))
-    steps = inputs[0].reshape(5, 2, 6)  # packed: all first steps, all second steps, ...
+    (steps,) = inputs  # (2, 5, 6)
     assert set(steps.unique().tolist()) == {0.0, 2.0}
-    assert torch.equal(steps, steps[:1].expand_as(steps))
+    assert torch.equal(steps, steps[:, :1].expand_as(steps))

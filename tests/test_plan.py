@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.extract import damaged_key
 from pipeline.extract.plan import usable_key
 from pipeline.store import Quarantined
-from stages.extraction import show_plan
+from stages.dvc_cache import fitting
+from stages.extract_plan import show_plan
+from tests.features import make_contract
 from tests.project import NAMES, Project
 
 KEY = b"k" * 16
@@ -79,3 +82,11 @@ def test_a_damaged_clip_that_crashes_the_decoder_when_it_is_kept_is_left_out() -
     clip = Quarantined("clip", "clip.mp4", "damaged", 9)
     rejected = {KEY: clip, damaged_key(KEY): clip}
     assert usable_key(KEY, rejected, damaged="keep", min_frames=1) is None
+
+
+def test_gc_keeps_what_parameters_ask_for_in_another_precision_and_backend() -> None:
+    extract = {"taps": ["layer4"], "sampling": "all", "preprocessing": {"resize": 32, "crop": 32}}
+    extract |= {"precision": "bfloat16", "backend": "inductor"}
+    fits = fitting(yaml.safe_dump({"weights": {"arch": "resnet18"}, "extract": extract}).encode())
+    assert fits(make_contract(precision="bfloat16", backend="inductor"))
+    assert not fits(make_contract())

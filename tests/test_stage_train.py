@@ -10,12 +10,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from pipeline.manifest import write_manifest
-from pipeline.store import Journal
-from tests.features import fill, make_contract, make_layout, publish_clips
+import stages.evaluate
+import stages.train
+from pipeline.errors import WeightsError
+from pipeline.manifest import FrameLabel, write_manifest
+from pipeline.store import Journal, committing, open_view
+from pipeline.training import TrainConfig
+from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from stages.train import state_folder
+from tests.features import (
+    clip_source,
+    fill,
+    frame_times,
+    make_contract,
+    make_layout,
+    make_writer,
+    publish_clips,
+)
 from tests.toy import make_clip
 
 REPOSITORY = Path(__file__).parents[1]
@@ -39,7 +56,13 @@ def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contrac
     write_manifest(
         path / "manifests/toy.csv",
         [
-            make_clip(clip_id, split=split, label=labels[number % 3])
+            make_clip(
+                clip_id,
+                split=split,
+                label=labels[number % 3],
+                values=(float(number), number / 7),
+                frame_labels=(FrameLabel(0.0, 0.04, labels[number % 3]), FrameLabel(0.04, 0.08, "rest")),
+            )
             for number, (clip_id, split) in enumerate(zip(CLIP_IDS, SPLITS, strict=True))
         ],
     )
@@ -116,8 +139,11 @@ def test_train_writes_checkpoints_metrics_and_curves(trained):
         *(
             f"dvclive/train/{model}/plots/metrics/{split}/{metric}.tsv"
             for model in ("recurrent", "baseline")
-            for split in ("train", "val")
-            for metric in ("loss", "accuracy", "macro_f1")
+            for split, metrics in (
+                ("train", ("loss", "accuracy", "macro_f1")),
+                ("val", ("loss", "accuracy", "macro_f1", "mAP")),
+            )
+            for metric in metrics
         ),
     }
     metrics = json.loads((workspace / "metrics/train.json").read_text())
@@ -134,7 +160,7 @@ def test_nothing_of_a_finished_run_is_left_but_its_outputs(trained):
     assert not list(workspace.glob(".framecache/training/*/"))
 
 
-def test_evaluate_measures_both_models_on_the_test_split(trained):
+def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split(trained):
     workspace, _ = trained
     stdout, _ = run("evaluate", workspace)
     metrics = json.loads((workspace / "metrics/evaluate.json").read_text())
@@ -142,14 +168,23 @@ def test_evaluate_measures_both_models_on_the_test_split(trained):
     assert [row["clip_id"] for row in confusion] == CLIP_IDS[-5:]
     hits = sum(row["actual"] == row["predicted"] for row in confusion)
     assert metrics["recurrent"]["accuracy"] == pytest.approx(hits / 5)
-    assert metrics["recurrent"]["num_clips"] == metrics["baseline"]["num_clips"] == 5
+    low, high = metrics["recurrent"]["intervals"]["accuracy"]
+    assert low <= metrics["recurrent"]["accuracy"] <= high
+    assert {name: values["num_clips"] for name, values in metrics.items()} == {
+        "recurrent": 5,
+        "shuffled": 5,
+        "baseline": 5,
+    }
+    assert metrics["shuffled"]["loss"] != metrics["recurrent"]["loss"]
     classes = read_table(workspace / "plots/classes.csv")
     assert [row["class"] for row in classes] == ["down", "left", "up"]
     assert stdout == (workspace / "reports/evaluate.txt").read_text()
-    header, first, second = stdout.splitlines()
-    assert header.split() == ["loss", "accuracy", "macro", "f1", "num", "clips"]
-    assert first.startswith("LSTM ")
-    assert second.startswith("mean-pool + linear ")
+    header, *rows, empty, sentence = stdout.splitlines()
+    assert header.split() == ["loss", "accuracy", "macro", "f1", "mAP", "clips"]
+    names = ["LSTM  ", "LSTM, frames shuffled  ", "mean-pool + linear  "]
+    assert all(row.startswith(name) for row, name in zip(rows, names, strict=True))
+    assert empty == ""
+    assert sentence.startswith("In order against shuffled: accuracy ")
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +222,23 @@ def test_another_configuration_does_not_resume_the_run(tmp_path):
     assert "resumes" not in stderr
 
 
+def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path):
+    def folder(name: str, *, label: str = "up", config: TrainConfig | None = None, **contract: object) -> str:
+        workspace = make_workspace(tmp_path / name, **contract)
+        manifest = workspace / "manifests/toy.csv"
+        manifest.write_text(manifest.read_text().replace("up", label))
+        with open_view(workspace / "features/layer4") as view:
+            return state_folder(config or TrainConfig(), view, manifest_path=manifest).name
+
+    assert folder("a") == folder("b")
+    others = {
+        folder("c", label="above"),
+        folder("d", weights_sha256="1" * 64),
+        folder("e", config=TrainConfig(seed=1)),
+    }
+    assert len(others | {folder("f")}) == 4
+
+
 def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
     workspace, _ = trained
     other = make_workspace(tmp_path / "other", weights_sha256="1" * 64)
@@ -200,7 +252,7 @@ def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
     ("train", "message"),
     [
         ({"tap": "layer3"}, "No features at features/layer3"),
-        ({"cell": "transformer"}, "train.cell: 'transformer' is not allowed"),
+        ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
         ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
     ],
 )
@@ -208,3 +260,77 @@ def test_a_wrong_parameter_is_one_clear_message(tmp_path, train, message):
     _, stderr = run("train", make_workspace(tmp_path, train=train), status=1)
     assert message in stderr
     assert "Traceback" not in stderr
+
+
+def run_here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Train and evaluate in this process; what evaluate measured."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    stages.train.main()
+    stages.evaluate.main()
+    metrics: dict[str, dict[str, Any]] = json.loads(Path("metrics/evaluate.json").read_text())
+    return metrics
+
+
+def test_frames_are_labelled_and_windows_of_a_clip_are_one_clip(tmp_path, monkeypatch):
+    train = {"task": "frame_labels", "window": 3, "stride": 2, "scan": "rows", "class_weights": "balanced"}
+    metrics = run_here(make_workspace(tmp_path, train=train), monkeypatch)
+    assert metrics["recurrent"]["num_clips"] == 5
+    # Of each clip's frames at 0, 0.04, 0.08, ... s the first two have labels.
+    rows = read_table(tmp_path / "plots/confusion.csv")
+    assert [row["clip_id"] for row in rows] == [clip_id for clip_id in CLIP_IDS[-5:] for _ in range(2)]
+    labels = ["left", "up", "down", "left", "up"]
+    assert [row["actual"] for row in rows] == [name for label in labels for name in (label, "rest")]
+    hits = sum(row["actual"] == row["predicted"] for row in rows)
+    assert metrics["recurrent"]["accuracy"] == pytest.approx(hits / 10)
+
+
+def test_several_values_are_predicted_in_their_units(tmp_path, monkeypatch):
+    train = {"task": "regression", "monitor": "rmse", "optimizer": "sgd", "summary": "attention"}
+    metrics = run_here(make_workspace(tmp_path, train=train), monkeypatch)
+    for name in ("comparison", "attention"):
+        assert (tmp_path / f"plots/images/{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_table(tmp_path / "plots/values.csv")
+    assert [float(row["actual"]) for row in rows[:2]] == pytest.approx([16, 16 / 7], abs=1e-5)
+    errors = [abs(float(row["actual"]) - float(row["predicted"])) for row in rows]
+    assert metrics["recurrent"]["mae_1"] == pytest.approx(sum(errors[::2]) / 5)
+    assert metrics["recurrent"]["mae_2"] == pytest.approx(sum(errors[1::2]) / 5)
+    sentence = (tmp_path / "reports/evaluate.txt").read_text().splitlines()[-1]
+    assert sentence.startswith("In order against shuffled: rmse ")
+
+
+def test_a_tail_is_trained_from_the_weights_of_the_cached_features_and_evaluated(tmp_path, monkeypatch):
+    workspace = make_workspace(tmp_path, train={"tap": "layer1", "tail": "layer2", "epochs": 2})
+    save_weights(
+        obtain_weights(WeightsConfig(arch="resnet18", source="random:0")),
+        path=workspace / "weights/resnet18.safetensors",
+    )
+    weights = load_weights(workspace / "weights/resnet18.safetensors")
+    contract = make_contract(tap="layer1", weights_sha256=weights.sha256)
+    journal, layout = Journal(workspace / "journal"), make_layout(contract, row_shape=(64, 2, 2))
+    rng = np.random.default_rng(0)
+    writer = make_writer(journal, contract, layout)
+    with committing(writer):
+        for clip_id in CLIP_IDS:
+            maps = rng.standard_normal((3, 64, 2, 2)).astype(np.float16)
+            writer.append(clip_source(clip_id), maps, frame_times(3), final=True)
+    publish_clips(journal, contract, layout, CLIP_IDS, workspace / "features")
+    metrics = run_here(workspace, monkeypatch)
+    assert metrics["recurrent"]["num_clips"] == 5
+    trained = load_file(workspace / "checkpoints/recurrent/model.safetensors")
+    for name, initial in weights.state.items():
+        if name.startswith("layer2."):
+            value = trained[f"steps.tail.layers.0.{name.removeprefix('layer2.')}"]
+            assert torch.equal(value, initial) == ("running_" in name), name
+            torch.testing.assert_close(value, initial, rtol=0, atol=1e-3)
+    # Standardised by what the tail gave before it was trained: of both models the same.
+    baseline = load_file(workspace / "checkpoints/baseline/model.safetensors")
+    assert torch.equal(trained["steps.standardise.mean"], baseline["steps.standardise.mean"])
+    assert trained["steps.standardise.mean"].shape == (128, 1, 1)
+
+
+def test_a_tail_without_its_weights_says_which(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_workspace(tmp_path, train={"tail": "avgpool"}))
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(WeightsError, match=r"a resnet18 with sha256 000.*no file in weights/ is that"):
+        stages.train.main()

@@ -1,15 +1,26 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluation import predict
+from pipeline.manifest import Clip, FrameLabel
 from pipeline.models import build_model
-from pipeline.streaming import Loader
-from pipeline.tasks import Classification
-from pipeline.training import SCHEDULES, Fit, TrainConfig, fit
+from pipeline.streaming import Loader, make_loader
+from pipeline.tasks import Classification, FrameLabels, Regression
+from pipeline.training import (
+    SCHEDULES,
+    Fit,
+    TrainConfig,
+    best_epoch,
+    fit,
+    learning_rate_share,
+    make_optimizer,
+)
 from tests.toy import make_features, order_task
 
 CPU = torch.device("cpu")
@@ -73,7 +84,7 @@ def test_a_run_that_was_interrupted_continues_to_the_same_numbers(tmp_path, batc
 
     remaining = batches_until_kill
 
-    def count_down(_: int) -> None:
+    def count_down() -> None:
         nonlocal remaining
         remaining -= 1
         if remaining == 0:
@@ -95,8 +106,8 @@ def test_a_run_that_was_interrupted_continues_to_the_same_numbers(tmp_path, batc
 def test_a_finished_run_is_not_trained_again(tmp_path):
     config = TrainConfig(**SMALL)
     first = run(new_model(config), config, tmp_path / "state.pt")
-    batches: list[int] = []
-    again = run(new_model(config), config, tmp_path / "state.pt", on_batch=batches.append)
+    batches: list[None] = []
+    again = run(new_model(config), config, tmp_path / "state.pt", on_batch=lambda: batches.append(None))
     assert again == first
     assert batches == []
 
@@ -109,7 +120,8 @@ def test_the_model_gets_the_weights_of_the_best_epoch(tmp_path):
     assert scores[result.best_epoch] == max(scores)
     assert result.best_epoch != len(scores) - 1
     predictions = predict(model, loaders(config)["val"].epoch(), task=TASK, device=CPU)
-    assert TASK.metrics(predictions.outputs, predictions.targets) == result.history[result.best_epoch]["val"]
+    measured = TASK.measure(predictions)(np.ones(24))
+    assert measured == result.history[result.best_epoch]["val"]
 
 
 def test_training_stops_when_patience_ends(tmp_path):
@@ -120,20 +132,42 @@ def test_training_stops_when_patience_ends(tmp_path):
     assert len(result.history) == result.best_epoch + 1 + 3 < 40
 
 
-def test_batches_are_counted_in_clips(tmp_path):
-    config = TrainConfig(**{**SMALL, "epochs": 2, "batch_size": 20})
-    counts: list[int] = []
-    run(new_model(config), config, tmp_path / "state.pt", on_batch=counts.append)
-    assert counts == [20, 20, 8] * 2
+@pytest.mark.parametrize(("monitor", "sign"), [("loss", -1), ("macro_f1", 1)])
+def test_the_best_epoch_is_chosen_by_the_monitor(tmp_path, monitor, sign):
+    config = TrainConfig(
+        **{**SMALL, "learning_rate": 0.2, "schedule": "constant", "monitor": monitor, "epochs": 8}
+    )
+    result = run(new_model(config), config, tmp_path / "state.pt")
+    values = [sign * metrics["val"][monitor] for metrics in result.history]
+    assert values[result.best_epoch] == max(values)
+    assert min(values) < max(values)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_remedy(tmp_path):
+def test_a_monitor_that_the_task_does_not_measure_is_refused_before_training(tmp_path):
+    config = TrainConfig(**SMALL, monitor="mae")
+    with pytest.raises(ConfigError, match=r"train.monitor 'mae' .* Available: accuracy, macro_f1, mAP, loss"):
+        run(new_model(config), config, tmp_path / "state.pt")
+
+
+def test_an_epoch_whose_monitor_is_undefined_is_never_the_best():
+    history = [{"val": {"accuracy": value, "loss": 1.0}} for value in (float("nan"), 0.2, 0.1)]
+    assert best_epoch(history, monitor="accuracy", sign=1) == 1
+    assert best_epoch(history, monitor="accuracy", sign=-1) == 2
+
+
+def test_a_loss_that_is_not_finite_names_the_clips_of_its_batch(tmp_path):
     config = TrainConfig(**SMALL)
-    model = new_model(config)
-    with torch.no_grad():
-        model.head.bias.fill_(torch.nan)
-    with pytest.raises(PipelineError, match=r"loss is nan in epoch 0: .* train.learning_rate \(0.02\)"):
-        run(model, config, tmp_path / "state.pt")
+    batches = loaders(config)
+    features = batches["train"].features
+    first, count = features.spans["train17"]
+    features.rows[first + count - 1, 0] = torch.inf
+    (samples,) = [batch for batch in batches["train"].plan(0) if "train17" in {s.clip.clip_id for s in batch}]
+    names = ", ".join(sample.clip.clip_id for sample in samples)
+    message = rf"loss is nan in epoch 0, in the batch of {names}\. .* train.learning_rate \(0.02\)"
+    model = build_model("baseline", config, map_shape=(2, 1, 1), num_outputs=2)
+    with pytest.raises(PipelineError, match=message):
+        fit(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "state.pt", **batches)
+    assert not (tmp_path / "state.pt").exists()
 
 
 def test_a_cosine_falls_from_one_to_zero():
@@ -141,15 +175,106 @@ def test_a_cosine_falls_from_one_to_zero():
     assert SCHEDULES["constant"](0.7) == 1
 
 
+def test_warmup_rises_in_equal_steps_and_the_schedule_follows_it():
+    config = TrainConfig(epochs=4, warmup_epochs=1, schedule="cosine")
+    shares = [learning_rate_share(step, config, epoch_steps=3) for step in range(12)]
+    assert shares[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert shares[4:] == pytest.approx([SCHEDULES["cosine"](done / 9) for done in range(1, 9)])
+
+
+def trained_weights(config: TrainConfig, path: Path) -> dict[str, torch.Tensor]:
+    model = new_model(config, "baseline")
+    run(model, config, path / "state.pt")
+    return model.state_dict()
+
+
+def test_sgd_and_adamw_take_the_steps_of_torch(tmp_path):
+    options = {**SMALL, "epochs": 1, "batch_size": 48, "dropout": 0.0, "warmup_epochs": 0, "grad_clip": None}
+    for name, optimizer in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
+        config = TrainConfig(**options, optimizer=name, momentum=0.5, weight_decay=0.1)
+        model = new_model(config, "baseline")
+        extra = {"momentum": 0.5} if name == "sgd" else {}
+        by_torch = optimizer(model.parameters(), lr=0.02, weight_decay=0.1, **extra)
+        (batch,) = loaders(config)["train"].epoch(0)
+        torch.nn.functional.cross_entropy(model(batch.maps, batch.lengths), TASK.targets(batch)).backward()
+        by_torch.step()
+        (tmp_path / name).mkdir()
+        for key, value in trained_weights(config, tmp_path / name).items():
+            torch.testing.assert_close(value, model.state_dict()[key])
+
+
+def test_the_tail_has_a_learning_rate_of_its_own():
+    config = TrainConfig(learning_rate=0.1, tail_learning_rate=0.001)
+    tail = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1))
+    model = build_model("recurrent", config, map_shape=(2, 2, 2), num_outputs=2, tail=tail)
+    others, tails = make_optimizer(model, config).param_groups
+    assert {id(p) for p in tails["params"]} == {id(p) for p in model.steps.tail.parameters()}
+    assert len(others["params"]) + len(tails["params"]) == len(list(model.parameters()))
+    assert (others["full_lr"], tails["full_lr"]) == (0.1, 0.001)
+
+
+def test_bfloat16_trains_to_nearly_the_same_losses(tmp_path):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(**{**SMALL, "dropout": 0.0, "epochs": 3, "precision": precision})
+        result = run(new_model(config), config, tmp_path / f"{precision}.pt")
+        losses.append([metrics["train"]["loss"] for metrics in result.history])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_float16_needs_a_gpu(tmp_path):
+    config = TrainConfig(**SMALL, precision="float16")
+    with pytest.raises(ConfigError, match=r"train\.precision 'float16' needs a GPU"):
+        run(new_model(config), config, tmp_path / "state.pt")
+
+
+def frame_task(num_clips: int, *, split: str, seed: int) -> tuple[list[Clip], dict[str, np.ndarray]]:
+    """A frame's label is the channel whose spike was seen last; the values say when they were seen."""
+    clips, maps = order_task(num_clips, split=split, seed=seed)
+    described = []
+    for clip in clips:
+        spikes = maps[clip.clip_id][:, :, 0, 0] > 1.5  # (T, 2)
+        first, second = (np.flatnonzero(spikes.any(axis=1)) / 25).tolist()
+        labels = [("x", "y")[spikes[round(seconds * 25)].argmax()] for seconds in (first, second)]
+        frame_labels = (FrameLabel(first, second, labels[0]), FrameLabel(second, 9.0, labels[1]))
+        described.append(replace(clip, frame_labels=frame_labels, values=(second, second - first)))
+    return described, maps
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "enough"), [(FrameLabels, "accuracy", 0.97), (Regression, "r2", 0.8)]
+)
+def test_a_net_learns_labels_of_frames_and_values_of_clips(tmp_path, kind, metric, enough):
+    config = TrainConfig(**{**SMALL, "epochs": 25, "dropout": 0.0})
+    train_clips, train_maps = frame_task(80, split="train", seed=0)
+    val_clips, val_maps = frame_task(30, split="val", seed=1)
+    features = make_features(train_maps | val_maps)
+    task = kind.from_clips(train_clips, config)
+    model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
+    result = fit(
+        model,
+        task=task,
+        train=make_loader(features, train_clips, config, device=CPU, shuffle_seed=0),
+        val=make_loader(features, val_clips, config, device=CPU),
+        config=config,
+        device=CPU,
+        state_path=tmp_path / "state.pt",
+    )
+    assert result.history[result.best_epoch]["val"][metric] > enough
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"cell": "transformer"},
+        {"cell": "perceptron"},
         {"hidden_size": 0},
         {"dropout": 1.0},
         {"learning_rate": -1},
         {"device": "gpu"},
         {"hiden_size": 3},
+        {"warmup_epochs": 30},
+        {"momentum": 1},
     ],
 )
 def test_impossible_parameters_are_refused(wrong):

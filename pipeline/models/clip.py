@@ -1,17 +1,25 @@
-"""Models of a whole clip: maps (B, T, C, H, W) in, K outputs a clip out."""
+"""Models of a clip: maps (B, T, C, H, W) in, K outputs a clip or a frame out."""
 
-from typing import Annotated, Literal
+import copy
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.encoder import RecurrentEncoder
-from pipeline.models.summaries import SUMMARIES, mean
-from pipeline.sequences import to_sequence
+from pipeline.errors import ConfigError
+from pipeline.models.decoder import DecoderConfig
+from pipeline.models.encoder import CELLS, RecurrentEncoder
+from pipeline.models.frames import check_inputs, map_frames
+from pipeline.models.questions import QuestionConfig
+from pipeline.models.summaries import SUMMARIES, Attention, last, mean, valid_steps
+from pipeline.models.tail import Tail
+from pipeline.models.transformer import NoEncoder, TransformerEncoder, check_heads
+from pipeline.sequences import to_steps
 from pipeline.streaming import Standardisation
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Encoder = RecurrentEncoder | TransformerEncoder | NoEncoder
 
 
 class ModelConfig(BaseModel):
@@ -19,15 +27,47 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scan: Literal["frames"] = "frames"  # how maps become steps
+    # how maps become steps; see pipeline/sequences.py
+    scan: Literal[
+        "frames", "locations", "rows", "columns", "horizontal_strips", "vertical_strips", "channels"
+    ] = "frames"
+    scan_size: PositiveInt = 1  # height or width of a strip
+    scan_every: PositiveInt = 1  # of a frame's steps the first, and each n-th after it
+    hierarchical: bool = False  # one net reads each frame's steps, another what it says of the frames
     pooling: Literal["flatten", "avg", "max"] = "flatten"  # over the locations of a map, before the scan
     projection: PositiveInt | None = 64  # learned linear map of a step before the recurrence; null: none
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    # what reads the steps; transformer: bidirectional or else causal; none: nothing, steps are only projected
+    cell: Literal["lstm", "gru", "rnn", "transformer", "none"] = "lstm"
     hidden_size: PositiveInt = 128  # of each direction
     num_layers: PositiveInt = 1
+    num_heads: PositiveInt = 4  # of a transformer; divides hidden_size
     bidirectional: bool = False
-    summary: Literal["last", "mean", "max"] = "last"  # of the states, for the head
+    summary: Literal["last", "mean", "max", "attention"] = "last"  # of the states, for the head
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of steps, between layers, and of the summary
+    decoder: DecoderConfig = DecoderConfig()  # of captions
+    question: QuestionConfig = QuestionConfig()  # of what reads questions
+
+    @property
+    def has_backward_half(self) -> bool:
+        """Whether the second half of a state comes from a net that reads from the end to the beginning."""
+        return self.bidirectional and self.cell in CELLS
+
+    @model_validator(mode="after")
+    def _scan_has_its_options(self) -> Self:
+        if self.scan_size > 1 and not self.scan.endswith("strips"):
+            raise ValueError(
+                f"scan_size {self.scan_size} is for strips; set scan to horizontal_strips or vertical_strips"
+            )
+        if self.scan == "frames" and self.hierarchical:
+            raise ValueError("hierarchical needs several steps a frame; set scan to locations, rows, ...")
+        if self.scan == "frames" and self.scan_every > 1:
+            raise ValueError(
+                f"scan_every {self.scan_every} is for scans with several steps a frame; frames are chosen by"
+                " extract.sampling"
+            )
+        if self.cell == "transformer":
+            check_heads(self.hidden_size, self.num_heads)
+        return self
 
 
 class Standardise(nn.Module):
@@ -46,58 +86,142 @@ class Standardise(nn.Module):
         return torch.sub(maps, self.mean).div_(self.std)
 
 
-class RecurrentModel(nn.Module):
-    """Standardise, scan, encode, summarise, and a linear head."""
+class Steps(nn.Module):
+    """What every model of a clip begins with: the tail if there is one, standardisation, and the scan."""
 
     def __init__(
-        self, config: ModelConfig, *, num_features: int, num_outputs: int, standardisation: Standardisation
+        self,
+        config: ModelConfig,
+        *,
+        map_shape: tuple[int, int, int],
+        standardisation: Standardisation | None = None,
+        tail: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.standardise = Standardise(standardisation)
-        self.encoder = RecurrentEncoder(
-            num_features,
-            cell=config.cell,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            bidirectional=config.bidirectional,
-            projection=config.projection,
-            dropout=config.dropout,
+        self.map_shape = map_shape
+        self.tail = None if tail is None else Tail(tail)
+        example = torch.zeros(1, 1, *map_shape)
+        with torch.no_grad():
+            example = example if self.tail is None else self.tail(example)
+        channels = example.shape[2]
+        identity = Standardisation(torch.zeros(channels), torch.ones(channels))
+        self.standardise = Standardise(standardisation or identity)
+        self.num_steps, self.num_features = self._scan(example).shape[2:]  # of a frame; of a step
+
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Maps (B, T, C, H, W) and lengths (B,) in frames, on the CPU -> steps of each frame (B, T, S, D).
+
+        Without `lengths` all frames are valid. Raises ShapeError for maps of another shape.
+        """
+        check_inputs(maps, lengths, map_shape=self.map_shape)
+        return self._scan(self.standardise(maps if self.tail is None else self.tail(maps, lengths)))
+
+    def _scan(self, maps: Tensor) -> Tensor:
+        config = self.config
+        return to_steps(
+            maps,
+            scan=config.scan,
+            pooling=config.pooling,
+            scan_size=config.scan_size,
+            scan_every=config.scan_every,
         )
+
+
+class RecurrentModel(nn.Module):
+    """Steps, a recurrent net, a summary of its states, and a linear head.
+
+    `per_frame`: the head answers at every frame, from the state at which the net has read the frame's
+    steps (a bidirectional net: from either side). `hierarchical`: one net reads the steps of each frame,
+    and another the summaries of the frames.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, steps: Steps, num_outputs: int, per_frame: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.per_frame = per_frame
+        self.steps = steps
+        num_features, projection = steps.num_features, config.projection
+        if config.hierarchical:
+            self.frame_encoder = _encoder(config, num_features, projection=projection)
+            num_features, projection = self.frame_encoder.num_outputs, None
+            self.frame_summary = SUMMARIES[config.summary](num_features)
+        self.encoder = _encoder(config, num_features, projection=projection)
+        self.summary = SUMMARIES[config.summary](self.encoder.num_outputs)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.num_outputs, num_outputs)
 
-    def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
-        """Maps (B, T, C, H, W) and lengths (B,) in frames, on the CPU -> outputs (B, K)."""
-        config = self.config
-        steps, lengths = to_sequence(
-            self.standardise(maps), lengths, scan=config.scan, pooling=config.pooling
-        )  # (B, L, D)
-        states = self.encoder(steps, lengths)  # (B, L, E)
-        summary = SUMMARIES[config.summary](states, lengths, bidirectional=config.bidirectional)  # (B, E)
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Maps (B, T, C, H, W) and lengths (B,) in frames, on the CPU -> outputs (B, K) or (B, T, K).
+
+        Without `lengths` all frames are valid. Outputs of padding frames mean nothing.
+        """
+        return self.answer(*self.encode(maps, lengths))
+
+    def answer(self, states: Tensor, num_steps: Tensor) -> Tensor:
+        """What `encode` gives -> outputs (B, K) or (B, T, K)."""
+        bidirectional = self.config.has_backward_half
+        if self.per_frame:
+            frames = states.flatten(0, 1)  # (B * T, S, E)
+            ends = last(frames, _full_lengths(frames), bidirectional=bidirectional)
+            summary = ends.view(*states.shape[:2], -1)  # (B, T, E)
+        else:
+            summary = self.summary(states.flatten(1, 2), num_steps, bidirectional=bidirectional)  # (B, E)
         outputs: Tensor = self.head(self.dropout(summary))
-        return outputs  # (B, K)
+        return outputs
+
+    def encode(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The states at the steps of each frame (B, T, S, E), and the clips' lengths (B,) in steps."""
+        steps = self.steps(maps, lengths)  # (B, T, S, D)
+        if self.config.hierarchical:
+            steps = map_frames(self._read_frames, steps, lengths).unsqueeze(2)  # (B, T, 1, D)
+        num_steps = None if lengths is None else lengths * steps.shape[2]
+        states = self.encoder(steps.flatten(1, 2), num_steps)  # (B, T * S, E)
+        num_steps = _full_lengths(states) if num_steps is None else num_steps
+        return states.view(*steps.shape[:3], -1), num_steps
+
+    def attention(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What each step of each frame counts in the answer (B, T, S); sums to 1 over a clip's steps.
+
+        Raises ConfigError when the summary is another than attention.
+        """
+        if not isinstance(self.summary, Attention):
+            raise ConfigError(
+                f"summary {self.config.summary!r} has no weights: set train.summary to attention."
+            )
+        states, num_steps = self.encode(maps, lengths)
+        return self.summary.weights(states.flatten(1, 2), num_steps).view(states.shape[:3])
+
+    def _read_frames(self, steps: Tensor) -> Tensor:
+        """Steps (N, S, D) of frames -> what they say of each frame (N, E)."""
+        states = self.frame_encoder(steps, None)
+        return self.frame_summary(states, _full_lengths(states), bidirectional=self.config.has_backward_half)
 
 
 class MeanPoolModel(nn.Module):
-    """The baseline that cannot see order: the mean of a clip's steps, and a linear head."""
+    """The baseline that cannot see order: the mean of a clip's or a frame's steps, and a linear head."""
 
     def __init__(
-        self, config: ModelConfig, *, num_features: int, num_outputs: int, standardisation: Standardisation
+        self, config: ModelConfig, *, steps: Steps, num_outputs: int, per_frame: bool = False
     ) -> None:
         super().__init__()
-        self.config = config
-        self.standardise = Standardise(standardisation)
+        self.per_frame = per_frame
+        self.steps = steps
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(num_features, num_outputs)
+        self.head = nn.Linear(steps.num_features, num_outputs)
 
-    def forward(self, maps: Tensor, lengths: Tensor) -> Tensor:
-        """Maps (B, T, C, H, W) and lengths (B,) in frames -> outputs (B, K)."""
-        steps, lengths = to_sequence(
-            self.standardise(maps), lengths, scan=self.config.scan, pooling=self.config.pooling
-        )  # (B, L, D)
-        outputs: Tensor = self.head(self.dropout(mean(steps, lengths)))
-        return outputs  # (B, K)
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Maps (B, T, C, H, W) and lengths (B,) in frames -> outputs (B, K) or (B, T, K)."""
+        steps = self.steps(maps, lengths).mean(dim=2)  # (B, T, D)
+        lengths = _full_lengths(steps) if lengths is None else lengths
+        if self.per_frame:
+            summary = steps.masked_fill(~valid_steps(steps, lengths), 0)  # (B, T, D)
+        else:
+            summary = mean(steps, lengths)  # (B, D)
+        outputs: Tensor = self.head(self.dropout(summary))
+        return outputs
 
 
 # The model, and beside it what it has to beat.
@@ -113,21 +237,44 @@ def build_model(
     *,
     map_shape: tuple[int, int, int],
     num_outputs: int,
+    per_frame: bool = False,
     standardisation: Standardisation | None = None,
+    tail: nn.Module | None = None,
     seed: int = 0,
 ) -> RecurrentModel | MeanPoolModel:
     """A model of MODELS for maps (C, H, W), with initial weights from `seed`.
 
-    Without `standardisation` maps pass as they are.
+    `tail`: layers to be trained between the maps and the model; it gets a copy. `standardisation` is of the
+    maps, or of the tail's outputs if there is one; without it they pass as they are.
     """
-    example = torch.zeros(1, 1, *map_shape)
-    steps, _ = to_sequence(example, torch.ones(1), scan=config.scan, pooling=config.pooling)  # (1, L, D)
-    channels = map_shape[0]
-    identity = Standardisation(torch.zeros(channels), torch.ones(channels))
+    steps = Steps(config, map_shape=map_shape, standardisation=standardisation, tail=copy.deepcopy(tail))
     torch.manual_seed(seed)
-    return MODELS[name](
-        config,
-        num_features=steps.shape[-1],
-        num_outputs=num_outputs,
-        standardisation=standardisation or identity,
+    return MODELS[name](config, steps=steps, num_outputs=num_outputs, per_frame=per_frame)
+
+
+def _encoder(config: ModelConfig, num_features: int, *, projection: int | None) -> Encoder:
+    if config.cell == "none":
+        return NoEncoder(num_features, projection=projection, dropout=config.dropout)
+    if config.cell == "transformer":
+        return TransformerEncoder(
+            num_features,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout,
+        )
+    return RecurrentEncoder(
+        num_features,
+        cell=config.cell,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        bidirectional=config.bidirectional,
+        projection=projection,
+        dropout=config.dropout,
     )
+
+
+def _full_lengths(steps: Tensor) -> Tensor:
+    """The lengths (B,) of steps (B, L, E) without padding."""
+    return torch.full((steps.shape[0],), steps.shape[1])

@@ -38,16 +38,20 @@ class RecurrentEncoder(nn.Module):
         )
         self.num_outputs = hidden_size * (2 if bidirectional else 1)
 
-    def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Steps (B, L, D) and lengths (B,) on the CPU -> states (B, L, E), zeros after each length.
 
-        E is `num_outputs`: the forward half, then the backward half of a bidirectional net.
+        E is `num_outputs`: the forward half, then the backward half of a bidirectional net. Without
+        `lengths` all L steps are valid; then nothing is packed, which is faster on a GPU and can be exported.
         """
         sequence = self.dropout(sequence.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
+        if lengths is None or bool((lengths == sequence.shape[1]).all()):
+            states: Tensor = self.recurrence(self.projection(sequence))[0]
+            return states  # (B, L, E)
         packed = pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
         projected = self.projection(packed.data)  # (sum of lengths, P)
-        states, _ = self.recurrence(
+        packed_states, _ = self.recurrence(
             PackedSequence(projected, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
         )
-        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=sequence.shape[1])
+        padded, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=sequence.shape[1])
         return padded  # (B, L, E)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def valid_steps(steps: Tensor, lengths: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def valid_steps(steps: Tensor, lengths: Tensor) -> Tensor:
 
 def last(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
     """The last valid step. The backward half of a bidirectional net ends at position 0 and is read there."""
-    rows = torch.arange(len(steps), device=steps.device)
+    rows = torch.arange(steps.shape[0], device=steps.device)  # len() would be a constant in an export
     ends = steps[rows, lengths.to(steps.device) - 1]  # (B, E)
     if not bidirectional:
         return ends
@@ -33,4 +33,31 @@ def maximum(steps: Tensor, lengths: Tensor, *, bidirectional: bool = False) -> T
     return steps.masked_fill(~valid_steps(steps, lengths), -torch.inf).amax(dim=1)
 
 
-SUMMARIES: dict[str, Callable[..., Tensor]] = {"last": last, "mean": mean, "max": maximum}
+class Attention(nn.Module):
+    """A mean whose weights are learned: softmax over the valid steps of v . tanh(W step + b).
+
+    Equations 5 to 7 of Yang et al. 2016, Hierarchical Attention Networks for Document Classification.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(num_features, num_features)
+        self.score = nn.Linear(num_features, 1, bias=False)
+
+    def forward(self, steps: Tensor, lengths: Tensor, *, bidirectional: bool = False) -> Tensor:  # noqa: ARG002
+        kept = steps.masked_fill(~valid_steps(steps, lengths), 0)
+        return (self.weights(kept, lengths)[..., None] * kept).sum(dim=1)
+
+    def weights(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """What each step counts (B, L): sums to 1, and is 0 after each length."""
+        scores: Tensor = self.score(self.hidden(steps).tanh())  # (B, L, 1)
+        return scores.masked_fill(~valid_steps(steps, lengths), -torch.inf).softmax(dim=1)[..., 0]
+
+
+# Each makes, for steps of E features, what takes (steps, lengths, bidirectional=...) to summaries.
+SUMMARIES: dict[str, Callable[[int], Callable[..., Tensor]]] = {
+    "last": lambda _: last,
+    "mean": lambda _: mean,
+    "max": lambda _: maximum,
+    "attention": Attention,
+}

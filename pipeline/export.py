@@ -1,0 +1,245 @@
+"""Export: the whole chain, from frames to the answer, as one file that needs no framecache.
+
+    model.onnx    ONNX, for ONNX Runtime and others
+    model.pt2     torch.export, for PyTorch: torch.export.load(path).module()
+
+Inside are normalisation, the frozen network, the tail if there is one, the trained model, and the step to
+probabilities or to values in the manifest's unit. Outside are decoding, sampling, resizing and cropping:
+the contract in the file's metadata says how. The batch's size is free. The number of frames is fixed, but
+in a .pt2 whose recurrent net is an LSTM, or none: torch's exporter unrolls the others.
+"""
+
+import contextlib
+import importlib
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
+
+from pipeline.backbone import Weights
+from pipeline.checkpoint import Checkpoint
+from pipeline.end_to_end import EndToEnd
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import atomic_path
+from pipeline.tasks import Task
+
+METADATA_NAME = "framecache.json"  # an entry of ONNX's metadata, an extra file in a .pt2
+
+Answer = Callable[..., Any]  # frames (B, T, 3, H, W) uint8 -> answers (B, K) or (B, T, K)
+
+
+class FramesToAnswer(nn.Module):
+    """What is exported."""
+
+    def __init__(self, network: EndToEnd, task: Task) -> None:
+        super().__init__()
+        self.network = network
+        self._finish = task.finish
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped -> answers (B, K) or (B, T, K) float32."""
+        return self._finish(self.network(frames))
+
+
+def frames_to_answer(checkpoint: Checkpoint, weights: Weights) -> FramesToAnswer:
+    """The checkpoint's chain, on the CPU in eval mode.
+
+    Raises what `EndToEnd` does, and ConfigError for a model that reads more than frames.
+    """
+    _, _, *others = inspect.signature(checkpoint.model.forward).parameters
+    if others:
+        raise ConfigError(
+            f"A model for {checkpoint.config.task} reads {', '.join(others)} besides frames: it can't be"
+            " exported in one piece. Answer with `python -m stages.predict`."
+        )
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights)
+    chain = FramesToAnswer(network, checkpoint.task).eval().requires_grad_(False)
+    # torch.export.save warns of weights in channels-last memory.
+    return chain.to(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    differences: tuple[float, ...]  # the largest of an answer, of each frames it was checked with
+    any_num_frames: bool  # whether it takes clips of another length, too
+
+
+def export_chain(
+    checkpoint: Checkpoint,
+    weights: Weights,
+    *,
+    path: Path,
+    num_frames: int,
+    check_with: Sequence[Tensor],
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Write the chain to `path`, in the format of its suffix, once it is found equal to the original.
+
+    The file is loaded again and runs on `check_with`, each frames (B, T, 3, H, W) uint8 with T =
+    `num_frames`, and on longer ones where it can. Differences are relative to the largest answer where
+    that is above 1.
+
+    Raises ConfigError for an unknown suffix, or when packages that ONNX needs are not installed;
+    PipelineError when a difference is above the tolerance: then there is no file.
+    """
+    form = find_format(path)
+    chain = frames_to_answer(checkpoint, weights)
+    height, width = checkpoint.contract.preprocessing.crop_size
+    example = torch.zeros((2, num_frames, 3, height, width), dtype=torch.uint8)
+    with whole_lstms(chain):
+        dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim.AUTO if form.frees_frames else None}
+        program = torch.export.export(chain, (example,), dynamic_shapes=(dimensions,))
+        any_num_frames = _takes_any_num_frames(program)
+        metadata = {
+            "num_frames": None if any_num_frames else num_frames,
+            "task": {"name": checkpoint.config.task, **checkpoint.task.describe()},
+            "contract": checkpoint.contract.model_dump(mode="json"),
+        }
+        with atomic_path(path) as partial:
+            form.save(program, partial, json.dumps(metadata, indent=1))
+            exported = form.load(partial)
+            longer = [torch.cat([frames, frames[:, :1]], dim=1) for frames in check_with if any_num_frames]
+            differences = [difference(exported(frames), chain(frames)) for frames in (*check_with, *longer)]
+            check_differences(differences, path=path, tolerance=tolerance)
+    return Exported(tuple(differences[: len(check_with)]), any_num_frames)
+
+
+def _takes_any_num_frames(program: torch.export.ExportedProgram) -> bool:
+    (name,) = program.graph_signature.user_inputs
+    (frames,) = [node for node in program.graph.nodes if node.name == name]
+    return not is_concrete_int(frames.meta["val"].shape[1])
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest, relative to the largest value where that is above 1."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def check_differences(differences: Sequence[float], *, path: Path, tolerance: float) -> None:
+    """Raise PipelineError for one above the tolerance. NaN, too, is a failure."""
+    if not all(found <= tolerance for found in differences):
+        raise PipelineError(
+            f"{path} would differ from the model by {max(differences):.2g}, more than {tolerance:.2g}."
+            " Nothing was written. Raise the tolerance if that is near enough."
+        )
+
+
+def load_pt2(path: Path) -> Answer:
+    """An exported .pt2 as a function."""
+    with path.open("rb") as file:
+        module: Answer = torch.export.load(file).module()
+    return module
+
+
+def load_onnx(path: Path) -> Answer:
+    """An exported .onnx as a function, run by ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Any:
+        values = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        outputs = [torch.from_numpy(output) for output in session.run(None, values)]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    return run
+
+
+def _save_pt2(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    metadata: str,
+    *,
+    inputs: Sequence[str] = (),  # noqa: ARG001 (a .pt2 has the names of forward's parameters)
+    outputs: Sequence[str] = (),  # noqa: ARG001
+) -> None:
+    with path.open("wb") as file:  # by name, torch would insist on the suffix .pt2
+        torch.export.save(program, file, extra_files={METADATA_NAME: metadata})
+
+
+def _save_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    metadata: str,
+    *,
+    inputs: Sequence[str] = ("frames",),
+    outputs: Sequence[str] = ("answers",),
+) -> None:
+    exported = torch.onnx.export(
+        program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+    )
+    assert exported is not None
+    exported.model.metadata_props[METADATA_NAME] = metadata
+    exported.save(path, external_data=False)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a chain becomes a file, and a file a function."""
+
+    save: Callable[..., None]  # of a program, path, metadata, and the names of inputs and outputs
+    load: Callable[[Path], Answer]
+    packages: tuple[str, ...] = ()
+    frees_frames: bool = False  # whether the number of frames may be free
+
+
+FORMATS: dict[str, Format] = {
+    ".onnx": Format(_save_onnx, load_onnx, packages=("onnx", "onnxscript", "onnxruntime")),
+    ".pt2": Format(_save_pt2, load_pt2, frees_frames=True),
+}
+
+
+def find_format(path: Path) -> Format:
+    """The format of the path's suffix. Raises ConfigError for another suffix or a missing package."""
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"Can't export to {path}. Available: {', '.join(FORMATS)}.")
+    form = FORMATS[path.suffix]
+    for package in form.packages:
+        _check_installed(package)
+    return form
+
+
+def _check_installed(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"ONNX needs the package {package}. Run `pip install '.[export]'`, or export to .pt2."
+        ) from None
+
+
+@contextlib.contextmanager
+def whole_lstms(chain: nn.Module) -> Iterator[None]:
+    """Have LSTMs traced in one piece, for any number of steps.
+
+    torch has a rule for that which asks whether MKL-DNN is on; the exporter switches it off. Other cells
+    are traced step by step, which takes a second for four steps.
+    """
+    mkldnn = torch.backends.mkldnn
+    lstms = [module for module in chain.modules() if isinstance(module, nn.LSTM)]
+
+    def whole(lstm: nn.LSTM, *inputs: Any) -> Any:  # steps, and a decoder's state
+        with mkldnn.flags(enabled=True, allow_tf32=mkldnn.allow_tf32):
+            return nn.LSTM.forward(lstm, *inputs)
+
+    for lstm in lstms:
+        lstm.forward = partial(whole, lstm)  # type: ignore[method-assign]
+    try:
+        with warnings.catch_warnings():
+            # Tracing, torch's own recurrent nets assign to a list of theirs.
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
+            yield
+    finally:
+        for lstm in lstms:
+            del lstm.forward

@@ -1,0 +1,65 @@
+"""Work on each frame of a batch: what models share before and after the recurrence."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ShapeError
+
+
+def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, int, int]) -> None:
+    """Raise ShapeError unless maps are (B, T, C, H, W) of `map_shape`, and lengths (B,) from 1 to T."""
+    channels, height, width = map_shape
+    shape = tuple(maps.shape)
+    expected = f"the model reads (B, T, C, H, W) = (clips, frames, {channels}, {height}, {width})"
+    if len(shape) != 5:
+        remedy = {
+            4: "Add the time axis: maps[:, None] for images (clips of one frame), maps[None] for one clip",
+            3: "This is one image's map: give it as a clip of one frame, maps[None, None]",
+        }.get(
+            len(shape),
+            "Give each frame's map as channels, height and width: train.scan and train.pooling flatten and"
+            " pool them",
+        )
+        raise ShapeError(f"Maps have shape {shape}, but {expected}. {remedy}.")
+    if shape[2:] != map_shape:
+        raise ShapeError(
+            f"Maps have shape {shape}, but {expected}: they are of another tap, pooling or frame size. Set"
+            " train.tap, extract.pooling or extract.preprocessing to those of the training, or train again."
+        )
+    if lengths is None:
+        return
+    batch_size, num_frames = shape[:2]
+    if tuple(lengths.shape) != (batch_size,):
+        raise ShapeError(
+            f"Lengths have shape {tuple(lengths.shape)}, but maps {shape} need (B,) = ({batch_size},): one"
+            " number of frames a clip."
+        )
+    if int(lengths.max()) > num_frames:
+        raise ShapeError(
+            f"Lengths go up to {int(lengths.max())}, but maps {shape} have T = {num_frames} frames: lengths"
+            " count frames, not steps of train.scan."
+        )
+    if int(lengths.min()) < 1:
+        raise ShapeError(
+            f"Clip {int(lengths.argmin())} of the batch has length {int(lengths.min())}: a sequence has at"
+            " least one frame. Leave the clip out, or let extract.sampling keep more frames."
+        )
+
+
+def map_frames(function: Callable[[Tensor], Tensor], values: Tensor, lengths: Tensor | None) -> Tensor:
+    """Applies `function` (N, ...) -> (N, ...) to the valid frames of `values` (B, T, ...); zeros elsewhere.
+
+    `lengths` (B,), on the CPU; without it all T are valid.
+    """
+    batch_size, num_frames = values.shape[:2]
+    frames = values.flatten(0, 1)  # (B * T, ...)
+    if lengths is None:
+        outputs = function(frames)
+        return outputs.reshape(batch_size, num_frames, *outputs.shape[1:])
+    valid = torch.arange(num_frames) < lengths[:, None]  # (B, T)
+    rows = valid.flatten().nonzero().squeeze(1).to(values.device)  # (sum of lengths,)
+    outputs = function(frames[rows])
+    padded = outputs.new_zeros(len(frames), *outputs.shape[1:]).index_copy(0, rows, outputs)
+    return padded.reshape(batch_size, num_frames, *outputs.shape[1:])

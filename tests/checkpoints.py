@@ -1,0 +1,44 @@
+"""Checkpoints whose models were never trained: what they answer is arbitrary, and depends on every frame."""
+
+from pipeline.backbone import Weights
+from pipeline.checkpoint import Checkpoint
+from pipeline.contract import FeatureContract, Preprocessing, Sampling
+from pipeline.decoding import WordsConfig
+from pipeline.networks import map_shape, tail_module
+from pipeline.tasks import Captioning, Classification, FrameLabels, QuestionAnswering, Regression, Task
+from pipeline.training import TrainConfig
+from pipeline.vocabulary import Vocabulary
+
+CLASSES = ("left", "right", "up")
+TASKS: dict[str, Task] = {
+    "classification": Classification(CLASSES),
+    "frame_labels": FrameLabels(CLASSES),
+    "regression": Regression((10.0, -5.0), (2.0, 0.5)),
+    "captioning": Captioning(
+        Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(max_words=6)
+    ),
+    "question_answering": QuestionAnswering(Vocabulary.from_texts(["which is it?"]), ("one", "two", "yes")),
+}
+
+
+def make_checkpoint(
+    name: str, weights: Weights, *, tap: str = "layer4", sampling: object = "all", **options: object
+) -> Checkpoint:
+    """A recurrent model for the task `name` on maps of 32-pixel frames; `options` are the model's."""
+    contract = FeatureContract(
+        sampling=Sampling.model_validate(sampling),
+        preprocessing=Preprocessing(resize=40, crop=32),
+        mean=weights.mean,
+        std=weights.std,
+        arch=weights.arch,
+        weights_sha256=weights.sha256,
+        tap=tap,
+    )
+    defaults = {"tap": tap, "task": name, "hidden_size": 5, "projection": 8, "bidirectional": True}
+    config = TrainConfig.model_validate({**defaults, **options})
+    tail = None
+    if config.tail:
+        tail = tail_module(weights.arch, after=tap, until=config.tail, state=weights.state)
+    shape = map_shape(weights.arch, tap, height=32, width=32)
+    model = TASKS[name].build_model("recurrent", config, map_shape=shape, tail=tail, seed=3).eval()
+    return Checkpoint("recurrent", model, TASKS[name], config, contract, shape, {}, weights.source)

@@ -1,0 +1,189 @@
+"""`python -m stages.predict`, in this process: new sources by a checkpoint that was never trained."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.backbone import Weights, preprocess
+from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.contract import Sampling
+from pipeline.decoding import beam_search
+from pipeline.end_to_end import EndToEnd
+from pipeline.export_captions import MapsToMemory
+from pipeline.frames import read_frames
+from pipeline.models.attention import Memory
+from pipeline.weights import WeightsConfig, obtain_weights, save_weights
+from stages import console, predict
+from tests.checkpoints import CLASSES, TASKS, make_checkpoint
+from tests.media import write_image_folder, write_video
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> Path:
+    """Weights, checkpoints/<task>, and media/ with a video, two folders and a file that is no video."""
+    path = tmp_path_factory.mktemp("predict")
+    save_weights(weights, path=path / "weights/anything.safetensors")
+    for name in TASKS:
+        save_checkpoint(path / "checkpoints" / name, make_checkpoint(name, weights))
+    write_video(path / "media/clips/video.mp4", num_frames=7, size=(48, 64))
+    write_image_folder(path / "media/clips/images", num_images=3)
+    (path / "media/clips/notes.txt").write_text("no clip")
+    (path / "media/bad.mp4").write_bytes(b"no video")
+    return path
+
+
+def run(
+    capsys: pytest.CaptureFixture[str], workspace: Path, *arguments: str, status: int = 0
+) -> tuple[str, str]:
+    """Run the stage in the workspace; its stdout and stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace)
+        patch.setattr(sys, "argv", ["predict", *arguments])
+        found = 0
+        try:
+            console.run(predict.main)
+        except SystemExit as end:
+            found = int(end.code or 0)
+    output = capsys.readouterr()
+    assert found == status, output.err
+    return output.out, output.err
+
+
+def end_to_end(workspace: Path, weights: Weights, name: str, source: str) -> tuple[torch.Tensor, list[float]]:
+    """The outputs of one module, all frames at once, and the frames' times."""
+    checkpoint = load_checkpoint(workspace / "checkpoints" / name)
+    (batch,) = read_frames([workspace / source], sampling=checkpoint.contract.sampling)
+    frames = preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
+    with torch.no_grad():
+        return network(frames[None])[0], batch.pts_seconds.tolist()
+
+
+def test_every_source_is_answered_with_the_likeliest_classes(capsys, workspace, weights):
+    arguments = ["media/clips", "media/clips/images/2.png", "--checkpoint", "checkpoints/classification"]
+    stdout, _ = run(capsys, workspace, *arguments, "--top", "2", "--json")
+    results = json.loads(stdout)
+    sources = ["media/clips/images", "media/clips/video.mp4", "media/clips/images/2.png"]
+    assert [result["source"] for result in results] == sources
+    for result in results:
+        logits, _ = end_to_end(workspace, weights, "classification", result["source"])
+        probabilities = logits.softmax(dim=0)
+        ranked = probabilities.argsort(descending=True)[:2].tolist()
+        assert [answer["label"] for answer in result["answers"]] == [CLASSES[number] for number in ranked]
+        for answer, number in zip(result["answers"], ranked, strict=True):
+            assert answer["probability"] == pytest.approx(probabilities[number].item(), rel=1e-3)
+
+
+def test_a_corrupt_source_is_named_the_rest_is_answered_and_the_exit_status_is_1(capsys, workspace):
+    sources = ["media/bad.mp4", "media/gone.mp4", "media/clips/video.mp4"]
+    arguments = [*sources, "--checkpoint", "checkpoints/classification"]
+    stdout, stderr = run(capsys, workspace, *arguments, status=1)
+    header, answer = stdout.splitlines()
+    assert header.split() == ["source", "label", "probability"]
+    assert answer.split()[0] == "media/clips/video.mp4"
+    assert answer.split()[1] in CLASSES
+    assert "error: media/bad.mp4 can't be decoded" in stderr
+    assert "No such file or directory: 'media/gone.mp4'" in stderr
+    assert "error: 2 of 3 sources could not be read" in stderr
+    results = json.loads(run(capsys, workspace, *arguments, "--json", status=1)[0])
+    assert ["error" in result for result in results] == [True, True, False]
+
+
+def test_labels_of_frames_are_intervals_of_their_times(capsys, workspace, weights):
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/frame_labels", "--json"]
+    (result,) = json.loads(run(capsys, workspace, *arguments)[0])
+    logits, seconds = end_to_end(workspace, weights, "frame_labels", "media/clips/video.mp4")
+    by_hand = [CLASSES[number] for number in logits.argmax(dim=1).tolist()]
+    for second, label in zip(seconds, by_hand, strict=True):
+        (interval,) = [
+            item for item in result["answers"] if item["start_seconds"] <= second < item["end_seconds"]
+        ]
+        assert interval["label"] == label
+    assert result["answers"][-1]["end_seconds"] == pytest.approx(0.7)
+
+
+def test_values_are_in_the_manifests_unit(capsys, workspace, weights):
+    arguments = ["media/clips/images", "--checkpoint", "checkpoints/regression", "--json"]
+    ((answer,),) = [result["answers"] for result in json.loads(run(capsys, workspace, *arguments)[0])]
+    outputs, _ = end_to_end(workspace, weights, "regression", "media/clips/images")
+    assert answer["value 1"] == pytest.approx(10 + 2 * outputs[0].item(), rel=1e-3)
+    assert answer["value 2"] == pytest.approx(-5 + 0.5 * outputs[1].item(), rel=1e-3)
+
+
+def test_windows_of_a_long_clip_are_averaged_as_in_evaluation(capsys, workspace, weights):
+    checkpoint = make_checkpoint("classification", weights, window=3, stride=2)
+    save_checkpoint(workspace / "checkpoints/windows", checkpoint)
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/windows", "--top", "3", "--json"]
+    (result,) = json.loads(run(capsys, workspace, *arguments)[0])
+    (batch,) = read_frames([workspace / "media/clips/video.mp4"], sampling=Sampling())
+    frames = preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
+    with torch.no_grad():
+        logits = torch.stack([network(frames[None, first : first + 3])[0] for first in (0, 2, 4)]).mean(dim=0)
+    expected = dict(zip(CLASSES, logits.softmax(dim=0).tolist(), strict=True))
+    assert {item["label"]: item["probability"] for item in result["answers"]} == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_weights_that_are_not_there_are_asked_for_by_their_source(capsys, workspace, weights, tmp_path):
+    source = str(workspace / "media/clips/video.mp4")
+    checkpoint = str(workspace / "checkpoints/classification")
+    _, stderr = run(capsys, tmp_path, source, "--checkpoint", checkpoint, status=1)
+    assert (
+        f"error: No file in weights/ is the resnet18 that the model's features were made with (from random:0,"
+        f" sha256 {weights.sha256}). Set weights.arch and weights.source to it" in stderr
+    )
+    given = str(workspace / "weights/anything.safetensors")
+    stdout, _ = run(capsys, tmp_path, source, "--checkpoint", checkpoint, "--weights", given)
+    assert "video.mp4" in stdout
+    save_weights(
+        obtain_weights(WeightsConfig(arch="resnet18", source="random:1")), path=tmp_path / "w.safetensors"
+    )
+    arguments = [source, "--checkpoint", checkpoint, "--weights", "w.safetensors"]
+    _, stderr = run(capsys, tmp_path, *arguments, status=1)
+    assert "These weights are resnet18 from random:1 with sha256" in stderr
+
+
+def test_an_empty_folder_is_named(capsys, workspace, tmp_path):
+    arguments = [str(tmp_path), "--checkpoint", "checkpoints/classification"]
+    _, stderr = run(capsys, workspace, *arguments, status=1)
+    assert f"error: {tmp_path} has no images" in stderr
+
+
+def test_a_caption_is_what_the_decoder_says_of_the_clips_features(capsys, workspace, weights):
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/captioning", "--json"]
+    ((row,),) = [result["answers"] for result in json.loads(run(capsys, workspace, *arguments)[0])]
+    checkpoint = load_checkpoint(workspace / "checkpoints/captioning")
+    network = EndToEnd(MapsToMemory(checkpoint.model), contract=checkpoint.contract, weights=weights).eval()
+    (batch,) = read_frames([workspace / "media/clips/video.mp4"], sampling=checkpoint.contract.sampling)
+    frames = preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)
+    with torch.no_grad():
+        states, summary, *_ = network(frames[None])
+    memory = Memory(states, torch.ones(states.shape[:2], dtype=torch.bool), summary)
+    (sentence,) = beam_search(checkpoint.model.decoder, memory, beam_size=1, max_words=6)
+    assert row["caption"] == TASKS["captioning"].vocabulary.decode(sentence.words)
+    assert row["log_probability"] == pytest.approx(sentence.log_probability, rel=1e-3)
+
+
+def test_questions_are_asked_of_every_source(capsys, workspace):
+    checkpoint = ["--checkpoint", "checkpoints/question_answering"]
+    questions = ["--question", "which is it?", "--question", "is it?"]
+    stdout, _ = run(capsys, workspace, "media/clips", *checkpoint, *questions, "--json")
+    for result in json.loads(stdout):
+        assert [row["question"] for row in result["answers"]] == ["which is it?", "is it?"]
+        assert {row["answer"] for row in result["answers"]} <= {"one", "two", "yes"}
+    _, stderr = run(capsys, workspace, "media/clips", *checkpoint, status=2)
+    assert "question_answering: --question is for question_answering, which needs it" in stderr
+    _, stderr = run(
+        capsys, workspace, "media/clips", "--checkpoint", "checkpoints/regression", *questions, status=2
+    )
+    assert "the model's task is regression: --question is for" in stderr
