@@ -96,19 +96,22 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
         project.add_video(name, num_frames=60, first_index=100 * number)
     project.commit()
     project.dvc("repro", "weights")
-    process = subprocess.Popen(
-        ["dvc", "repro", "extract"],
-        cwd=project.path,
-        env=project.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            ["dvc", "repro", "extract"],
+            cwd=project.path,
+            env=project.environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     journal = project.path / ".framecache"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     try:
         while len(list(journal.rglob("*.record"))) < 12:  # of 32
-            assert time.monotonic() < deadline
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
