@@ -6,6 +6,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from torchvision import transforms
 from benchmarks.corpora import (
     FULL_SIZE,
     VIDEO,
-    VIDEO_FRAMES,
     copy_video,
     default_device,
     encode_smaller,
@@ -67,11 +67,12 @@ def overlap(
 ) -> Row:
     """Full batches only: what padding costs is a matter of the corpus' size."""
     batch_size = default_batch_size(backbone.device)
-    # Eight copies are 1056 frames, or 33 batches of 32; the quick corpus is the beginning of one.
-    clips = copy_video(video, folder / "corpus", num_clips=1 if quick else 8)
-    if quick:
-        clips = [Clip("clip", clips[0].sources, "train", end_seconds=5.119)]
-    num_frames = 128 if quick else 8 * VIDEO_FRAMES
+    # Four batches of the first 128 frames.
+    clips = [
+        replace(clip, end_seconds=5.119)
+        for clip in copy_video(video, folder / "corpus", num_clips=max(1, batch_size // 32))
+    ]
+    num_frames = 128 * len(clips)
     config = ExtractConfig(preprocessing=FULL_SIZE, backend=backbone.backend)
     (frames,) = [batch.pixels for batch in read_frames([video], sampling=Sampling(count=16))]
     pixels = preprocess(torch.from_numpy(frames), FULL_SIZE)
@@ -118,10 +119,9 @@ def naive_rows(folder: Path, weights: Weights, *, quick: bool, images: bool) -> 
     """Mean features of short clips: one after the other in plain torch, and through the engine."""
     corpus = folder / "corpus"
     device = default_device()
-    num_frames = VIDEO_FRAMES // (4 if quick else 2)
+    num_frames = 64  # two batches: what padding costs is a matter of the corpus' size
     clips = [
-        Clip(clip.clip_id, clip.sources, "train", end_seconds=num_frames / 25 - 0.001)
-        for clip in copy_video(VIDEO, corpus, num_clips=1 if quick else 4)
+        replace(clip, end_seconds=num_frames / 25 - 0.001) for clip in copy_video(VIDEO, corpus, num_clips=1)
     ]
     if images:
         clips = [as_images(clip, corpus, num_frames=num_frames) for clip in clips]

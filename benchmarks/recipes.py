@@ -36,7 +36,8 @@ def run_dvc(*arguments: str) -> str:
 def metrics_of(name: str) -> dict[str, Any] | None:
     """metrics/evaluate.json of an experiment, or None before it is finished."""
     try:
-        metrics: dict[str, Any] = dvc.api.metrics_show("metrics/evaluate.json", rev=name)
+        # Not metrics_show, which leaves out lists: the intervals.
+        metrics: dict[str, Any] = json.loads(dvc.api.read("metrics/evaluate.json", rev=name))
     except DvcException:
         return None
     return metrics
