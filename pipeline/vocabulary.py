@@ -75,3 +75,10 @@ def pad_words(sentences: Sequence[Sequence[int]]) -> Tensor:
     """Sentences of M different lengths as (M, S) int64, PAD after each end."""
     longest = max(map(len, sentences))
     return torch.tensor([[*sentence, *[PAD] * (longest - len(sentence))] for sentence in sentences])
+
+
+def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """Sentences of B groups as (B, R, S) int64; PAD after each end and where a group has fewer."""
+    most = max(map(len, groups))
+    rows = [row for group in groups for row in (*group, *[[PAD]] * (most - len(group)))]
+    return pad_words(rows).view(len(groups), most, -1)

@@ -11,6 +11,7 @@ from pipeline.vocabulary import (
     UNKNOWN,
     Vocabulary,
     join_words,
+    pad_groups,
     pad_words,
     split_words,
 )
@@ -58,3 +59,8 @@ def test_sentences_are_padded_to_the_longest():
 @pytest.mark.parametrize("text", ["", "   "])
 def test_a_text_without_words_is_an_end(text):
     assert Vocabulary.from_texts(TEXTS).encode(text) == [END]
+
+
+def test_groups_are_padded_to_the_one_with_most_sentences_and_the_longest_sentence():
+    padded = pad_groups([[[7, END]], [[5, 6, END], [END]]])
+    assert padded.tolist() == [[[7, END, PAD], [PAD, PAD, PAD]], [[5, 6, END], [END, PAD, PAD]]]

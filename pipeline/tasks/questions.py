@@ -9,16 +9,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
 from pipeline.metrics import UNLABELLED, Array, Measure
-from pipeline.models import ModelConfig, build_model
+from pipeline.models import MeanPoolModel, ModelConfig, RecurrentModel
 from pipeline.models.questions import QuestionModel
-from pipeline.streaming import Batch, Standardisation
-from pipeline.tasks.task import Predictions, Task, TaskConfig, raise_if_any
-from pipeline.vocabulary import PAD, Vocabulary, pad_words
+from pipeline.streaming import Batch
+from pipeline.tasks.task import Predictions, Task, TaskConfig, masked_cross_entropy, raise_if_any
+from pipeline.vocabulary import Vocabulary, pad_groups
 
 log = logging.getLogger(__name__)
 
@@ -88,26 +87,11 @@ class QuestionAnswering(Task):
                 words,
             )
 
-    def build_model(
-        self,
-        name: str,
-        config: ModelConfig,
-        *,
-        map_shape: tuple[int, int, int],
-        standardisation: Standardisation | None = None,
-        tail: nn.Module | None = None,
-        seed: int = 0,
-    ) -> nn.Module:
-        """The clip's model, whose outputs are a vector of `question.joint_size`, and the question's."""
-        clip = build_model(
-            name,
-            config,
-            map_shape=map_shape,
-            num_outputs=config.question.joint_size,
-            standardisation=standardisation,
-            tail=tail,
-            seed=seed,
-        )
+    def num_clip_outputs(self, config: ModelConfig) -> int:
+        """A vector to be joined with the question's."""
+        return config.question.joint_size
+
+    def complete(self, clip: RecurrentModel | MeanPoolModel, name: str, config: ModelConfig) -> nn.Module:
         return QuestionModel(
             None if name == "baseline" else clip,
             config.question,
@@ -120,9 +104,7 @@ class QuestionAnswering(Task):
         questions = [
             [self.vocabulary.encode(item.question) for item in clip.questions] for clip in batch.clips
         ]
-        most = max(map(len, questions))
-        rows = [row for clip in questions for row in (*clip, *[[PAD]] * (most - len(clip)))]
-        return {"questions": pad_words(rows).view(len(questions), most, -1)}
+        return {"questions": pad_groups(questions)}
 
     def targets(self, batch: Batch) -> Tensor:
         """Numbers of answers (B, Q); UNLABELLED where a clip has fewer questions than another."""
@@ -135,11 +117,7 @@ class QuestionAnswering(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (..., K) and answers (...), the mean over questions with a known answer."""
-        numbers = targets.reshape(-1).masked_fill(targets.reshape(-1) == _UNHEARD, UNLABELLED)
-        total = functional.cross_entropy(
-            outputs.reshape(-1, self.num_outputs), numbers, ignore_index=UNLABELLED, reduction="sum"
-        )
-        return total / (numbers != UNLABELLED).sum().clamp(min=1)
+        return masked_cross_entropy(outputs, targets.masked_fill(targets == _UNHEARD, UNLABELLED))
 
     def rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (M, K) and answers (M,) of all questions."""

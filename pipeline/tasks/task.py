@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.decoding import WordsConfig
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
-from pipeline.metrics import Array, Measure
-from pipeline.models import ModelConfig, build_model
+from pipeline.metrics import UNLABELLED, Array, Measure
+from pipeline.models import MeanPoolModel, ModelConfig, RecurrentModel, build_model
 from pipeline.streaming import Batch, Standardisation
 
 
@@ -125,16 +126,25 @@ class Task(Protocol):
         seed: int = 0,
     ) -> nn.Module:
         """The model `name`, for maps (C, H, W), and initial weights from `seed`; see `models.build_model`."""
-        return build_model(
+        clip = build_model(
             name,
             config,
             map_shape=map_shape,
-            num_outputs=self.num_outputs,
+            num_outputs=self.num_clip_outputs(config),
             per_frame=self.per_frame,
             standardisation=standardisation,
             tail=tail,
             seed=seed,
         )
+        return self.complete(clip, name, config)
+
+    def num_clip_outputs(self, config: ModelConfig) -> int:  # noqa: ARG002
+        """Outputs of the clip's model: K, unless the task builds on it."""
+        return self.num_outputs
+
+    def complete(self, clip: RecurrentModel | MeanPoolModel, name: str, config: ModelConfig) -> nn.Module:  # noqa: ARG002
+        """The whole model `name` around the clip's: that one, unless the task builds on it."""
+        return clip
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """What the model's forward takes besides maps and lengths, on the CPU."""
@@ -153,6 +163,13 @@ class Task(Protocol):
     def rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What of a training batch is kept for `metrics` until the epoch ends."""
         return (outputs.flatten(0, 1), targets.flatten(0, 1)) if self.per_frame else (outputs, targets)
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits (..., K) and classes (...), the mean over all but UNLABELLED; 0 of none."""
+    logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    total = functional.cross_entropy(logits, targets, ignore_index=UNLABELLED, reduction="sum")
+    return total / (targets != UNLABELLED).sum().clamp(min=1)
 
 
 def raise_if_any(problems: Iterable[str]) -> None:

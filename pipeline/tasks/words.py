@@ -9,19 +9,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.decoding import Sentence, WordsConfig, beam_search
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
 from pipeline.metrics import UNLABELLED, Array, Measure
-from pipeline.models import ModelConfig, RecurrentModel, build_model
+from pipeline.models import MeanPoolModel, ModelConfig, RecurrentModel
 from pipeline.models.attention import Memory
 from pipeline.models.captioning import CaptionModel
-from pipeline.streaming import Batch, Standardisation
-from pipeline.tasks.task import Predictions, Task, TaskConfig, raise_if_any
+from pipeline.streaming import Batch
+from pipeline.tasks.task import Predictions, Task, TaskConfig, masked_cross_entropy, raise_if_any
 from pipeline.text_metrics import measure_texts
-from pipeline.vocabulary import PAD, Vocabulary, join_words, pad_words
+from pipeline.vocabulary import PAD, Vocabulary, join_words, pad_groups
 
 log = logging.getLogger(__name__)
 
@@ -131,34 +130,17 @@ class Captioning(_Words):
         "loss": -1,
     }
 
-    def build_model(
-        self,
-        name: str,
-        config: ModelConfig,
-        *,
-        map_shape: tuple[int, int, int],
-        standardisation: Standardisation | None = None,
-        tail: nn.Module | None = None,
-        seed: int = 0,
-    ) -> nn.Module:
-        """The clip's model, whose outputs are a vector of `decoder.hidden_size`, and a decoder."""
-        clip = build_model(
-            name,
-            config,
-            map_shape=map_shape,
-            num_outputs=config.decoder.hidden_size,
-            standardisation=standardisation,
-            tail=tail,
-            seed=seed,
-        )
+    def num_clip_outputs(self, config: ModelConfig) -> int:
+        """A vector for the decoder."""
+        return config.decoder.hidden_size
+
+    def complete(self, clip: RecurrentModel | MeanPoolModel, name: str, config: ModelConfig) -> nn.Module:  # noqa: ARG002
         return CaptionModel(clip, config.decoder, num_words=len(self.vocabulary))
 
     def targets(self, batch: Batch) -> Tensor:
         """Word numbers (B, R, S) of each clip's captions, each with its END; PAD elsewhere."""
         sentences = [[self.vocabulary.encode(text) for text in clip.captions] for clip in batch.clips]
-        num_captions = max(map(len, sentences))
-        rows = [row for clip in sentences for row in (*clip, *[[PAD]] * (num_captions - len(clip)))]
-        return pad_words(rows).view(len(sentences), num_captions, -1)
+        return pad_groups(sentences)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model, reading the references, thinks of each of their words: scores (B, R, S, 3).
@@ -257,9 +239,7 @@ class FrameWords(_Words):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (..., V) and words (...), mean over words."""
-        logits, words = outputs.reshape(-1, self.num_outputs), targets.reshape(-1)
-        total = functional.cross_entropy(logits, words, ignore_index=UNLABELLED, reduction="sum")
-        return total / (words != UNLABELLED).sum().clamp(min=1)
+        return masked_cross_entropy(outputs, targets)
 
     def rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The log-likelihood of each word and whether it came first (M, 2): logits would fill the memory."""
