@@ -82,9 +82,7 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     if turns:
         directions[turn_step:] = [second] * (num_steps - turn_step)
 
-    digit = Image.fromarray(images[scan]).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
-    mask = np.zeros((config.size, config.size))
-    mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
+    mask = _corner_mask(images[scan], config=config)
     steps = speed * np.array([DIRECTIONS[direction] for direction in directions])  # (T - 1, 2)
     path = np.concatenate([np.zeros((1, 2)), steps.cumsum(axis=0)])  # (T, 2)
     room = config.size - config.digit_size
@@ -134,6 +132,14 @@ def _scan_order(config: DigitsConfig) -> np.ndarray:
     return np.random.default_rng(config.seed).permutation(len(_scans()[0]))
 
 
+def _corner_mask(image: np.ndarray, *, config: DigitsConfig) -> np.ndarray:
+    """How much ink (H, W), 0 to 1, with the scan in the upper left corner of a frame."""
+    digit = Image.fromarray(image).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
+    mask = np.zeros((config.size, config.size))
+    mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
+    return mask
+
+
 def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
     """The image (H, W) moved by (y, x) pixels, with linear interpolation; it must stay inside."""
     for axis, distance in ((0, y), (1, x)):
@@ -173,10 +179,8 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     """
     images, classes = _scans()
     rng = np.random.default_rng([config.seed, scan, 1])
-    mask = np.zeros((config.size, config.size))
-    digit = Image.fromarray(images[scan]).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
-    mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
-    mask = _moved(mask, *rng.uniform(0, config.size - config.digit_size, 2))[..., None]  # (H, W, 1)
+    corner = _corner_mask(images[scan], config=config)
+    mask = _moved(corner, *rng.uniform(0, config.size - config.digit_size, 2))[..., None]  # (H, W, 1)
     pixels = _background(rng, size=config.size) * (1 - mask) + rng.uniform(200, 255, 3) * mask  # (H, W, 3)
     position = int(np.argsort(_scan_order(config))[scan])
     clip = Clip(
