@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import open_view
+from pipeline.store import Journal, open_view
 from tests.project import NAMES, Project, make_project
 
 
@@ -254,23 +254,24 @@ def test_dvc_shows_metrics_and_plots(project: Project) -> None:
 
 def test_two_extractions_at_once_compute_each_clip_once(project: Project) -> None:
     project.set({"extract.sampling": {"every": 2}})
-    command = ["python", "-m", "stages.extract"]
-    both = [
-        subprocess.Popen(
-            command,
-            cwd=project.path,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    with Journal(project.path / ".framecache").exclusive(on_wait=print):
+        both = [
+            subprocess.Popen(
+                ["python", "-m", "stages.extract"],
+                cwd=project.path,
+                env=project.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for process in both:
+            assert process.stdout
+            assert "Waiting for another extraction" in process.stdout.readline()
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sorted(plan_of(output) for output in outputs) == [
         "8 sampling changed: all -> {'every': 2}, 0 unchanged",
         "8 unchanged",
     ]
-    waiting = [output for output in outputs if "Waiting for another extraction" in output]
-    assert len(waiting) == 1

@@ -141,7 +141,7 @@ def test_an_interrupted_run_commits_what_is_complete_and_the_next_one_goes_on(
     assert "What was committed is kept: run the same command to go on." in output
     assert "Traceback" not in output
     if under_dvc:
-        assert "exited with 130" in output
+        assert re.search("exited with (130|-2)", output)  # -2: dash, under DVC, dies of the Ctrl-C itself
     else:
         assert process.returncode == 143
     output = project.run("python", "-m", "stages.extract")
