@@ -13,6 +13,7 @@ A strip is several rows (or columns) in one step: channel by channel, each in ra
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,14 +23,14 @@ def _keep(maps: Tensor) -> Tensor:
 
 
 def _average(maps: Tensor) -> Tensor:
-    return maps.mean(dim=(-2, -1), keepdim=True)
+    return maps.mean(dim=(-2, -1), keepdim=True, dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
 def _maximum(maps: Tensor) -> Tensor:
     return maps.amax(dim=(-2, -1), keepdim=True)
 
 
-# Each takes maps (..., C, H, W) to maps of as many or fewer locations.
+# Each takes maps (..., C, H, W) to maps of as many or fewer locations; a mean of float16 is float32.
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {"flatten": _keep, "avg": _average, "max": _maximum}
 
 
@@ -79,23 +80,15 @@ SCANS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def to_steps(maps: Tensor, *, scan: str, pooling: str, scan_size: int = 1, scan_every: int = 1) -> Tensor:
+def pool(maps: Tensor, pooling: str) -> Tensor:
+    """Maps (..., C, H, W), in one of POOLINGS (..., C, 1, 1)."""
+    return POOLINGS[pooling](maps)
+
+
+def to_steps(maps: Tensor, *, scan: str, scan_size: int = 1, scan_every: int = 1) -> Tensor:
     """Maps (..., C, H, W) as steps (..., S, D): the first of its SCANS and each `scan_every`-th after it.
 
     Where strips of `scan_size` rows or columns do not fill the map, the last is filled up with zeros: in
     standardised maps, the mean of each channel.
     """
-    return SCANS[scan](POOLINGS[pooling](maps), scan_size)[..., ::scan_every, :]
-
-
-def to_sequence(
-    maps: Tensor, lengths: Tensor, *, scan: str, pooling: str, scan_size: int = 1, scan_every: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Maps (B, T, C, H, W) of clips with `lengths` (B,) frames as sequences (B, L, D), with lengths (B,).
-
-    The steps of a frame follow those of the frame before it, so padding frames are padding steps.
-    """
-    steps = to_steps(
-        maps, scan=scan, pooling=pooling, scan_size=scan_size, scan_every=scan_every
-    )  # (B, T, S, D)
-    return steps.flatten(1, 2), lengths * steps.shape[2]  # (B, T * S, D)
+    return SCANS[scan](maps, scan_size)[..., ::scan_every, :]

@@ -69,7 +69,9 @@ def main() -> None:
         standardisation = None
         if config.standardise:
             read = features if tail is None else TailFeatures(features, tail, device=device)
-            standardisation = channel_statistics(read, train_clips, num_threads=config.num_threads)
+            standardisation = channel_statistics(
+                read, train_clips, pooling=config.pooling, num_threads=config.num_threads
+            )
         log.info("%d train and %d val clips, on %s.", len(train_clips), len(val_clips), device)
 
         train = make_loader(features, train_clips, config, device=device, shuffle_seed=config.seed)

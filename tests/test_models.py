@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
 from pipeline.models.summaries import Attention
-from pipeline.sequences import to_steps
+from pipeline.sequences import pool, to_steps
 from pipeline.streaming import Standardisation
 
 LENGTHS = [3, 5, 1, 4]
@@ -175,9 +175,10 @@ def test_a_system_equals_its_parts_stepped_by_hand(options):
     maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
     outputs = model(maps, lengths)
     for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
-        scan = {"scan_size": 1, "scan_every": 1, "pooling": "flatten", **options}
-        chosen = {name: scan[name] for name in ("scan", "pooling", "scan_size", "scan_every")}
-        steps = [step for frame in clip[:length] for step in to_steps(standardised(frame), **chosen)]
+        scan = {"scan_size": 1, "scan_every": 1, **options}
+        chosen = {name: scan[name] for name in ("scan", "scan_size", "scan_every")}
+        frames = [standardised(pool(frame, scan.get("pooling", "flatten"))) for frame in clip[:length]]
+        steps = [step for frame in frames for step in to_steps(frame, **chosen)]
         states, ends = states_by_hand(model.encoder, options.get("cell", "lstm"), torch.stack(steps))
         weights = attention_by_hand(model.summary, states) if "attention" in options.values() else states
         summary = {
@@ -197,7 +198,7 @@ def test_hierarchical_is_a_net_over_the_steps_of_each_frame_and_one_over_the_fra
     for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
         frames = []
         for frame in clip[:length]:
-            steps = to_steps(standardised(frame), scan="locations", pooling="flatten")  # (6, 2)
+            steps = to_steps(standardised(frame), scan="locations")  # (6, 2)
             frames.append(states_by_hand(model.frame_encoder, "lstm", steps)[1])
         _, ends = states_by_hand(model.encoder, "lstm", torch.stack(frames))
         torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
@@ -228,9 +229,7 @@ def test_an_answer_a_frame_is_read_where_each_direction_has_seen_the_frame():
     outputs = model(maps, lengths)
     assert outputs.shape == (4, 5, 5)
     for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
-        steps = [
-            row for f in clip[:length] for row in to_steps(standardised(f), scan="rows", pooling="flatten")
-        ]
+        steps = [row for f in clip[:length] for row in to_steps(standardised(f), scan="rows")]
         states, _ = states_by_hand(model.encoder, "lstm", torch.stack(steps))  # (length * 3, 8)
         for t in range(length):
             ends = torch.cat([states[3 * t + 2, :4], states[3 * t, 4:]])

@@ -463,6 +463,16 @@ def test_statistics_are_those_of_the_given_clips_alone():
         assert result.std[channel].item() == pytest.approx(std if channel != 1 else 1, rel=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_statistics_of_pooled_maps_are_those_of_the_pooled_values(pooling):
+    maps = random_maps([3, 5], SHAPE)
+    result = channel_statistics(make_features(maps), clips_of(maps), pooling=pooling)
+    values = np.concatenate(list(maps.values())).astype(np.float64)  # (8, C, H, W)
+    pooled = values.max(axis=(2, 3)) if pooling == "max" else values.mean(axis=(2, 3))
+    np.testing.assert_allclose(result.mean, pooled.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(result.std, pooled.std(axis=0), rtol=1e-6)
+
+
 def test_statistics_of_values_with_a_large_mean_are_exact():
     values = (1000 + np.random.default_rng(0).standard_normal((20, 2, 3, 3))).astype(np.float32)
     features = make_features({"c0": values[:7], "c1": values[7:]})

@@ -15,7 +15,7 @@ from pipeline.models.questions import QuestionConfig
 from pipeline.models.summaries import SUMMARIES, Attention, last, mean, valid_steps
 from pipeline.models.tail import Tail
 from pipeline.models.transformer import NoEncoder, TransformerEncoder, check_heads
-from pipeline.sequences import to_steps
+from pipeline.sequences import pool, to_steps
 from pipeline.streaming import Standardisation
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -87,7 +87,7 @@ class Standardise(nn.Module):
 
 
 class Steps(nn.Module):
-    """What every model of a clip begins with: the tail if there is one, standardisation, and the scan."""
+    """What every model of a clip begins with: a tail if there is one, pooling, standardisation, the scan."""
 
     def __init__(
         self,
@@ -101,9 +101,8 @@ class Steps(nn.Module):
         self.config = config
         self.map_shape = map_shape
         self.tail = None if tail is None else Tail(tail)
-        example = torch.zeros(1, 1, *map_shape)
         with torch.no_grad():
-            example = example if self.tail is None else self.tail(example)
+            example = self._pooled(torch.zeros(1, 1, *map_shape))
         channels = example.shape[2]
         identity = Standardisation(torch.zeros(channels), torch.ones(channels))
         self.standardise = Standardise(standardisation or identity)
@@ -115,17 +114,14 @@ class Steps(nn.Module):
         Without `lengths` all frames are valid. Raises ShapeError for maps of another shape.
         """
         check_inputs(maps, lengths, map_shape=self.map_shape)
-        return self._scan(self.standardise(maps if self.tail is None else self.tail(maps, lengths)))
+        return self._scan(self.standardise(self._pooled(maps, lengths)))
+
+    def _pooled(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return pool(maps if self.tail is None else self.tail(maps, lengths), self.config.pooling)
 
     def _scan(self, maps: Tensor) -> Tensor:
         config = self.config
-        return to_steps(
-            maps,
-            scan=config.scan,
-            pooling=config.pooling,
-            scan_size=config.scan_size,
-            scan_every=config.scan_every,
-        )
+        return to_steps(maps, scan=config.scan, scan_size=config.scan_size, scan_every=config.scan_every)
 
 
 class RecurrentModel(nn.Module):
@@ -245,7 +241,7 @@ def build_model(
     """A model of MODELS for maps (C, H, W), with initial weights from `seed`.
 
     `tail`: layers to be trained between the maps and the model; it gets a copy. `standardisation` is of the
-    maps, or of the tail's outputs if there is one; without it they pass as they are.
+    pooled maps, or of the tail's pooled outputs if there is one; without it they pass as they are.
     """
     steps = Steps(config, map_shape=map_shape, standardisation=standardisation, tail=copy.deepcopy(tail))
     torch.manual_seed(seed)

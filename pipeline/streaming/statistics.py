@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.manifest import Clip
+from pipeline.sequences import pool
 from pipeline.streaming.features import Features
 
 _CLIPS_PER_TASK = 16
@@ -24,8 +25,10 @@ class Standardisation:
     std: Tensor  # (C,) float32; 1 where a channel is constant
 
 
-def channel_statistics(features: Features, clips: Sequence[Clip], *, num_threads: int = 2) -> Standardisation:
-    """Over all frames and locations of the clips, in float64. Give it the train split and nothing else.
+def channel_statistics(
+    features: Features, clips: Sequence[Clip], *, pooling: str = "flatten", num_threads: int = 2
+) -> Standardisation:
+    """Over all frames and locations of the clips' pooled maps, in float64. Give it the train split only.
 
     Only the clips' own rows are read. Dask runs the tasks on threads; their sums are added in the clips'
     order, so the result does not depend on the number of threads.
@@ -34,20 +37,20 @@ def channel_statistics(features: Features, clips: Sequence[Clip], *, num_threads
     from dask.delayed import delayed
 
     tasks = [
-        delayed(partial(_sums, features, clips[start : start + _CLIPS_PER_TASK]), pure=False)()
+        delayed(partial(_sums, features, clips[start : start + _CLIPS_PER_TASK], pooling), pure=False)()
         for start in range(0, len(clips), _CLIPS_PER_TASK)
     ]
     parts = compute(*tasks, scheduler="threads", num_workers=num_threads)  # type: ignore[no-untyped-call]
     total, total_squares = np.sum(parts, axis=0)  # (C,) each
-    _, height, width = features.map_shape
-    num_values = sum(features.num_frames(clip.clip_id) for clip in clips) * height * width
+    num_locations = pool(torch.zeros(features.map_shape), pooling)[0].numel()
+    num_values = sum(features.num_frames(clip.clip_id) for clip in clips) * num_locations
     mean = total / num_values
     variance = np.maximum(total_squares / num_values - mean**2, 0)
     std = np.where(variance > 1e-12 * (mean**2 + 1e-12), np.sqrt(variance), 1.0)
     return Standardisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
 
-def _sums(features: Features, clips: Sequence[Clip]) -> np.ndarray[Any, Any]:
+def _sums(features: Features, clips: Sequence[Clip], pooling: str) -> np.ndarray[Any, Any]:
     """Each channel's sum of values and of squares (2, C) float64."""
     sums = np.zeros((2, features.map_shape[0]))
     row_bytes = int(np.prod(features.map_shape)) * features.dtype.itemsize
@@ -57,7 +60,7 @@ def _sums(features: Features, clips: Sequence[Clip]) -> np.ndarray[Any, Any]:
         for first in range(0, num_frames, len(piece)):
             rows = piece[: num_frames - first]  # (T, C, H, W)
             features.read_into(clip.clip_id, rows, first_frame=first)
-            values = rows.astype(np.float64)
+            values = pool(torch.from_numpy(rows).double(), pooling).numpy()
             sums[0] += values.sum(axis=(0, 2, 3))
             sums[1] += np.einsum("tchw,tchw->c", values, values)
     return sums
