@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.memory import keep_freed_memory
+
 _PACKAGES = ("numpy", "zarr", "zarrs", "h5py", "numcodecs", "torch", "litdata", "mosaicml-streaming")
 
 Row = dict[str, Any]
@@ -25,6 +27,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where the measured files are made (here)"
     )
+    keep_freed_memory()  # as every stage does
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
+from pipeline.memory import keep_freed_memory
 
 
 class _Handler(logging.Handler):
@@ -30,6 +31,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[_Handler()], force=True)
     for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    keep_freed_memory()
     try:
         main()
     except PipelineError as error:

@@ -164,7 +164,7 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
     write_caption_page(
         path,
         predictions,
-        scan="frames" if checkpoint.config.hierarchical else checkpoint.config.scan,
+        scan="frames" if checkpoint.config.frame_net else checkpoint.config.scan,
         map_size=checkpoint.map_shape[1:],
         frames=frames,
         num_clips=_NUM_CAPTIONED,

@@ -190,8 +190,8 @@ def test_a_system_equals_its_parts_stepped_by_hand(options):
         torch.testing.assert_close(output, model.head.weight @ summary + model.head.bias)
 
 
-def test_hierarchical_is_a_net_over_the_steps_of_each_frame_and_one_over_the_frames():
-    model = make_model("recurrent", scan="locations", hierarchical=True, bidirectional=True).double()
+def test_a_frame_net_reads_the_steps_of_each_frame_and_another_the_frames():
+    model = make_model("recurrent", scan="locations", frame_net="cell", bidirectional=True).double()
     torch.manual_seed(0)
     maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
     outputs = model(maps, lengths)
@@ -199,7 +199,25 @@ def test_hierarchical_is_a_net_over_the_steps_of_each_frame_and_one_over_the_fra
         frames = []
         for frame in clip[:length]:
             steps = to_steps(standardised(frame), scan="locations")  # (6, 2)
-            frames.append(states_by_hand(model.frame_encoder, "lstm", steps)[1])
+            frames.append(states_by_hand(model.frame_net.encoder, "lstm", steps)[1])
+        _, ends = states_by_hand(model.encoder, "lstm", torch.stack(frames))
+        torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
+
+
+def test_points_are_the_maximum_over_places_of_a_layer_on_each():
+    model = make_model("recurrent", scan="locations", frame_net="points").double()
+    torch.manual_seed(0)
+    maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
+    outputs = model(maps, lengths)
+    net = model.frame_net
+    for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
+        frames = []
+        for frame in clip[:length]:
+            steps = to_steps(standardised(frame), scan="locations")  # (6, 2)
+            layers = [
+                net.layer.weight @ step + net.layer.bias + net.places[i] for i, step in enumerate(steps)
+            ]
+            frames.append(torch.stack(layers).clamp(min=0).amax(dim=0))
         _, ends = states_by_hand(model.encoder, "lstm", torch.stack(frames))
         torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
 
@@ -261,9 +279,7 @@ def test_the_weights_of_attention_can_be_had_by_frame_and_step():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(
-    "options", [{}, {"scan": "rows", "hierarchical": True}, {"per_frame": True}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"scan": "rows", "frame_net": "cell"}, {"per_frame": True}], ids=str)
 def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
     model = make_model(name, **options)
     maps = torch.randn(2, 3, 2, 3, 2)
@@ -274,7 +290,8 @@ def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
     ("wrong", "message"),
     [
         ({"scan_size": 2}, "scan_size 2 is for strips; set scan to horizontal_strips"),
-        ({"hierarchical": True}, "hierarchical needs several steps a frame; set scan"),
+        ({"frame_net": "cell"}, "frame_net 'cell' needs several steps a frame; set scan"),
+        ({"scan": "rows", "frame_net": "points", "projection": None}, "set projection to a number"),
         ({"scan_every": 2}, "scan_every 2 is for scans with several steps a frame"),
     ],
 )
@@ -289,7 +306,8 @@ def test_options_of_another_scan_are_refused(wrong, message):
         {"pooling": "avg"},
         {"pooling": "max"},
         {"scan": "columns", "summary": "attention"},
-        {"scan": "rows", "hierarchical": True},
+        {"scan": "rows", "frame_net": "cell"},
+        {"scan": "locations", "frame_net": "points"},
         {"per_frame": True},
     ],
     ids=str,

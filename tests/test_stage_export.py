@@ -51,7 +51,7 @@ def export_to(path: Path, checkpoint: Checkpoint, weights: Weights, **options: f
         ("classification", {}),
         (
             "frame_labels",
-            {"cell": "gru", "scan": "rows", "scan_every": 4, "hierarchical": True, "summary": "attention"},
+            {"cell": "gru", "scan": "rows", "scan_every": 4, "frame_net": "cell", "summary": "attention"},
         ),
     ],
 )

@@ -25,6 +25,7 @@ from pipeline.extract.config import ExtractConfig, Target
 from pipeline.extract.engine import run
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
+from pipeline.memory import keep_freed_memory
 from pipeline.store import Journal
 from pipeline.weights import load_weights
 
@@ -96,6 +97,7 @@ def _prepare(job: Job) -> _State:
 
     Raises ConfigError when its weights are not the client's.
     """
+    keep_freed_memory()
     torch.set_num_threads(get_worker().state.nthreads)  # Dask's processes start with one
     if state := _states.get(job.name):
         return state

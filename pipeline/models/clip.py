@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.models.decoder import DecoderConfig
 from pipeline.models.encoder import CELLS, RecurrentEncoder
-from pipeline.models.frames import check_inputs, map_frames
+from pipeline.models.frames import PointNet, check_inputs, map_frames
 from pipeline.models.questions import QuestionConfig
 from pipeline.models.summaries import SUMMARIES, Attention, last, mean, valid_steps
 from pipeline.models.tail import Tail
@@ -33,7 +33,8 @@ class ModelConfig(BaseModel):
     ] = "frames"
     scan_size: PositiveInt = 1  # height or width of a strip
     scan_every: PositiveInt = 1  # of a frame's steps the first, and each n-th after it
-    hierarchical: bool = False  # one net reads each frame's steps, another what it says of the frames
+    # a first net reads each frame's steps, the next one what it says of the frames: as `cell` says, or points
+    frame_net: Literal["cell", "points"] | None = None
     pooling: Literal["flatten", "avg", "max"] = "flatten"  # over the locations of a map, before the scan
     projection: PositiveInt | None = 64  # learned linear map of a step before the recurrence; null: none
     # what reads the steps; transformer: bidirectional or else causal; none: nothing, steps are only projected
@@ -58,8 +59,12 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"scan_size {self.scan_size} is for strips; set scan to horizontal_strips or vertical_strips"
             )
-        if self.scan == "frames" and self.hierarchical:
-            raise ValueError("hierarchical needs several steps a frame; set scan to locations, rows, ...")
+        if self.scan == "frames" and self.frame_net:
+            raise ValueError(
+                f"frame_net {self.frame_net!r} needs several steps a frame; set scan to locations, rows, ..."
+            )
+        if self.frame_net == "points" and self.projection is None:
+            raise ValueError("frame_net 'points' has projection features a frame: set projection to a number")
         if self.scan == "frames" and self.scan_every > 1:
             raise ValueError(
                 f"scan_every {self.scan_every} is for scans with several steps a frame; frames are chosen by"
@@ -124,12 +129,29 @@ class Steps(nn.Module):
         return to_steps(maps, scan=config.scan, scan_size=config.scan_size, scan_every=config.scan_every)
 
 
+class FrameCell(nn.Module):
+    """A frame net like the one that reads the frames: an encoder over the frame's steps, and a summary."""
+
+    def __init__(self, config: ModelConfig, num_features: int) -> None:
+        super().__init__()
+        self.bidirectional = config.has_backward_half
+        self.encoder = _encoder(config, num_features, projection=config.projection)
+        self.num_outputs = self.encoder.num_outputs
+        self.summary = SUMMARIES[config.summary](self.num_outputs)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Steps (N, S, D) of frames -> what they say of each frame (N, E)."""
+        states = self.encoder(steps, None)
+        summary: Tensor = self.summary(states, _full_lengths(states), bidirectional=self.bidirectional)
+        return summary
+
+
 class RecurrentModel(nn.Module):
     """Steps, a recurrent net, a summary of its states, and a linear head.
 
     `per_frame`: the head answers at every frame, from the state at which the net has read the frame's
-    steps (a bidirectional net: from either side). `hierarchical`: one net reads the steps of each frame,
-    and another the summaries of the frames.
+    steps (a bidirectional net: from either side). With a `frame_net` the steps are what that net says of
+    each frame.
     """
 
     def __init__(
@@ -140,10 +162,18 @@ class RecurrentModel(nn.Module):
         self.per_frame = per_frame
         self.steps = steps
         num_features, projection = steps.num_features, config.projection
-        if config.hierarchical:
-            self.frame_encoder = _encoder(config, num_features, projection=projection)
-            num_features, projection = self.frame_encoder.num_outputs, None
-            self.frame_summary = SUMMARIES[config.summary](num_features)
+        self.frame_net: PointNet | FrameCell | None = None
+        if config.frame_net:
+            if config.frame_net == "points":
+                self.frame_net = PointNet(
+                    num_features,
+                    num_steps=steps.num_steps,
+                    num_outputs=projection or num_features,
+                    dropout=config.dropout,
+                )
+            else:
+                self.frame_net = FrameCell(config, num_features)
+            num_features, projection = self.frame_net.num_outputs, None
         self.encoder = _encoder(config, num_features, projection=projection)
         self.summary = SUMMARIES[config.summary](self.encoder.num_outputs)
         self.dropout = nn.Dropout(config.dropout)
@@ -171,8 +201,8 @@ class RecurrentModel(nn.Module):
     def encode(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The states at the steps of each frame (B, T, S, E), and the clips' lengths (B,) in steps."""
         steps = self.steps(maps, lengths)  # (B, T, S, D)
-        if self.config.hierarchical:
-            steps = map_frames(self._read_frames, steps, lengths).unsqueeze(2)  # (B, T, 1, D)
+        if self.frame_net:
+            steps = map_frames(self.frame_net, steps, lengths).unsqueeze(2)  # (B, T, 1, D)
         num_steps = None if lengths is None else lengths * steps.shape[2]
         states = self.encoder(steps.flatten(1, 2), num_steps)  # (B, T * S, E)
         num_steps = _full_lengths(states) if num_steps is None else num_steps
@@ -189,11 +219,6 @@ class RecurrentModel(nn.Module):
             )
         states, num_steps = self.encode(maps, lengths)
         return self.summary.weights(states.flatten(1, 2), num_steps).view(states.shape[:3])
-
-    def _read_frames(self, steps: Tensor) -> Tensor:
-        """Steps (N, S, D) of frames -> what they say of each frame (N, E)."""
-        states = self.frame_encoder(steps, None)
-        return self.frame_summary(states, _full_lengths(states), bidirectional=self.config.has_backward_half)
 
 
 class MeanPoolModel(nn.Module):

@@ -3,9 +3,28 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import ShapeError
+
+
+class PointNet(nn.Module):
+    """What a frame shows, wherever it is: the maximum over its steps of a layer on each step and its place.
+
+    Qi et al. 2017 (arXiv 1612.00593), with one layer and a learned vector for every place.
+    """
+
+    def __init__(self, num_features: int, *, num_steps: int, num_outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout1d(dropout)  # the same features of all steps
+        self.layer = nn.Linear(num_features, num_outputs)
+        self.places = nn.Parameter(torch.randn(num_steps, num_outputs) * 0.3)
+        self.num_outputs = num_outputs
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Steps (N, S, D) of frames -> (N, E)."""
+        kept = self.dropout(steps.transpose(1, 2)).transpose(1, 2)
+        return torch.relu(self.layer(kept) + self.places).amax(dim=1)
 
 
 def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, int, int]) -> None:
