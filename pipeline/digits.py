@@ -62,7 +62,8 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
 
     Targets: `label`, the direction at the start; `frame_labels`, the direction in which the digit
     arrived at a frame (the first frame's: the one that follows), so that intervals meet halfway
-    between two frames; `values`, the speed in pixels per frame; a caption that says both directions;
+    between two frames; `values`, the velocity at the start (down, right) in
+    pixels per frame; a caption that says both directions;
     questions about digit and directions, one of which has the answer yes in half of the clips.
     """
     images, classes = _scans()
@@ -104,7 +105,7 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
         group=f"scan_{scan:04d}",
         label=first,
         captions=(f"the digit {NAMES[classes[scan]]} moves {first}{f', then {second}' if turns else ''}",),
-        values=(speed,),
+        values=tuple((speed * np.array(DIRECTIONS[first])).tolist()),
         frame_labels=(
             (FrameLabel(0.0, turn_seconds, first), FrameLabel(turn_seconds, end_seconds, second))
             if turns
