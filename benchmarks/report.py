@@ -1,6 +1,7 @@
 """What the benchmarks share: arguments, alternating contenders, tables, and the machine's description."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -29,6 +30,14 @@ def arguments(description: str | None) -> argparse.Namespace:
     )
     keep_freed_memory()  # as every stage does
     return parser.parse_args()
+
+
+def return_freed_memory() -> None:
+    """The opposite of `keep_freed_memory`: glibc's defaults, for what others do."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-1, 128 << 10)  # M_TRIM_THRESHOLD
+    libc.mallopt(-4, 65536)  # M_MMAP_MAX
+    libc.malloc_trim(0)
 
 
 def alternate(
