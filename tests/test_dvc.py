@@ -1,18 +1,14 @@
 """What DVC's users expect, shown by driving the real DVC."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from pipeline.store import Journal, open_view
-from tests.project import NAMES, Project, make_project
+from tests.project import NAMES, Project
 
 
 def ran(output: str) -> list[str]:
@@ -84,47 +80,6 @@ def test_an_added_tap_computes_that_tap_and_train_stays_fresh(project: Project) 
     assert shard_inodes(project.path / "features/layer4") == before
     with open_view(project.path / "features/avgpool") as view:
         assert view.map_shape == (512, 1, 1)
-
-
-@pytest.mark.parametrize("again", [("repro", "extract"), ("exp", "run", "extract")])
-def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
-    tmp_path: Path, again: tuple[str, ...]
-) -> None:
-    project = make_project(tmp_path)
-    project.set({"extract.store.commit_seconds": 0.001, "extract.batch_size": 4})
-    for number, name in enumerate(NAMES):
-        project.add_video(name, num_frames=60, first_index=100 * number)
-    project.commit()
-    project.dvc("repro", "weights")
-    log = tmp_path / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            ["dvc", "repro", "extract"],
-            cwd=project.path,
-            env=project.environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    journal = project.path / ".framecache"
-    deadline = time.monotonic() + 240
-    try:
-        while len(list(journal.rglob("*.record"))) < 12:  # of 32
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finished = {path.name: path.stat().st_ino for path in journal.rglob("*.shard")}
-    assert not (project.path / "features").exists()
-
-    output = project.dvc(*again)
-    unchanged = int(re.search(r"(\d+) unchanged", plan_of(output))[1])  # type: ignore[index]
-    assert 0 < unchanged < 8
-    assert set(finished.values()) <= {path.stat().st_ino for path in journal.rglob("*.shard")}
-    with open_view(project.path / "features/layer4") as view:
-        assert view.clip_ids() == NAMES
 
 
 def test_queued_experiments_reuse_the_features_of_a_corpus_elsewhere_without_a_copy(

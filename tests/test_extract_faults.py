@@ -6,13 +6,15 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.store import open_view
+from pipeline.store import open_view, stored_keys
+from pipeline.store.records import read_record
 from tests.media import write_video
-from tests.project import NAMES, Project
+from tests.project import NAMES, Project, make_project
 
 # Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says.
 FAULTY_DECODER = """
@@ -188,3 +190,44 @@ def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_aga
     output = project.dvc("repro", "extract")
     assert plan_of(output) == "6 unchanged, 2 quarantined before"
     assert clip_ids(project) == ["clip0", "clip1", "clip2", "clip5", "clip6", "clip7"]
+
+
+@pytest.mark.parametrize("again", [("repro", "extract"), ("exp", "run", "extract")])
+def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
+    tmp_path: Path, faulty: dict[str, str], again: tuple[str, ...]
+) -> None:
+    project = make_project(tmp_path)
+    project.set({"extract.store.commit_seconds": 0.001, "extract.batch_size": 4})
+    for number, name in enumerate(NAMES):
+        project.add_video(name, num_frames=60, first_index=100 * number)
+    project.commit()
+    project.dvc("repro", "weights")
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            ["dvc", "repro", "extract"],
+            cwd=project.path,
+            env={**project.environment, **faulty, "FAULTS": json.dumps({"clip6": "wait"})},  # never done
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    journal = project.path / ".framecache"
+    deadline = time.monotonic() + 240
+    try:
+        while len(stored_keys(map(read_record, journal.rglob("*.record")))) < 3:  # of 7
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finished = {path.name: path.stat().st_ino for path in journal.rglob("*.shard")}
+    assert not (project.path / "features").exists()
+
+    output = project.dvc(*again)
+    unchanged = int(re.search(r"(\d+) unchanged", plan_of(output))[1])  # type: ignore[index]
+    assert 0 < unchanged < 8
+    assert set(finished.values()) <= {path.stat().st_ino for path in journal.rglob("*.shard")}
+    with open_view(project.path / "features/layer4") as view:
+        assert view.clip_ids() == NAMES
