@@ -19,7 +19,7 @@ from pipeline.contract import REVISION, FeatureContract
 from pipeline.errors import ContractError, ShapeError, WeightsError
 from pipeline.evaluation import predict
 from pipeline.extract.runners import as_stored
-from pipeline.frames import read_frames
+from pipeline.frames import clip_range, read_frames
 from pipeline.manifest import Clip
 from pipeline.streaming import ResidentFeatures, make_loader
 
@@ -98,12 +98,7 @@ def clip_features(
     """
     maps, frame_seconds = [], []
     for frames in read_frames(
-        [root / source for source in clip.sources],
-        sampling=contract.sampling,
-        start_seconds=clip.start_seconds,
-        end_seconds=clip.end_seconds,
-        image_fps=clip.image_fps,
-        batch_size=batch_size,
+        **clip_range(clip, root=root), sampling=contract.sampling, batch_size=batch_size
     ):
         pixels = preprocess(torch.from_numpy(frames.pixels).to(backbone.device), contract.preprocessing)
         maps.append(as_stored(backbone(pixels)[contract.tap], contract).cpu())  # (N, C, h, w)

@@ -142,7 +142,7 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
     """The page of some clips' captions; with their frames, where the corpus is at hand."""
     from pipeline.backbone import preprocess  # torchvision takes seconds
     from pipeline.caption_page import write_caption_page
-    from pipeline.frames import read_frames
+    from pipeline.frames import clip_range, read_frames
 
     root = Path(load_section("corpus", CorpusConfig).root)
     contract = checkpoint.contract
@@ -150,13 +150,7 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
     shown = predictions.clips[:_NUM_CAPTIONED]
     for clip in shown:
         try:
-            pieces = read_frames(
-                [root / source for source in clip.sources],
-                sampling=contract.sampling,
-                start_seconds=clip.start_seconds,
-                end_seconds=clip.end_seconds,
-                image_fps=clip.image_fps,
-            )
+            pieces = read_frames(**clip_range(clip, root=root), sampling=contract.sampling)
             pixels = [preprocess(torch.from_numpy(piece.pixels), contract.preprocessing) for piece in pieces]
             frames[clip.clip_id] = torch.cat(pixels).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
         except (DecodeError, OSError) as error:

@@ -11,7 +11,7 @@ from pipeline.checkpoint import Checkpoint, load_checkpoint
 from pipeline.errors import ConfigError
 from pipeline.export import FORMATS, export_chain
 from pipeline.export_captions import export_captioner
-from pipeline.frames import read_frames
+from pipeline.frames import clip_range, read_frames
 from pipeline.manifest import Clip, read_manifest
 from stages import console
 from stages.params import CorpusConfig, load_section
@@ -79,13 +79,7 @@ def read_clip(clip: Clip, *, root: Path, checkpoint: Checkpoint, num_frames: int
     """The clip's first frames, repeated from the start where it has fewer, (1, T, 3, H, W) uint8."""
     contract = checkpoint.contract
     pixels: list[Tensor] = []
-    for batch in read_frames(
-        [root / source for source in clip.sources],
-        sampling=contract.sampling,
-        start_seconds=clip.start_seconds,
-        end_seconds=clip.end_seconds,
-        image_fps=clip.image_fps,
-    ):
+    for batch in read_frames(**clip_range(clip, root=root), sampling=contract.sampling):
         pixels += preprocess(torch.from_numpy(batch.pixels), contract.preprocessing)
         if len(pixels) >= num_frames:
             break

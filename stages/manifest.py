@@ -19,7 +19,7 @@ from pipeline.contract import Sampling
 from pipeline.corpora import Corpus, folder_corpus, kinetics_corpus, ucf101_corpus
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.files import write_atomically
-from pipeline.frames import ClipInfo, Limits, probe
+from pipeline.frames import ClipInfo, Limits, clip_range, probe
 from pipeline.manifest import SPLITS, Clip, read_manifest, write_manifest
 from pipeline.parallel import in_threads
 from stages import console
@@ -193,14 +193,7 @@ def _probe(options: argparse.Namespace) -> None:
 
     def look(clip: Clip) -> ClipInfo | str:
         try:
-            return probe(
-                [root / source for source in clip.sources],
-                sampling=config.sampling,
-                start_seconds=clip.start_seconds,
-                end_seconds=clip.end_seconds,
-                image_fps=clip.image_fps,
-                limits=config.limits,
-            )
+            return probe(**clip_range(clip, root=root), sampling=config.sampling, limits=config.limits)
         except (DecodeError, OSError) as error:
             return str(error)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.contract import Sampling
 from pipeline.extract.lanes import ByteQueue, Lanes
 from pipeline.extract.plan import PlannedClip
-from pipeline.frames import FrameBatch, Limits, on_packet, read_frames
+from pipeline.frames import FrameBatch, Limits, clip_range, on_packet, read_frames
 from pipeline.supervisor import Notes
 
 log = logging.getLogger(__name__)
@@ -83,14 +83,7 @@ def decoding(
         on_packet.set(go_on)  # in this thread; minutes may pass from one wanted frame to the next
         error: Exception | None = None
         try:
-            frames = read_frames(
-                [root / source for source in clip.clip.sources],
-                sampling=sampling,
-                start_seconds=clip.clip.start_seconds,
-                end_seconds=clip.clip.end_seconds,
-                image_fps=clip.clip.image_fps,
-                limits=limits,
-            )
+            frames = read_frames(**clip_range(clip.clip, root=root), sampling=sampling, limits=limits)
             while True:
                 notes.decoding(clip.key)
                 with lane.busy():

@@ -17,7 +17,7 @@ from pipeline.extract.engine import default_batch_size, default_num_decoders
 from pipeline.extract.lanes import make_lanes
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.runners import make_runner
-from pipeline.frames import probe, read_frames
+from pipeline.frames import clip_range, probe, read_frames
 
 _COUNT_SECONDS = 1.5
 _DECODE_SECONDS = 1.5
@@ -56,7 +56,9 @@ def estimate(
     num_frames_of: dict[bytes, int] = {}
     for clip in _within(_COUNT_SECONDS, order):
         with contextlib.suppress(DecodeError, OSError):
-            num_frames_of[clip.key] = probe(**_arguments(clip, root, config)).num_frames
+            num_frames_of[clip.key] = probe(
+                **clip_range(clip.clip, root=root), sampling=config.sampling, limits=config.limits
+            ).num_frames
     num_measured, pixels = 0, None
     started = time.monotonic()
     for pixels in _within(_DECODE_SECONDS, _pixels(order, root, config)):
@@ -117,19 +119,10 @@ def _compute_seconds(
 def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> Iterator[Any]:
     for clip in clips:
         with contextlib.suppress(DecodeError, OSError):
-            for batch in read_frames(**_arguments(clip, root, config)):
+            for batch in read_frames(
+                **clip_range(clip.clip, root=root), sampling=config.sampling, limits=config.limits
+            ):
                 yield batch.pixels
-
-
-def _arguments(clip: PlannedClip, root: Path, config: ExtractConfig) -> dict[str, Any]:
-    return {
-        "paths": [root / source for source in clip.clip.sources],
-        "sampling": config.sampling,
-        "start_seconds": clip.clip.start_seconds,
-        "end_seconds": clip.clip.end_seconds,
-        "image_fps": clip.clip.image_fps,
-        "limits": config.limits,
-    }
 
 
 def _within(seconds: float, items: Iterable[T]) -> Iterator[T]:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
@@ -15,8 +15,18 @@ from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
 from pipeline.frames.sampling import sample_indices
 from pipeline.frames.video import Video
 from pipeline.frames.video_index import on_packet
+from pipeline.manifest import Clip
 
-__all__ = ["ClipInfo", "FrameBatch", "Limits", "on_packet", "probe", "read_frames", "source_files"]
+__all__ = [
+    "ClipInfo",
+    "FrameBatch",
+    "Limits",
+    "clip_range",
+    "on_packet",
+    "probe",
+    "read_frames",
+    "source_files",
+]
 
 DEFAULT_LIMITS = Limits()
 _BATCH_BYTES = 64 << 20
@@ -38,6 +48,25 @@ class ClipInfo:
     seconds: float  # from its first sampled frame to its last
     height: int  # of its first frame, in pixels
     width: int
+
+
+class Range(TypedDict):
+    """Arguments of `read_frames` and `probe` that say which frames are looked at."""
+
+    paths: Sequence[Path]
+    start_seconds: float | None
+    end_seconds: float | None
+    image_fps: float
+
+
+def clip_range(clip: Clip, *, root: Path) -> Range:
+    """The frames of a clip whose sources are relative to `root`."""
+    return {
+        "paths": [root / source for source in clip.sources],
+        "start_seconds": clip.start_seconds,
+        "end_seconds": clip.end_seconds,
+        "image_fps": clip.image_fps,
+    }
 
 
 class Source(Protocol):
