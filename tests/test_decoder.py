@@ -67,7 +67,7 @@ def test_lrcn_reads_the_clip_beside_every_word(cell):
         torch.testing.assert_close(logits[row], decoder.head(outputs[0]))
 
 
-def test_show_attend_and_tell_follows_the_equations_of_the_paper():
+def test_show_attend_and_tell_follows_the_equations_of_the_paper_but_for_the_gate():
     decoder, memory = make_decoder("lstm", "attention"), make_memory(padding=1e3)
     logits, attention = decoder(memory, WORDS)
     attend = decoder.attention
@@ -80,9 +80,7 @@ def test_show_attend_and_tell_follows_the_equations_of_the_paper():
                 [attend.score(torch.tanh(attend.to_keys(a) + attend.to_query(h)))[0] for a in annotations]
             )  # e_ti
             alphas = scores.exp() / scores.exp().sum()
-            z = torch.sigmoid(decoder.gate(h)) * sum(
-                alpha * a for alpha, a in zip(alphas, annotations, strict=True)
-            )
+            z = sum(alpha * a for alpha, a in zip(alphas, annotations, strict=True))
             embedded = decoder.embedding.weight[word]
             gates = w_ih @ torch.cat([embedded, z]) + b_ih + w_hh @ h + b_hh
             i, f, g, o = gates.chunk(4)
@@ -115,7 +113,7 @@ def test_a_transformer_decoder_follows_the_equations_of_the_paper(inject):
     logits, attention = decoder(memory, WORDS)
     (layer,) = decoder.layers.layers
     for row, length in enumerate(LENGTHS):
-        x = decoder.embedding(WORDS[row]) * 8**0.5
+        x = decoder.embedding(WORDS[row])
         clip = decoder.from_clip(memory.summary[row]) if inject != "attention" else None
         if inject == "start":
             x = torch.cat([clip[None], x])

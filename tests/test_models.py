@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
+from pipeline.models.frames import place_map
 from pipeline.models.summaries import Attention
 from pipeline.sequences import pool, to_steps
 from pipeline.streaming import Standardisation
@@ -204,22 +205,32 @@ def test_a_frame_net_reads_the_steps_of_each_frame_and_another_the_frames():
         torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
 
 
-def test_points_are_the_maximum_over_places_of_a_layer_on_each():
-    model = make_model("recurrent", scan="locations", frame_net="points").double()
+@pytest.mark.parametrize("scan_every", [1, 2])
+def test_points_are_the_maxima_of_learned_channels_and_their_expected_places(scan_every):
+    model = make_model("recurrent", scan="locations", scan_every=scan_every, frame_net="points").double()
     torch.manual_seed(0)
     maps, lengths = torch.randn(4, 5, 2, 3, 2, dtype=torch.float64), torch.tensor(LENGTHS)
-    outputs = model(maps, lengths)
     net = model.frame_net
+    net.sharpness.data.uniform_(0.5, 2)
+    outputs = model(maps, lengths)
+    places = [(row, column) for row in (-1, 0, 1) for column in (-1, 1)][::scan_every]
     for clip, length, output in zip(maps, LENGTHS, outputs, strict=True):
         frames = []
         for frame in clip[:length]:
-            steps = to_steps(standardised(frame), scan="locations")  # (6, 2)
-            layers = [
-                net.layer.weight @ step + net.layer.bias + net.places[i] for i, step in enumerate(steps)
-            ]
-            frames.append(torch.stack(layers).clamp(min=0).amax(dim=0))
+            steps = to_steps(standardised(frame), scan="locations", scan_every=scan_every)
+            channels = torch.stack([net.layer.weight @ step + net.layer.bias for step in steps])  # (S, K)
+            maxima = [max(values) for values in channels.T]
+            points = []
+            for values, sharpness in zip(channels.T, net.sharpness, strict=True):
+                weights = (sharpness * values).exp() / (sharpness * values).exp().sum()
+                points += [sum(weights[i] * place[axis] for i, place in enumerate(places)) for axis in (0, 1)]
+            frames.append(torch.stack(maxima + points))
         _, ends = states_by_hand(model.encoder, "lstm", torch.stack(frames))
         torch.testing.assert_close(output, model.head.weight @ ends + model.head.bias)
+
+
+def test_the_places_of_a_map_with_one_row_are_in_its_middle():
+    assert place_map(1, 3).tolist() == [[[0, 0, 0]], [[-1, 0, 1]]]
 
 
 def test_an_image_is_a_clip_of_one_frame_and_one_step():
@@ -291,7 +302,8 @@ def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
     [
         ({"scan_size": 2}, "scan_size 2 is for strips; set scan to horizontal_strips"),
         ({"frame_net": "cell"}, "frame_net 'cell' needs several steps a frame; set scan"),
-        ({"scan": "rows", "frame_net": "points", "projection": None}, "set projection to a number"),
+        ({"scan": "locations", "frame_net": "points", "projection": None}, "projection to a number"),
+        ({"scan": "rows", "frame_net": "points"}, "set scan to locations"),
         ({"scan_every": 2}, "scan_every 2 is for scans with several steps a frame"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.models.decoder import DecoderConfig
 from pipeline.models.encoder import CELLS, RecurrentEncoder
-from pipeline.models.frames import PointNet, check_inputs, map_frames
+from pipeline.models.frames import PointNet, check_inputs, map_frames, place_map
 from pipeline.models.questions import QuestionConfig
 from pipeline.models.summaries import SUMMARIES, Attention, last, mean, valid_steps
 from pipeline.models.tail import Tail
@@ -33,7 +33,8 @@ class ModelConfig(BaseModel):
     ] = "frames"
     scan_size: PositiveInt = 1  # height or width of a strip
     scan_every: PositiveInt = 1  # of a frame's steps the first, and each n-th after it
-    # a first net reads each frame's steps, the next one what it says of the frames: as `cell` says, or points
+    # a first net reads each frame's steps, the next one what it says of the frames; cell: as `cell` says;
+    # points: of `projection` learned channels the largest value and where it is
     frame_net: Literal["cell", "points"] | None = None
     pooling: Literal["flatten", "avg", "max"] = "flatten"  # over the locations of a map, before the scan
     projection: PositiveInt | None = 64  # learned linear map of a step before the recurrence; null: none
@@ -63,8 +64,11 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"frame_net {self.frame_net!r} needs several steps a frame; set scan to locations, rows, ..."
             )
-        if self.frame_net == "points" and self.projection is None:
-            raise ValueError("frame_net 'points' has projection features a frame: set projection to a number")
+        if self.frame_net == "points" and (self.scan != "locations" or self.projection is None):
+            raise ValueError(
+                "frame_net 'points' finds projection channels among locations: set scan to locations, and"
+                " projection to a number"
+            )
         if self.scan == "frames" and self.scan_every > 1:
             raise ValueError(
                 f"scan_every {self.scan_every} is for scans with several steps a frame; frames are chosen by"
@@ -108,10 +112,11 @@ class Steps(nn.Module):
         self.tail = None if tail is None else Tail(tail)
         with torch.no_grad():
             example = self._pooled(torch.zeros(1, 1, *map_shape))
-        channels = example.shape[2]
+        channels, *size = example.shape[2:]
         identity = Standardisation(torch.zeros(channels), torch.ones(channels))
         self.standardise = Standardise(standardisation or identity)
-        self.num_steps, self.num_features = self._scan(example).shape[2:]  # of a frame; of a step
+        self.num_features = self._scan(example).shape[3]  # of a step
+        self.places = self._scan(place_map(*size))  # (S, 2), if steps are locations
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Maps (B, T, C, H, W) and lengths (B,) in frames, on the CPU -> steps of each frame (B, T, S, D).
@@ -167,8 +172,8 @@ class RecurrentModel(nn.Module):
             if config.frame_net == "points":
                 self.frame_net = PointNet(
                     num_features,
-                    num_steps=steps.num_steps,
-                    num_outputs=projection or num_features,
+                    places=steps.places,
+                    num_channels=projection or num_features,
                     dropout=config.dropout,
                 )
             else:

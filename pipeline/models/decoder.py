@@ -64,8 +64,10 @@ class RecurrentDecoder(nn.Module):
 
     The clip enters as `inject` says: its summary as the first input, before any word (Show and Tell,
     Vinyals et al. 2015, arXiv 1411.4555); beside every word (LRCN, Donahue et al. 2015, arXiv 1411.4389);
-    or by soft attention to its states at every word, with the initial state from its summary, a gate on
-    the context and a deep output layer (Show, Attend and Tell, Xu et al. 2015, arXiv 1502.03044).
+    or by soft attention to its states at every word, with the initial state from its summary and a deep
+    output layer (Show, Attend and Tell, Xu et al. 2015, arXiv 1502.03044). The paper's gate on the context
+    is left out: it closes in the first steps of training, while the context says nothing yet, and then no
+    gradient reaches the clip any more.
     """
 
     def __init__(self, config: DecoderConfig, *, num_words: int, memory_size: int, summary_size: int) -> None:
@@ -86,7 +88,6 @@ class RecurrentDecoder(nn.Module):
         if config.inject == "attention":
             self.initial = nn.Linear(summary_size, self.num_states * config.num_layers * hidden)
             self.attention = AdditiveAttention(memory_size=memory_size, query_size=hidden, size=hidden)
-            self.gate = nn.Linear(hidden, 1)
             self.deep_output = nn.Linear(hidden + memory_size, size)
             self.head = nn.Linear(size, num_words)
         else:
@@ -117,7 +118,6 @@ class RecurrentDecoder(nn.Module):
         if self.inject == "attention":
             query = states[0][:, -1]  # (B, H): of the last layer
             context, weights = self.attention(memory, fixed[0], query)  # (B, E), (B, L)
-            context = torch.sigmoid(self.gate(query)) * context
             hidden, states = self._advance(torch.cat([embedded, context], dim=1), states)
             deep = embedded + self.deep_output(torch.cat([hidden, context], dim=1))  # (B, embedding)
             return Step(self.head(self.dropout(deep)), (*states, *fixed), weights)
@@ -188,7 +188,7 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, memory: Memory, words: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, S, V) and attention (B, S, L) after each given word (B, S) int64."""
-        inputs = self.embedding(words) * self.embedding.embedding_dim**0.5  # (B, S, size)
+        inputs = self.embedding(words)  # (B, S, size)
         if self.inject == "start":
             inputs = torch.cat([self.from_clip(memory.summary)[:, None], inputs], dim=1)
         elif self.inject == "every_step":

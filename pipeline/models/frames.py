@@ -9,22 +9,36 @@ from pipeline.errors import ShapeError
 
 
 class PointNet(nn.Module):
-    """What a frame shows, wherever it is: the maximum over its steps of a layer on each step and its place.
+    """What a frame shows and where: of each of K learned channels its maximum and its expected place.
 
-    Qi et al. 2017 (arXiv 1612.00593), with one layer and a learned vector for every place.
+    A layer makes the channels of each location's features. A channel's place is the mean of all places
+    (row, column), weighted by the softmax of its values, with a learned sharpness: the feature points of
+    Levine et al. 2016 (arXiv 1504.00702) and Finn et al. 2016 (arXiv 1509.06113).
     """
 
-    def __init__(self, num_features: int, *, num_steps: int, num_outputs: int, dropout: float) -> None:
+    places: Tensor
+
+    def __init__(self, num_features: int, *, places: Tensor, num_channels: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout1d(dropout)  # the same features of all steps
-        self.layer = nn.Linear(num_features, num_outputs)
-        self.places = nn.Parameter(torch.randn(num_steps, num_outputs) * 0.3)
-        self.num_outputs = num_outputs
+        self.dropout = nn.Dropout1d(dropout)  # the same features of all locations
+        self.layer = nn.Linear(num_features, num_channels)
+        self.sharpness = nn.Parameter(torch.ones(num_channels))
+        self.register_buffer("places", places, persistent=False)  # (S, 2)
+        self.num_outputs = 3 * num_channels
 
     def forward(self, steps: Tensor) -> Tensor:
-        """Steps (N, S, D) of frames -> (N, E)."""
+        """Steps (N, S, D) of frames, their locations -> (N, 3 K): K maxima, then K times row and column."""
         kept = self.dropout(steps.transpose(1, 2)).transpose(1, 2)
-        return torch.relu(self.layer(kept) + self.places).amax(dim=1)
+        channels = self.layer(kept)  # (N, S, K)
+        weights = (self.sharpness * channels).softmax(dim=1)
+        places = weights.transpose(1, 2) @ self.places  # (N, K, 2)
+        return torch.cat([channels.amax(dim=1), places.flatten(1)], dim=1)
+
+
+def place_map(height: int, width: int) -> Tensor:
+    """Row and column of each place of a map (2, H, W), from -1 to 1; 0 where there is but one."""
+    rows, columns = (torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in (height, width))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 
 def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, int, int]) -> None:

@@ -24,7 +24,7 @@ class StoreConfig(BaseModel):
     codec: Literal["none", "lz4", "zstd"] = "none"  # of each chunk, after a bitshuffle
     rows_per_chunk: Annotated[int, Field(ge=1)] | None = None  # null: about 256 KiB, compressed 64 KiB
     shard_mb: Annotated[int, Field(ge=1, le=4096)] = 256  # size of a full shard, before compression
-    commit_seconds: Annotated[float, Field(gt=0)] = 60.0  # a crash loses at most this much work
+    commit_seconds: Annotated[float, Field(gt=0)] = 20.0  # a crash loses at most this much work
 
 
 @dataclass(frozen=True)
