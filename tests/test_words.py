@@ -146,7 +146,7 @@ def test_models_learn_to_say_what_comes_first(cell, decoder):
     shuffled = predict(
         model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU, shuffle_seed=0
     )
-    assert measured(task, shuffled)["exact_match"] < 0.75
+    assert measured(task, shuffled)["exact_match"] < metrics["exact_match"] - 0.15
 
 
 def test_words_read_off_the_frames_say_it_too():

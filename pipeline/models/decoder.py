@@ -150,7 +150,9 @@ class TransformerDecoder(nn.Module):
         self.inject = config.inject
         self.embedding = nn.Embedding(num_words, size, padding_idx=PAD)
         self.dropout = nn.Dropout(config.dropout)
-        self.from_clip = nn.Linear(memory_size if config.inject == "attention" else summary_size, size)
+        clip_size = memory_size if config.inject == "attention" else summary_size
+        # The norm makes the clip as loud as words are; the states of an LSTM are small.
+        self.from_clip = nn.Sequential(nn.Linear(clip_size, size), nn.LayerNorm(size))
         options: dict[str, Any] = {
             "d_model": size,
             "nhead": config.num_heads,
