@@ -174,7 +174,6 @@ class RecurrentModel(nn.Module):
                     num_features,
                     places=steps.places,
                     num_channels=projection or num_features,
-                    dropout=config.dropout,
                 )
             else:
                 self.frame_net = FrameCell(config, num_features)

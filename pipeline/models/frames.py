@@ -13,14 +13,14 @@ class PointNet(nn.Module):
 
     A layer makes the channels of each location's features. A channel's place is the mean of all places
     (row, column), weighted by the softmax of its values, with a learned sharpness: the feature points of
-    Levine et al. 2016 (arXiv 1504.00702) and Finn et al. 2016 (arXiv 1509.06113).
+    Levine et al. 2016 (arXiv 1504.00702) and Finn et al. 2016 (arXiv 1509.06113). No dropout: drawn anew for
+    each frame it would shake the places, and small motions are lost.
     """
 
     places: Tensor
 
-    def __init__(self, num_features: int, *, places: Tensor, num_channels: int, dropout: float) -> None:
+    def __init__(self, num_features: int, *, places: Tensor, num_channels: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout1d(dropout)  # the same features of all locations
         self.layer = nn.Linear(num_features, num_channels)
         self.sharpness = nn.Parameter(torch.ones(num_channels))
         self.register_buffer("places", places, persistent=False)  # (S, 2)
@@ -28,8 +28,7 @@ class PointNet(nn.Module):
 
     def forward(self, steps: Tensor) -> Tensor:
         """Steps (N, S, D) of frames, their locations -> (N, 3 K): K maxima, then K times row and column."""
-        kept = self.dropout(steps.transpose(1, 2)).transpose(1, 2)
-        channels = self.layer(kept)  # (N, S, K)
+        channels = self.layer(steps)  # (N, S, K)
         weights = (self.sharpness * channels).softmax(dim=1)
         places = weights.transpose(1, 2) @ self.places  # (N, K, 2)
         return torch.cat([channels.amax(dim=1), places.flatten(1)], dim=1)
