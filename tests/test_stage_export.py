@@ -49,6 +49,7 @@ def export_to(path: Path, checkpoint: Checkpoint, weights: Weights, **options: f
     ("name", "options"),
     [
         ("classification", {}),
+        ("classification", {"scan": "locations", "frame_net": "points"}),
         (
             "frame_labels",
             {"cell": "gru", "scan": "rows", "scan_every": 4, "frame_net": "cell", "summary": "attention"},
