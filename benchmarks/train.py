@@ -49,7 +49,7 @@ Epoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 def main() -> None:
     args = arguments(__doc__)
     report = Report("train", args.quick)
-    num_rounds = 3 if args.quick else 15
+    num_rounds = 3 if args.quick else 9
     with tempfile.TemporaryDirectory(dir=args.folder) as name, contextlib.ExitStack() as closer:
         folder = Path(name)
         pooled = Corpus(folder / "pooled", POOLED, 1_024 if args.quick else 16_384, closer)
