@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from pipeline.extract import damaged_key
-from pipeline.extract.plan import usable_key
-from pipeline.store import Quarantined
+from pipeline.extract.config import Target
+from pipeline.extract.plan import clip_key, plan, usable_key
+from pipeline.manifest import Clip
+from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
 from stages.dvc_cache import fitting
 from stages.extract_plan import show_plan
-from tests.features import make_contract
+from tests.features import clip_maps, frame_times, make_contract, make_layout, make_writer
 from tests.project import NAMES, Project
 
 KEY = b"k" * 16
@@ -58,6 +60,29 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
     text = plan_text(project, capsys)
     assert "Clips: 9 new, 0 unchanged.\n" in text
     assert "Frames: 18, counted in 9 of 9 clips.\n" in text
+
+
+def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    clip = Clip(clip_id="a", sources=("a.mp4",), split="train")
+    digests = DigestCache(tmp_path / "digests.arrow")
+    contract = make_contract()
+    layout = make_layout(contract, rows_per_shard=32)
+    journal = Journal(tmp_path / "journal")
+    source = ClipSource(clip_key(clip, root=tmp_path, digests=digests), "a", "a.mp4")
+    writer = make_writer(journal, contract, layout)
+    with committing(writer):
+        writer.append(source, clip_maps("a", 40), frame_times(40), final=False)
+    assert len(journal.records(contract, layout)) == 1  # of the shard that was full
+
+    def reasons() -> list[str]:
+        targets = [Target(contract, layout)]
+        found = plan([clip], root=tmp_path, targets=targets, journal=journal, digests=digests)
+        return [planned.reason for planned in found.to_extract]
+
+    assert reasons() == ["new"]
+    (tmp_path / "a.mp4").write_bytes(b"another video")
+    assert reasons() == ["source changed"]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def plan(
     to_extract = tuple(
         PlannedClip(clip, key, "damaged, kept", taps, keep_damaged=True)
         if key != keys[clip.clip_id]
-        else PlannedClip(clip, key, reason(clip.clip_id, taps) if reason else "new", taps)
+        else PlannedClip(clip, key, reason(clip.clip_id, key, taps) if reason else "new", taps)
         for key, (clip, taps) in missing.items()
     )
     return Plan(keys, to_extract, num_unchanged, num_quarantined, unreadable, num_to_copy)
@@ -156,7 +156,7 @@ def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
             yield path
 
 
-def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, tuple[str, ...]], str]:
+def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, bytes, tuple[str, ...]], str]:
     """Why a clip's features are missing, judged by what the journal has under other keys and contracts."""
     same = [journal.clip_keys(target.contract) for target in targets]
     contracts = journal.contracts()
@@ -164,11 +164,13 @@ def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, tupl
     others = [other for other in contracts if other.digest() not in known_digests][:8]
     other_clips = [set(journal.clip_keys(other)) for other in others]
 
-    def reason(clip_id: str, taps: tuple[str, ...]) -> str:
+    def reason(clip_id: str, key: bytes, taps: tuple[str, ...]) -> str:
+        here = [keys for target, keys in zip(targets, same, strict=True) if target.contract.tap in taps]
+        if any(clip_id in keys for keys in here):
+            # Under this key alone: the beginning of a clip that a crash interrupted.
+            interrupted = all(keys.get(clip_id, set()) <= {key} for keys in here)
+            return "new" if interrupted else "source changed"
         if any(clip_id in keys for keys in same):
-            here = [keys for target, keys in zip(targets, same, strict=True) if target.contract.tap in taps]
-            if any(clip_id in keys for keys in here):
-                return "source changed"
             return f"tap added ({', '.join(taps)})"
         contract = targets[0].contract
         for other, clips in zip(others, other_clips, strict=True):
