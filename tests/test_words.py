@@ -143,10 +143,11 @@ def test_models_learn_to_say_what_comes_first(cell, decoder):
     predictions = predict(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU)
     metrics = measured(task, predictions)
     assert metrics["exact_match"] > 0.85
-    shuffled = predict(
-        model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU, shuffle_seed=0
-    )
-    assert measured(task, shuffled)["exact_match"] < metrics["exact_match"] - 0.15
+    in_other_orders = [
+        predict(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU, shuffle_seed=seed)
+        for seed in range(4)
+    ]
+    assert np.mean([measured(task, shuffled)["exact_match"] for shuffled in in_other_orders]) < 0.75
 
 
 def test_words_read_off_the_frames_say_it_too():

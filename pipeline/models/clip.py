@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.models.decoder import DecoderConfig
 from pipeline.models.encoder import CELLS, RecurrentEncoder
-from pipeline.models.frames import PointNet, check_inputs, map_frames, place_map
+from pipeline.models.frames import FeaturePoints, check_inputs, map_frames, place_map
 from pipeline.models.questions import QuestionConfig
 from pipeline.models.summaries import SUMMARIES, Attention, last, mean, valid_steps
 from pipeline.models.tail import Tail
@@ -167,10 +167,10 @@ class RecurrentModel(nn.Module):
         self.per_frame = per_frame
         self.steps = steps
         num_features, projection = steps.num_features, config.projection
-        self.frame_net: PointNet | FrameCell | None = None
+        self.frame_net: FeaturePoints | FrameCell | None = None
         if config.frame_net:
             if config.frame_net == "points":
-                self.frame_net = PointNet(
+                self.frame_net = FeaturePoints(
                     num_features,
                     places=steps.places,
                     num_channels=projection or num_features,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.errors import ShapeError
 
 
-class PointNet(nn.Module):
+class FeaturePoints(nn.Module):
     """What a frame shows and where: of each of K learned channels its maximum and its expected place.
 
     A layer makes the channels of each location's features. A channel's place is the mean of all places
