@@ -176,12 +176,15 @@ def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:
 def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     """The scanned digit `scan` somewhere on an image (H, W, 3) uint8 RGB. Its source is 'scan_<scan>.png'.
 
-    Targets: `label`, the digit's name; `values`, the digit.
+    Targets: `label`, the digit's name; `values`, the digit; a caption that also says in which quarter of the
+    image its centre is.
     """
     images, classes = _scans()
     rng = np.random.default_rng([config.seed, scan, 1])
     corner = _corner_mask(images[scan], config=config)
-    mask = _moved(corner, *rng.uniform(0, config.size - config.digit_size, 2))[..., None]  # (H, W, 1)
+    room = config.size - config.digit_size
+    y, x = rng.uniform(0, room, 2)
+    mask = _moved(corner, y, x)[..., None]  # (H, W, 1)
     pixels = _background(rng, size=config.size) * (1 - mask) + rng.uniform(200, 255, 3) * mask  # (H, W, 3)
     position = int(np.argsort(_scan_order(config))[scan])
     clip = Clip(
@@ -189,6 +192,10 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
         sources=(f"scan_{scan:04d}.png",),
         split=_SPLIT_CYCLE[position % len(_SPLIT_CYCLE)],
         label=NAMES[classes[scan]],
+        captions=(
+            f"the digit {NAMES[classes[scan]]} at the {'upper' if y < room / 2 else 'lower'}"
+            f" {'left' if x < room / 2 else 'right'}",
+        ),
         values=(float(classes[scan]),),
     )
     return clip, pixels.round().astype(np.uint8)

@@ -185,10 +185,17 @@ def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> N
     config = DigitsConfig(num_clips=50)
     rendered = [render_image(scan, config=config) for scan in range(100)]
     digits = load_digits().target
+    num_located = 0
     for scan, (clip, pixels) in enumerate(rendered):
         assert pixels.shape == (64, 64, 3)
         assert clip.values == (float(digits[scan]),)
         assert clip.label == NAMES[digits[scan]]
+        ink = np.argwhere(pixels.min(axis=2) > 130)  # (M, 2)
+        vertical, horizontal = np.where(ink.mean(axis=0) < 31.5, ["upper", "left"], ["lower", "right"])
+        if abs(ink.mean(axis=0) - 31.5).min() > 2:  # ink is not spread evenly over its square
+            assert clip.captions == (f"the digit {clip.label} at the {vertical} {horizontal}",)
+            num_located += 1
+    assert num_located > 70
     images = {clip.sources[0]: clip for clip, _ in rendered}
     for clip in image_sets(list(images.values()), config=config):
         members = [images[source] for source in clip.sources]
