@@ -112,11 +112,10 @@ class Steps(nn.Module):
         self.tail = None if tail is None else Tail(tail)
         with torch.no_grad():
             example = self._pooled(torch.zeros(1, 1, *map_shape))
-        channels, *size = example.shape[2:]
+        channels, *self._size = example.shape[2:]  # of a pooled map
         identity = Standardisation(torch.zeros(channels), torch.ones(channels))
         self.standardise = Standardise(standardisation or identity)
         self.num_features = self._scan(example).shape[3]  # of a step
-        self.places = self._scan(place_map(*size))  # (S, 2), if steps are locations
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Maps (B, T, C, H, W) and lengths (B,) in frames, on the CPU -> steps of each frame (B, T, S, D).
@@ -125,6 +124,10 @@ class Steps(nn.Module):
         """
         check_inputs(maps, lengths, map_shape=self.map_shape)
         return self._scan(self.standardise(self._pooled(maps, lengths)))
+
+    def places(self) -> Tensor:
+        """Row and column (S, 2) of each of a frame's steps, if these are locations; see `place_map`."""
+        return self._scan(place_map(*self._size))
 
     def _pooled(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         return pool(maps if self.tail is None else self.tail(maps, lengths), self.config.pooling)
@@ -171,9 +174,7 @@ class RecurrentModel(nn.Module):
         if config.frame_net:
             if config.frame_net == "points":
                 self.frame_net = FeaturePoints(
-                    num_features,
-                    places=steps.places,
-                    num_channels=projection or num_features,
+                    num_features, places=steps.places(), num_channels=projection or num_features
                 )
             else:
                 self.frame_net = FrameCell(config, num_features)
