@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # Samples that are sorted by length together: more is less padding, fewer is a better shuffle.
 _BATCHES_PER_BUCKETING = 100
 
+# Batches that are read while one is computed with.
+_BATCHES_AHEAD = 2
+
 
 class LoaderConfig(BaseModel):
     """How features become batches."""
@@ -68,6 +71,25 @@ class Batch:
     lengths: Tensor  # (B,) int64, on the CPU: frames of each sample
     frame_seconds: Tensor  # (B, T) float64, on the CPU: time in the source; NaN after the last frame
     first_frames: tuple[int, ...]  # where each sample starts in its clip
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A batch that threads are filling."""
+
+    batch: Batch
+    parts: Sequence[Future[None]]
+
+    def result(self) -> Batch:
+        """Once it is full. Raises the first error of a thread."""
+        for part in self.parts:
+            part.result()
+        return self.batch
+
+    def cancel(self) -> None:
+        """Parts that have not begun are not read."""
+        for part in self.parts:
+            part.cancel()
 
 
 @dataclass(frozen=True)
@@ -139,7 +161,7 @@ class Loader:
     def epoch(self, epoch: int = 0) -> Generator[Batch]:
         """The batches of one epoch; the same for the same seed and epoch, whatever the threads do.
 
-        At most `num_threads` batches are being read or waiting. An error in a thread is raised here; when
+        At most two batches are being read or waiting. An error in a thread is raised here; when
         the iteration is abandoned, the threads end with it.
         """
         batches = self.plan(epoch)
@@ -168,29 +190,35 @@ class Loader:
 
     def _stream(self, batches: Iterable[Sequence[Sample]]) -> Generator[Batch]:
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="loader") as pool:
-            waiting: deque[Future[Batch]] = deque()
+            waiting: deque[_Reading] = deque()
             try:
                 for samples in batches:
-                    waiting.append(pool.submit(self._read, samples))
-                    if len(waiting) > self.num_threads:
+                    waiting.append(self._start(samples, pool))
+                    if len(waiting) > _BATCHES_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                for future in waiting:
-                    future.cancel()
+                for reading in waiting:
+                    reading.cancel()
 
-    def _read(self, samples: Sequence[Sample]) -> Batch:
-        """Each sample straight into its place of the padded buffer."""
-        features = self.features
+    def _start(self, samples: Sequence[Sample], pool: ThreadPoolExecutor) -> "_Reading":
+        """Each thread reads a part: one that reads alone takes its time from one of a CPU network's cores,
+        and the others wait.
+        """
         shape = (len(samples), max(sample.num_frames for sample in samples))
-        maps = self._buffers.take((*shape, *features.map_shape), features.dtype)  # (B, T, C, H, W)
+        maps = self._buffers.take((*shape, *self.features.map_shape), self.features.dtype)  # (B, T, C, H, W)
         seconds = np.full(shape, np.nan)
-        for row, row_seconds, (clip, first, count) in zip(maps.numpy(), seconds, samples, strict=True):
-            features.read_into(clip.clip_id, row[:count], first_frame=first)
+        rows = list(zip(maps.numpy(), seconds, samples, strict=True))
+        parts = [pool.submit(self._read, rows[i :: self.num_threads]) for i in range(self.num_threads)]
+        return _Reading(_batch(samples, maps, seconds), parts)
+
+    def _read(self, rows: Sequence[tuple[Array, Array, Sample]]) -> None:
+        """Each sample straight into its place of the padded batch."""
+        for row, row_seconds, (clip, first, count) in rows:
+            self.features.read_into(clip.clip_id, row[:count], first_frame=first)
             row[count:] = 0
-            row_seconds[:count] = features.frame_seconds(clip.clip_id)[first : first + count]
-        return _batch(samples, maps, seconds)
+            row_seconds[:count] = self.features.frame_seconds(clip.clip_id)[first : first + count]
 
     def _to_gpu(self, batches: Iterable[Batch]) -> Generator[Batch]:
         hosts: deque[Batch] = deque()
