@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", help="experiments of the page (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
-    parser.add_argument("--json", type=Path, help="where the metrics are written")
+    parser.add_argument("--json", type=Path, help="where the metrics are added")
     options = parser.parse_args()
     experiments = commands(PAGE.read_text())
     if unknown := set(options.names) - experiments.keys():
@@ -86,7 +86,10 @@ def main() -> None:
     if failed := [name for name in names if name not in results]:
         print(f"\nFailed: {', '.join(failed)}. See `dvc queue logs <name>`.")
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        known = json.loads(options.json.read_text()) if options.json.exists() else {}
+        known |= results
+        recorded = {name: known[name] for name in experiments if name in known}
+        options.json.write_text(json.dumps(recorded, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _CELL, _GAP = 48, 2  # pixels of a frame on the page, and between two
 _PITCH = _CELL + _GAP
 _DOTS_PER_INCH = 100
 _MARGIN_INCHES = 0.9
+_MIN_WIDTH_INCHES = 6
 
 
 def write_caption_page(
@@ -46,6 +47,7 @@ def write_caption_page(
         pages.append(_mosaic(maps, num_frames=len(seconds), frames=shown))
     heights = [len(page) / _DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
     width = max(page.shape[1] for page in pages) / _DOTS_PER_INCH + 2 * _MARGIN_INCHES
+    width = max(width, _MIN_WIDTH_INCHES)  # room for a sentence over a single frame
     figure = Figure((width, sum(heights)), dpi=_DOTS_PER_INCH, layout="constrained")
     grid = figure.subplots(len(pages), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, page, (clip, caption, seconds) in zip(grid, pages, rows, strict=True):
@@ -57,6 +59,7 @@ def write_caption_page(
             f"{clip.clip_id}: {' | '.join(clip.captions)}\nsaid: {caption.text}",
             loc="left",
             fontsize=9,
+            wrap=True,
             color="green" if right else "firebrick",
         )
     buffer = io.BytesIO()
@@ -110,7 +113,8 @@ def _mosaic(maps: Array, *, num_frames: int, frames: Array | None) -> Array:
 
 def _label(axes: Axes, *, words: list[str], seconds: Array) -> None:
     axes.set_xticks((np.arange(len(seconds)) + 0.5) * _PITCH, [f"{time:.2f}" for time in seconds], fontsize=6)
-    axes.set_yticks((np.arange(len(words) + 1) + 0.5) * _PITCH, ["time, s", *words], fontsize=8)
+    axes.set_yticks((np.arange(len(words) + 1) + 0.5) * _PITCH, ["frames", *words], fontsize=8)
+    axes.set_xlabel("time, s", fontsize=6)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -9,13 +9,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_serializer, model_validator
 
 # Raise whenever our own code changes the value of a feature (decoding, resizing, forward pass).
 # A test compares golden features and fails when values move without it.
 REVISION = 2
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Size = tuple[PositiveInt, PositiveInt]
 Triple = tuple[float, float, float]
 Interpolation = Literal["bilinear", "bicubic"]

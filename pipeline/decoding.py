@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
 from pipeline.models.attention import Memory
 from pipeline.models.decoder import Decoder
 from pipeline.vocabulary import END, PAD, START, UNKNOWN, until_end
-
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class WordsConfig(BaseModel):

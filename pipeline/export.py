@@ -7,11 +7,13 @@ Inside are normalisation, the frozen network, the tail if there is one, the trai
 probabilities or to values in the manifest's unit. Outside are decoding, sampling, resizing and cropping:
 the contract in the file's metadata says how. The batch's size is free. The number of frames is fixed, but
 in a .pt2 whose recurrent net is an LSTM, or none: torch's exporter unrolls the others.
+
+A model that answers questions has a second input, questions (B, Q, S) int64: Q a clip, each the numbers of
+its words in the metadata's vocabulary, then <end>, then <pad>. Q is free; S is in a .pt2, and 20 in ONNX.
 """
 
 import contextlib
 import importlib
-import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +31,14 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.end_to_end import EndToEnd
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import atomic_path
-from pipeline.tasks import Task
+from pipeline.tasks import QuestionAnswering, Task
+from pipeline.vocabulary import END, PAD
 
 METADATA_NAME = "framecache.json"  # an entry of ONNX's metadata, an extra file in a .pt2
 
-Answer = Callable[..., Any]  # frames (B, T, 3, H, W) uint8 -> answers (B, K) or (B, T, K)
+_NUM_QUESTION_WORDS = 20  # with the end: longer than most
+
+Answer = Callable[..., Any]  # of frames (B, T, 3, H, W) uint8, see FramesToAnswer
 
 
 class FramesToAnswer(nn.Module):
@@ -44,22 +49,17 @@ class FramesToAnswer(nn.Module):
         self.network = network
         self._finish = task.finish
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped -> answers (B, K) or (B, T, K) float32."""
-        return self._finish(self.network(frames))
+    def forward(self, frames: Tensor, questions: Tensor | None = None) -> Tensor:
+        """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped -> answers (B, K) or (B, T, K) float32.
+
+        With questions (B, Q, S), if the model reads such, (B, Q, K).
+        """
+        inputs = {} if questions is None else {"questions": questions}
+        return self._finish(self.network(frames, **inputs))
 
 
 def frames_to_answer(checkpoint: Checkpoint, weights: Weights) -> FramesToAnswer:
-    """The checkpoint's chain, on the CPU in eval mode.
-
-    Raises what `EndToEnd` does, and ConfigError for a model that reads more than frames.
-    """
-    _, _, *others = inspect.signature(checkpoint.model.forward).parameters
-    if others:
-        raise ConfigError(
-            f"A model for {checkpoint.config.task} reads {', '.join(others)} besides frames: it can't be"
-            " exported in one piece. Answer with `python -m stages.predict`."
-        )
+    """The checkpoint's chain, on the CPU in eval mode. Raises what `EndToEnd` does."""
     network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights)
     chain = FramesToAnswer(network, checkpoint.task).eval().requires_grad_(False)
     # torch.export.save warns of weights in channels-last memory.
@@ -86,8 +86,8 @@ def export_chain(
     """Write the chain to `path`, in the format of its suffix, once it is found equal to the original.
 
     The file is loaded again and runs on `check_with`, each frames (B, T, 3, H, W) uint8 with T =
-    `num_frames`, and on longer ones where it can. Differences are relative to the largest answer where
-    that is above 1.
+    `num_frames`, and on longer ones where it can, with some questions if it reads such. Differences are
+    relative to the largest answer where that is above 1.
 
     Raises ConfigError for an unknown suffix, or when packages that ONNX needs are not installed;
     PipelineError when a difference is above the tolerance: then there is no file.
@@ -96,9 +96,19 @@ def export_chain(
     chain = frames_to_answer(checkpoint, weights)
     height, width = checkpoint.contract.preprocessing.crop_size
     example = torch.zeros((2, num_frames, 3, height, width), dtype=torch.uint8)
+    batch = torch.export.Dim("batch")
+    dimensions = [{0: batch, 1: torch.export.Dim.AUTO if form.frees_frames else None}]
+    if isinstance(checkpoint.task, QuestionAnswering):
+        num_words = torch.export.Dim("num_words") if form.frees_frames else None
+        dimensions += [{0: batch, 1: torch.export.Dim("num_questions"), 2: num_words}]
+
+    def inputs(frames: Tensor) -> tuple[Tensor, ...]:
+        if not isinstance(checkpoint.task, QuestionAnswering):
+            return (frames,)
+        return frames, some_questions(checkpoint.task, num_clips=len(frames))
+
     with whole_lstms(chain):
-        dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim.AUTO if form.frees_frames else None}
-        program = torch.export.export(chain, (example,), dynamic_shapes=(dimensions,))
+        program = torch.export.export(chain, inputs(example), dynamic_shapes=tuple(dimensions))
         any_num_frames = _takes_any_num_frames(program)
         metadata = {
             "num_frames": None if any_num_frames else num_frames,
@@ -106,16 +116,30 @@ def export_chain(
             "contract": checkpoint.contract.model_dump(mode="json"),
         }
         with atomic_path(path) as partial:
-            form.save(program, partial, json.dumps(metadata, indent=1))
+            names = ["frames", "questions"][: len(dimensions)]
+            form.save(program, partial, json.dumps(metadata, indent=1), inputs=names, outputs=["answers"])
             exported = form.load(partial)
             longer = [torch.cat([frames, frames[:, :1]], dim=1) for frames in check_with if any_num_frames]
-            differences = [difference(exported(frames), chain(frames)) for frames in (*check_with, *longer)]
+            differences = [
+                difference(exported(*inputs(frames)), chain(*inputs(frames)))
+                for frames in (*check_with, *longer)
+            ]
             check_differences(differences, path=path, tolerance=tolerance)
     return Exported(tuple(differences[: len(check_with)]), any_num_frames)
 
 
+def some_questions(task: QuestionAnswering, *, num_clips: int) -> Tensor:
+    """Three questions a clip (B, 3, S) int64, of three to five of the vocabulary's words."""
+    words = torch.arange(num_clips * 3 * _NUM_QUESTION_WORDS) % len(task.vocabulary)
+    questions = words.view(num_clips, 3, _NUM_QUESTION_WORDS)
+    for number in range(3):
+        questions[:, number, number + 3] = END
+        questions[:, number, number + 4 :] = PAD
+    return questions
+
+
 def _takes_any_num_frames(program: torch.export.ExportedProgram) -> bool:
-    (name,) = program.graph_signature.user_inputs
+    name, *_ = program.graph_signature.user_inputs
     (frames,) = [node for node in program.graph.nodes if node.name == name]
     return not is_concrete_int(frames.meta["val"].shape[1])
 
@@ -161,8 +185,8 @@ def _save_pt2(
     path: Path,
     metadata: str,
     *,
-    inputs: Sequence[str] = (),  # noqa: ARG001 (a .pt2 has the names of forward's parameters)
-    outputs: Sequence[str] = (),  # noqa: ARG001
+    inputs: Sequence[str],  # noqa: ARG001 (a .pt2 has the names of forward's parameters)
+    outputs: Sequence[str],  # noqa: ARG001
 ) -> None:
     with path.open("wb") as file:  # by name, torch would insist on the suffix .pt2
         torch.export.save(program, file, extra_files={METADATA_NAME: metadata})
@@ -173,8 +197,8 @@ def _save_onnx(
     path: Path,
     metadata: str,
     *,
-    inputs: Sequence[str] = ("frames",),
-    outputs: Sequence[str] = ("answers",),
+    inputs: Sequence[str],
+    outputs: Sequence[str],
 ) -> None:
     exported = torch.onnx.export(
         program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs

@@ -4,8 +4,9 @@
     model.step.onnx    words, states, summary, state_0, ... -> probabilities (B, V), attention (B, L),
                        new_state_0, ...
 
-A caption begins with <start>: give the last words (B,) int64 and the state, choose the next words, and go on
-until <end>; a transformer keeps no state and takes all words so far (B, S). The metadata's task has the
+A caption begins with <start>: give the last words (B,) int64 and the state, choose the next words (any but
+<pad>, <start> and <unknown>), and go on until <end>; a transformer keeps no state and takes all words so far
+(B, S). The metadata's task has the
 vocabulary. B is free, T is fixed. .pt2 files have the same inputs and outputs, in this order.
 """
 
@@ -110,7 +111,7 @@ def export_captioner(
         memory = look(frames)
         program = torch.export.export(look, (frames,), dynamic_shapes=({0: batch},))
         state = [f"state_{number}" for number in range(len(memory) - 2)]
-        form.save(program, partial, description, outputs=["states", "summary", *state])
+        form.save(program, partial, description, inputs=["frames"], outputs=["states", "summary", *state])
         words, num_words = torch.full((2,), START), {}
         if not isinstance(model.decoder, RecurrentDecoder):
             words, num_words = torch.full((2, 3), START), {1: torch.export.Dim("num_words")}

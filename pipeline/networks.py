@@ -174,7 +174,7 @@ def tail_module(
     deeper = available_taps(arch)[available_taps(arch).index(after) + 1 :]
     if until not in deeper:
         known = f"Available: {', '.join(deeper)}" if deeper else "It is the last tap: cache a shallower one"
-        raise ConfigError(f"No tail {until!r} after {after} of {arch}. {known}.")
+        raise ConfigError(f"train.tail {until!r} does not come after the cached {after} of {arch}. {known}.")
     network = build_network(arch)
     if state is not None:
         check_state(arch, state)

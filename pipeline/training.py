@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.devices import DeviceName
@@ -19,14 +19,11 @@ from pipeline.evaluation import predict
 from pipeline.files import write_atomically
 from pipeline.manifest import Clip
 from pipeline.models import ModelConfig
-from pipeline.models.clip import PositiveInt
 from pipeline.streaming import Loader, LoaderConfig
 from pipeline.tasks import Task, TaskConfig
 
 log = logging.getLogger(__name__)
 
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 
 # Share of the learning rate, by the share of all steps after the warm-up that is done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -76,10 +73,22 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig):
 
     @model_validator(mode="after")
     def _words_are_of_whole_clips(self) -> Self:
-        if self.window and self.task in ("captioning", "question_answering"):
+        if self.window and self.task in ("captioning", "frame_words", "question_answering"):
             raise ValueError(
                 f"window {self.window} cuts clips, but {self.task} is of whole ones; set it to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _options_are_used(self) -> Self:
+        per_frame = self.task in ("frame_labels", "frame_words")
+        if per_frame and self.summary != "last" and self.frame_net != "cell":
+            raise ValueError(
+                f"summary {self.summary!r} is of whole clips, and {self.task} answers at every frame; set it"
+                " to last"
+            )
+        if self.class_weights and self.task not in ("classification", "frame_labels"):
+            raise ValueError(f"class_weights are for classes, and {self.task} has none; set it to null")
         return self
 
 
@@ -234,9 +243,8 @@ def best_epoch(history: list[Metrics], *, monitor: str, sign: int) -> int:
     """The first of the best, the loss deciding among equals; 0 before any."""
 
     def score(epoch: int) -> tuple[float, float]:
-        metrics = history[epoch]["val"]
-        value = sign * metrics[monitor]
-        return -math.inf if math.isnan(value) else value, -metrics["loss"]
+        values = sign * history[epoch]["val"][monitor], -history[epoch]["val"]["loss"]
+        return (-math.inf, -math.inf) if any(map(math.isnan, values)) else values
 
     return max(range(len(history)), key=score, default=0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint
@@ -24,7 +24,7 @@ from pipeline.evaluation import Score, comparison_table, order_sentence, predict
 from pipeline.files import write_atomically
 from pipeline.manifest import Clip, read_manifest
 from pipeline.models import MODELS, RecurrentModel
-from pipeline.models.clip import PositiveInt
+from pipeline.models.captioning import CaptionModel
 from pipeline.models.summaries import Attention
 from pipeline.plots import NUM_DRAWN, write_plots
 from pipeline.store import FeatureView, open_view
@@ -81,8 +81,13 @@ def main() -> None:
         }
     metrics = {name: score.as_json() for name, score in scores.items()}
     write_atomically(Path("metrics/evaluate.json"), (json.dumps(metrics, indent=2) + "\n").encode())
-    cell = recurrent.config.cell.upper()
-    labels = {"recurrent": cell, "shuffled": f"{cell}, frames shuffled", "baseline": recurrent.task.baseline}
+    cell = recurrent.config.cell
+    model = {"transformer": "transformer", "none": "no recurrence"}.get(cell, cell.upper())
+    labels = {
+        "recurrent": model,
+        "shuffled": f"{model}, frames shuffled",
+        "baseline": recurrent.task.baseline,
+    }
     named = {labels[name]: score for name, score in scores.items()}
     report = comparison_table(named)
     draw_comparison(PLOTS / "images/comparison.png", {name: s.metrics for name, s in named.items()})
@@ -115,9 +120,10 @@ def _score(
     )
     if plots:
         write_plots(plots, predictions, task=checkpoint.task)
-        if isinstance(checkpoint.model, RecurrentModel) and isinstance(checkpoint.model.summary, Attention):
+        model = checkpoint.model
+        if isinstance(model, RecurrentModel) and isinstance(model.summary, Attention) and not model.per_frame:
             batch = next(loader.epoch())
-            _draw_attention(plots / "images/attention.png", checkpoint.model, batch, task=checkpoint.task)
+            _draw_attention(plots / "images/attention.png", model, batch, task=checkpoint.task)
         if checkpoint.config.task == "captioning":
             _draw_captions(plots / "images/captions.png", predictions, checkpoint)
     return score(predictions, task=checkpoint.task, num_resamples=config.num_resamples, seed=config.seed)
@@ -144,6 +150,8 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
     from pipeline.caption_page import write_caption_page
     from pipeline.frames import clip_range, read_frames
 
+    model = checkpoint.model
+    assert isinstance(model, CaptionModel)
     root = Path(load_section("corpus", CorpusConfig).root)
     contract = checkpoint.contract
     frames = {}
@@ -159,7 +167,7 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
         path,
         predictions,
         scan="frames" if checkpoint.config.frame_net else checkpoint.config.scan,
-        map_size=checkpoint.map_shape[1:],
+        map_size=model.clip.steps.map_size,
         frames=frames,
         num_clips=_NUM_CAPTIONED,
     )

@@ -19,8 +19,11 @@ from stages.predict import add_checkpoint_arguments, load_checkpoint_weights
 
 _EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, resized and cropped as its metadata say
 (framecache.json), and gives probabilities, or values in the manifest's unit. B is free; T is free in a .pt2
-with an LSTM, and fixed otherwise. It is checked against the model on random frames and on those of a clip,
-and is written only if both agree. ONNX needs `pip install '.[export]'`."""
+with an LSTM, and fixed otherwise. A model for questions has a second input, questions (B, Q, S) int64, word
+numbers of the vocabulary in the metadata. A captioning model becomes two files: FILE looks at the frames, and
+beside it FILE with .step before its suffix says the next word (`pydoc pipeline.export_captions`). All are
+checked against the model on random frames and on those of a clip, and are written only if both agree. ONNX
+needs `pip install '.[export]'`."""
 
 
 def main() -> None:
@@ -69,7 +72,9 @@ def main() -> None:
     )
     _, _, _, height, width = real.shape
     length = "T" if exported.any_num_frames else num_frames
-    print(f"{arguments.out}: frames (B, {length}, 3, {height}, {width}) uint8 -> {checkpoint.config.task}")
+    others = ", questions (B, Q, S) int64" if checkpoint.config.task == "question_answering" else ""
+    frames = f"frames (B, {length}, 3, {height}, {width}) uint8"
+    print(f"{arguments.out}: {frames}{others} -> {checkpoint.config.task}")
     names = ("random frames", f"frames of {clip.sources[0]}")
     for name, difference in zip(names, exported.differences, strict=True):
         print(f"largest difference on {name}: {difference:.2g}")

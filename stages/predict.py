@@ -16,6 +16,7 @@ from pipeline.end_to_end import answer_clip, make_backbone
 from pipeline.errors import DecodeError, PipelineError, WeightsError
 from pipeline.frames.images import images_in_folder
 from pipeline.manifest import Clip, Question
+from pipeline.tasks import QuestionAnswering
 from pipeline.weights import find_weights, load_weights
 from stages import console
 
@@ -58,6 +59,10 @@ def main() -> None:
     task = checkpoint.config.task
     if bool(arguments.question) != (task == "question_answering"):
         parser.error(f"the model's task is {task}: --question is for question_answering, which needs it")
+    if isinstance(checkpoint.task, QuestionAnswering):
+        unknown = checkpoint.task.vocabulary.unknown_words(arguments.question)
+        if unknown:
+            log.warning("The model has not learned: %s.", ", ".join(unknown))
     weights = load_checkpoint_weights(checkpoint, given=arguments.weights)
     checkpoint.model.to(device)
     backbone = make_backbone(checkpoint.contract, weights, device=device)

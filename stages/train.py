@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline.checkpoint import Checkpoint, save_checkpoint
 from pipeline.contract import FeatureContract
 from pipeline.devices import resolve_device
-from pipeline.errors import ManifestError, WeightsError
+from pipeline.errors import ConfigError, ManifestError, WeightsError
 from pipeline.files import file_digest, file_lock, write_atomically
 from pipeline.manifest import read_manifest
 from pipeline.models import MODELS
@@ -163,6 +163,11 @@ def _load_tail(contract: FeatureContract, *, until: str) -> nn.Module:
     from pipeline.networks import tail_module  # torchvision takes seconds
     from pipeline.weights import find_weights, load_weights
 
+    if contract.pooling != "none":
+        raise ConfigError(
+            f"train.tail {until!r} reads whole maps, and features/{contract.tap} have been pooled"
+            f" ({contract.pooling}). Set extract.pooling to none, or train.tail to null."
+        )
     path = find_weights(contract.weights_sha256, folder=Path("weights"))
     if path is None:
         raise WeightsError(

@@ -16,6 +16,7 @@ from pipeline.checkpoint import Checkpoint, save_checkpoint
 from pipeline.end_to_end import EndToEnd
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.export import FORMATS, Exported, export_chain
+from pipeline.vocabulary import pad_groups
 from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages import console, export
 from tests.checkpoints import make_checkpoint
@@ -120,16 +121,22 @@ def test_missing_packages_and_other_formats_are_told(tmp_path, weights, monkeypa
         export_to(tmp_path / "model.onnx", checkpoint, weights)
 
 
-def test_a_model_that_reads_more_than_frames_is_refused(tmp_path, weights):
-    class Reader(torch.nn.Module):
-        def forward(self, maps: Tensor, lengths: Tensor, questions: Tensor) -> Tensor:
-            return maps.sum() + lengths.sum() + questions.sum()
-
-    checkpoint = replace(make_checkpoint("classification", weights), model=Reader())
-    with pytest.raises(
-        ConfigError, match="reads questions besides frames: it can't be exported in one piece"
-    ):
-        export_to(tmp_path / "model.pt2", checkpoint, weights)
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_an_exported_model_answers_questions_of_any_number_and_length(tmp_path, weights, suffix):
+    checkpoint = make_checkpoint("question_answering", weights, tap="layer1")
+    exported = export_to(tmp_path / f"model{suffix}", checkpoint, weights)
+    assert max(exported.differences) < 1e-4
+    answer = FORMATS[suffix].load(tmp_path / f"model{suffix}")
+    vocabulary = checkpoint.task.vocabulary
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
+    for texts in (["which is it?"], ["it?", "is", "which which is it is it?"]):
+        frames = random_frames(2)
+        questions = pad_groups([[vocabulary.encode(text) for text in texts]] * 2)
+        if suffix == ".onnx":
+            questions = torch.nn.functional.pad(questions, (0, 20 - questions.shape[2]))
+        with torch.no_grad():
+            expected = network(frames, questions=questions)[..., 1:].softmax(dim=-1)
+        torch.testing.assert_close(answer(frames, questions), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_stage_checks_with_random_frames_and_with_those_of_the_corpus(

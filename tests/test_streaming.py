@@ -241,7 +241,8 @@ def test_crops_and_bucketing_are_for_training_and_evaluation_sees_every_frame(ca
     with caplog.at_level(logging.INFO):
         train = make_loader(make_features(maps), clips_of(maps), config, **given, shuffle_seed=0)
     val = make_loader(make_features(maps), clips_of(maps), config, **given)
-    assert caplog.messages == ["An epoch is 2 batches; 8 % of it is padding."]  # a 2 beside three 3s
+    # A 2 beside three 3s.
+    assert caplog.messages == ["Batches in an epoch: 2; 8 % of their frames are padding."]
     assert sorted(length for batch in as_tuples(train) for *_, length in batch) == [2, 3, 3, 3]
     assert [sample for batch in as_tuples(val) for sample in batch] == [
         *[("c0", first, 4) for first in (0, 4, 5)],

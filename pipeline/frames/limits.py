@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from pipeline.contract import PositiveInt
 from pipeline.errors import DecodeError
 
 

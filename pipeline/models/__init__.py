@@ -1,4 +1,4 @@
-"""Networks from feature maps (B, T, C, H, W) to one answer a clip (B, K)."""
+"""Networks from feature maps (B, T, C, H, W) to answers of clips or frames, and to words."""
 
 from pipeline.models.clip import MODELS, MeanPoolModel, ModelConfig, RecurrentModel, build_model
 from pipeline.models.encoder import RecurrentEncoder

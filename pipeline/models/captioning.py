@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pipeline.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.models.clip import MeanPoolModel, RecurrentModel
 from pipeline.models.decoder import DECODERS, DecoderConfig, teacher_words, unroll
+from pipeline.models.frames import check_sentences
 from pipeline.models.summaries import valid_steps
 from pipeline.vocabulary import PAD
 
@@ -62,6 +63,7 @@ class CaptionModel(nn.Module):
 
         In training it reads a share of its own words instead, as `scheduled_sampling` says.
         """
+        check_sentences(sentences, batch_size=memory.summary.shape[0], what="captions")
         shape = sentences.shape
         repeated = memory.repeat(shape[1])
         words = teacher_words(sentences.flatten(0, 1))  # (B * R, S)

@@ -4,7 +4,7 @@ import copy
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
@@ -18,7 +18,6 @@ from pipeline.models.transformer import NoEncoder, TransformerEncoder, check_hea
 from pipeline.sequences import pool, to_steps
 from pipeline.streaming import Standardisation
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Encoder = RecurrentEncoder | TransformerEncoder | NoEncoder
 
 
@@ -112,7 +111,8 @@ class Steps(nn.Module):
         self.tail = None if tail is None else Tail(tail)
         with torch.no_grad():
             example = self._pooled(torch.zeros(1, 1, *map_shape))
-        channels, *self._size = example.shape[2:]  # of a pooled map
+        channels, height, width = example.shape[2:]
+        self.map_size = (height, width)  # of a pooled map
         identity = Standardisation(torch.zeros(channels), torch.ones(channels))
         self.standardise = Standardise(standardisation or identity)
         self.num_features = self._scan(example).shape[3]  # of a step
@@ -127,7 +127,7 @@ class Steps(nn.Module):
 
     def places(self) -> Tensor:
         """Row and column (S, 2) of each of a frame's steps, if these are locations; see `place_map`."""
-        return self._scan(place_map(*self._size))
+        return self._scan(place_map(*self.map_size))
 
     def _pooled(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         return pool(maps if self.tail is None else self.tail(maps, lengths), self.config.pooling)

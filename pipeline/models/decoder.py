@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.models.attention import AdditiveAttention, Memory
@@ -11,7 +11,6 @@ from pipeline.models.encoder import CELLS
 from pipeline.models.transformer import AttentionWithWeights, causal_mask, check_heads, position_signal
 from pipeline.vocabulary import PAD, START
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -30,6 +29,15 @@ class DecoderConfig(BaseModel):
     doubly_stochastic: Annotated[float, Field(ge=0)] = 0.0  # weight of the attention's regulariser
     scheduled_sampling: Share = 0.0  # share of words that training feeds back from the model itself
     scheduled_sampling_steps: PositiveInt = 500  # training steps until that share is reached, from 0
+
+    @model_validator(mode="after")
+    def _attention_is_there_to_be_regularised(self) -> Self:
+        if self.doubly_stochastic and self.inject != "attention":
+            raise ValueError(
+                f"doubly_stochastic {self.doubly_stochastic} is of the attention, and inject"
+                f" {self.inject!r} has none; set it to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_share_the_state(self) -> Self:

@@ -56,18 +56,31 @@ def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, 
         )
         raise ShapeError(f"Maps have shape {shape}, but {expected}. {remedy}.")
     if shape[2:] != map_shape:
+        if shape[2:] == (height, width, channels):
+            remedy = "The channels come last: give maps.movedim(-1, 2)"
+        elif shape[2] == 3:
+            remedy = "These are frames, not maps of a network: give them to EndToEnd, or to stages.predict"
+        else:
+            remedy = (
+                "They are of another tap, pooling or frame size: set train.tap, extract.pooling or"
+                " extract.preprocessing to those of the training, or train again"
+            )
+        raise ShapeError(f"Maps have shape {shape}, but {expected}. {remedy}.")
+    batch_size, num_frames = shape[:2]
+    if batch_size == 0 or num_frames == 0:
         raise ShapeError(
-            f"Maps have shape {shape}, but {expected}: they are of another tap, pooling or frame size. Set"
-            " train.tap, extract.pooling or extract.preprocessing to those of the training, or train again."
+            f"Maps have shape {shape}, but {expected}, at least one of each: a sequence has at least one"
+            " frame. Leave the clip out, or let extract.sampling keep more frames."
         )
     if lengths is None:
         return
-    batch_size, num_frames = shape[:2]
     if tuple(lengths.shape) != (batch_size,):
         raise ShapeError(
             f"Lengths have shape {tuple(lengths.shape)}, but maps {shape} need (B,) = ({batch_size},): one"
             " number of frames a clip."
         )
+    if lengths.is_floating_point():
+        raise ShapeError(f"Lengths are {lengths.dtype}, but count frames: give integers (B,).")
     if int(lengths.max()) > num_frames:
         raise ShapeError(
             f"Lengths go up to {int(lengths.max())}, but maps {shape} have T = {num_frames} frames: lengths"
@@ -78,6 +91,22 @@ def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, 
             f"Clip {int(lengths.argmin())} of the batch has length {int(lengths.min())}: a sequence has at"
             " least one frame. Leave the clip out, or let extract.sampling keep more frames."
         )
+
+
+def check_sentences(sentences: Tensor, *, batch_size: int, what: str) -> None:
+    """Raise ShapeError unless sentences, `what` they are, are (B, R, S): R a clip, of S word numbers."""
+    shape = tuple(sentences.shape)
+    if len(shape) == 3 and shape[0] == batch_size:
+        return
+    remedy = (
+        "Add the axis of a clip's sentences, even for one each: sentences[:, None]"
+        if len(shape) == 2
+        else "Give each clip of the batch its own, see pipeline.vocabulary.pad_groups"
+    )
+    raise ShapeError(
+        f"{what.capitalize()} have shape {shape}, but the model reads (B, R, S) = ({batch_size} clips,"
+        f" {what} of a clip, words). {remedy}."
+    )
 
 
 def map_frames(function: Callable[[Tensor], Tensor], values: Tensor, lengths: Tensor | None) -> Tensor:

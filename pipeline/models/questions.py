@@ -3,14 +3,13 @@
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.models.encoder import RecurrentEncoder
+from pipeline.models.frames import check_sentences
 from pipeline.models.summaries import last
 from pipeline.vocabulary import PAD
-
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class QuestionConfig(BaseModel):
@@ -60,9 +59,10 @@ class QuestionModel(nn.Module):
         Questions are word numbers with an END, then PAD; answers to questions of nothing but PAD mean
         nothing.
         """
+        check_sentences(questions, batch_size=maps.shape[0], what="questions")
         words = questions.flatten(0, 1)  # (B * Q, S)
         num_words = (words != PAD).sum(dim=1).clamp(min=1)
-        states = self.encoder(self.embedding(words), num_words.cpu())
+        states = self.encoder(self.embedding(words))  # reads forward: padding comes after the last word
         joint = torch.tanh(self.to_joint(last(states, num_words, bidirectional=False)))  # (B * Q, J)
         joint = joint.view(*questions.shape[:2], -1)  # (B, Q, J)
         if self.clip is not None:

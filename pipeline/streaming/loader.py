@@ -259,7 +259,9 @@ def make_loader(
     )
     if training:
         log.info(
-            "An epoch is %d batches; %.0f %% of it is padding.", len(loader), 100 * loader.padding_share()
+            "Batches in an epoch: %d; %.0f %% of their frames are padding.",
+            len(loader),
+            100 * loader.padding_share(),
         )
     return loader
 

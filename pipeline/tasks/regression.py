@@ -29,7 +29,7 @@ class Regression(Task):
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:  # noqa: ARG003
         """Mean and standard deviation of each value over the train split's clips."""
-        _refuse_missing(clips, num_values=len(clips[0].values) or 1)
+        _refuse_missing(clips, num_values=max(map(len, (clip.values for clip in clips))) or 1)
         values = np.array([clip.values for clip in clips])  # (N, V)
         std = values.std(axis=0)
         return cls(tuple(values.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))

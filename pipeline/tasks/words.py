@@ -20,7 +20,7 @@ from pipeline.models.captioning import CaptionModel
 from pipeline.streaming import Batch
 from pipeline.tasks.task import Predictions, Task, TaskConfig, masked_cross_entropy, raise_if_any
 from pipeline.text_metrics import measure_texts
-from pipeline.vocabulary import PAD, Vocabulary, join_words, pad_groups
+from pipeline.vocabulary import PAD, SPECIAL_WORDS, Vocabulary, join_words, pad_groups
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ class _Words(Task):
         cls._refuse_missing(clips)
         texts = [text for clip in clips for text in clip.captions]
         task = cls(Vocabulary.from_texts(texts, min_count=config.words.min_count), config.words)
+        if task.num_outputs == len(SPECIAL_WORDS):
+            raise ManifestError(
+                f"No word of the train split's captions occurs {config.words.min_count} times: the task"
+                f" {cls.name!r} has nothing to say. Lower train.words.min_count."
+            )
         task._report_unknown(clips)
         return task
 
@@ -95,7 +100,7 @@ class _Words(Task):
 
         def measure(counts: Array) -> dict[str, float]:
             loss = -float((counts * sums).sum() / (counts * num_words).sum())
-            return {**measure_said(counts), "loss": loss, "perplexity": math.exp(loss)}
+            return {**measure_said(counts), "loss": loss, "perplexity": _perplexity(loss)}
 
         return measure
 
@@ -164,7 +169,7 @@ class Captioning(_Words):
         """Of a model that reads the references, not of what it says by itself, from scores (M, 3)."""
         loss = -float(outputs[:, 0].mean())
         accuracy = float(outputs[:, 1].mean())
-        return {"loss": loss, "perplexity": math.exp(loss), "teacher_forced_accuracy": accuracy}
+        return {"loss": loss, "perplexity": _perplexity(loss), "teacher_forced_accuracy": accuracy}
 
     def answers(self, model: nn.Module, batch: Batch) -> list[Caption]:
         """The captions that the model says by itself."""
@@ -249,7 +254,7 @@ class FrameWords(_Words):
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Of what `rows` keeps."""
         loss = -float(outputs[:, 0].mean())
-        return {"loss": loss, "perplexity": math.exp(loss), "frame_accuracy": float(outputs[:, 1].mean())}
+        return {"loss": loss, "perplexity": _perplexity(loss), "frame_accuracy": float(outputs[:, 1].mean())}
 
     def measure(self, predictions: Predictions) -> Measure:
         pairs = zip(predictions.outputs, predictions.targets, strict=True)
@@ -272,6 +277,10 @@ class FrameWords(_Words):
     def _text(self, logits: Tensor) -> str:
         """The likeliest word of each frame (T, V), up to the first END."""
         return self.vocabulary.decode(logits.argmax(dim=1).tolist())
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf  # a float ends at exp(709.8)
 
 
 def _read(model: CaptionModel, memory: Memory, sentences: Tensor) -> Tensor:
