@@ -42,7 +42,7 @@ def predict(
     """The model's answers in eval mode.
 
     With `shuffle_seed` the model sees the frames of each sample in an order drawn from seed and sample: a
-    control that tells whether it uses their order. An answer a frame still stands at its own frame.
+    control that tells whether it uses their order. An answer about a frame still stands at its own frame.
     Clips without targets are answered with `labelled=False`: all targets are UNLABELLED.
     """
     model.eval()
@@ -57,7 +57,7 @@ def predict(
         outputs = task.answers(model, replace(batch, maps=shown))
         if isinstance(outputs, Tensor):
             outputs = outputs.cpu()
-            if task.per_frame and order is not None:
+            if task.per_frame and task.about_frames and order is not None:
                 outputs = _take_frames(outputs, order.argsort(dim=1))
         for clip, first, length, seconds, output, target in zip(
             batch.clips,

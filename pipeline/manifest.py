@@ -274,7 +274,7 @@ def _clip(
 def _frame_label(text: str) -> FrameLabel:
     times, label = text.split(":", 1)
     start, end = times.split("-")
-    return FrameLabel(float(start), float(end), label)
+    return FrameLabel(float(start), float(end), label.strip())
 
 
 def _question(text: str) -> Question:

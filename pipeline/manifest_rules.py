@@ -31,7 +31,7 @@ REQUIRED = ("clip_id", "source", "split")
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
-_INTERVAL = rf"^(?P<start>{NUMBER})-(?P<end>{NUMBER}):(?P<label>.+)$"
+_INTERVAL = rf"^(?P<start>{NUMBER})-(?P<end>{NUMBER}):(?P<label>.*\S.*)$"
 _QUESTION = r"[^|=]*[^|=\s][^|=]*=[^|=]*[^|=\s][^|=]*"
 _MAX_REPORTED = 1000
 _NO_ROWS = np.empty(0, dtype=np.int64)
@@ -86,6 +86,7 @@ def check(table: pa.Table, problems: Problems) -> None:
     for name, pattern, rule in (
         ("clip_id", r"[[:cntrl:]]", "has a line break, a tab or another control character."),
         ("source", r"(^|\|)\s*(\||$)", "has an empty name. Images are joined by a single '|'."),
+        ("caption", r"(^|\|)\s*(\||$)", "has an empty text. Captions are joined by a single '|'."),
         (
             "source",
             r"(^|\|)/|(^|[|/])\.\.([|/]|$)",

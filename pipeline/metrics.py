@@ -134,7 +134,8 @@ def measure_values(outputs: Tensor, targets: Tensor) -> Measure:
 
         variance = mean((actual - mean(actual)) ** 2)
         squared = mean(errors**2)
-        explained = np.where(variance > 0, 1 - squared / np.where(variance > 0, variance, 1), 0.0)
+        differs = variance > 1e-18 * mean(actual**2)  # what rounding leaves of equal targets is less
+        explained = np.where(differs, 1 - squared / np.where(differs, variance, 1), 0.0)
         columns = {"mae": mean(np.abs(errors)), "rmse": np.sqrt(squared), "r2": explained}
         metrics = {name: float(column.mean()) for name, column in columns.items()}
         if actual.shape[1] > 1:

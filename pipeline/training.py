@@ -20,7 +20,7 @@ from pipeline.files import write_atomically
 from pipeline.manifest import Clip
 from pipeline.models import ModelConfig
 from pipeline.streaming import Loader, LoaderConfig
-from pipeline.tasks import Task, TaskConfig
+from pipeline.tasks import Predictions, Task, TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +175,8 @@ def fit(
         metrics = {"train": task.metrics(*map(torch.cat, zip(*rows, strict=True)))}
         predictions = predict(model, val.epoch(), task=task, device=device)
         metrics["val"] = task.measure(predictions)(np.ones(len(predictions.clips)))
+        if not math.isfinite(metrics["val"]["loss"]):
+            raise _val_loss_error(predictions, task, epoch=epoch)
         history.append(metrics)
         best = best_epoch(history, monitor=monitor, sign=sign)
         if best == epoch:
@@ -243,8 +245,9 @@ def best_epoch(history: list[Metrics], *, monitor: str, sign: int) -> int:
     """The first of the best, the loss deciding among equals; 0 before any."""
 
     def score(epoch: int) -> tuple[float, float]:
-        values = sign * history[epoch]["val"][monitor], -history[epoch]["val"]["loss"]
-        return (-math.inf, -math.inf) if any(map(math.isnan, values)) else values
+        metrics = history[epoch]["val"]
+        value = sign * metrics[monitor]
+        return -math.inf if math.isnan(value) else value, -metrics["loss"]
 
     return max(range(len(history)), key=score, default=0)
 
@@ -261,6 +264,19 @@ def _check_finite(
             f" clips' features and targets; if they are sound, lower train.learning_rate"
             f" ({config.learning_rate}) or set train.grad_clip."
         )
+
+
+def _val_loss_error(predictions: Predictions, task: Task, *, epoch: int) -> PipelineError:
+    """Names the clips whose own loss is infinite or NaN."""
+    names = [
+        one.clips[0].clip_id
+        for one in predictions.by_clip()
+        if not math.isfinite(task.measure(one)(np.ones(1))["loss"])
+    ]
+    return PipelineError(
+        f"The loss of the val split is not finite in epoch {epoch}, because of {', '.join(names)}. Look at"
+        " these clips' features and targets; if they are sound, lower train.learning_rate."
+    )
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

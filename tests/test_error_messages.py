@@ -26,16 +26,36 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
         pytest.param(
             (2, 3, 256, 14, 14),
             [3, 3],
-            f"Maps have shape (2, 3, 256, 14, 14), but {READS}: they are of another tap, pooling or frame size."
-            " Set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
+            f"Maps have shape (2, 3, 256, 14, 14), but {READS}. They are of another tap, pooling or frame size:"
+            " set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
             id="the feature size of another tap",
         ),
         pytest.param(
             (2, 3, 512, 1, 1),
             [3, 3],
-            f"Maps have shape (2, 3, 512, 1, 1), but {READS}: they are of another tap, pooling or frame size."
-            " Set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
+            f"Maps have shape (2, 3, 512, 1, 1), but {READS}. They are of another tap, pooling or frame size:"
+            " set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
             id="pooled features where maps are expected",
+        ),
+        pytest.param(
+            (2, 3, 7, 7, 512),
+            [3, 3],
+            f"Maps have shape (2, 3, 7, 7, 512), but {READS}. The channels come last: give maps.movedim(-1, 2).",
+            id="channels last",
+        ),
+        pytest.param(
+            (2, 3, 3, 224, 224),
+            [3, 3],
+            f"Maps have shape (2, 3, 3, 224, 224), but {READS}. These are frames, not maps of a network: give"
+            " them to EndToEnd, or to stages.predict.",
+            id="frames where maps are expected",
+        ),
+        pytest.param(
+            (2, 0, 512, 7, 7),
+            None,
+            f"Maps have shape (2, 0, 512, 7, 7), but {READS}, at least one of each: a sequence has at least one"
+            " frame. Leave the clip out, or let extract.sampling keep more frames.",
+            id="no frames at all",
         ),
         pytest.param(
             (2, 512, 7, 7),
@@ -67,6 +87,12 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
         ),
         pytest.param(
             (2, 3, 512, 7, 7),
+            [3.0, 2.0],
+            "Lengths are torch.float32, but count frames: give integers (B,).",
+            id="lengths that are no integers",
+        ),
+        pytest.param(
+            (2, 3, 512, 7, 7),
             [3],
             "Lengths have shape (1,), but maps (2, 3, 512, 7, 7) need (B,) = (2,): one number of frames a clip.",
             id="lengths of another batch",
@@ -84,7 +110,7 @@ def test_tensors_of_another_shape(name, shape, lengths, message):
     config = ModelConfig(projection=2, hidden_size=2, pooling="avg")
     model = build_model(name, config, map_shape=MAP_SHAPE, num_outputs=2)
     with pytest.raises(ShapeError) as error:
-        model(torch.zeros(shape), torch.tensor(lengths))
+        model(torch.zeros(shape), None if lengths is None else torch.tensor(lengths))
     assert str(error.value) == message
 
 

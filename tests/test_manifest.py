@@ -131,6 +131,8 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
         ("frame_labels", "1-0.5:left", "has an empty interval"),
         ("frame_labels", "0-1:left|0.5-2:up", "overlaps or is not in order"),
         ("frame_labels", "1-2:left|0-1:up", "overlaps or is not in order"),
+        ("frame_labels", "0-1: |1-2:up", "is not like"),
+        ("caption", "a dog|", "has an empty text"),
         ("questions", "who?", "is not like who?=Ann"),
         ("questions", "who?=Ann|when?= ", "is not like who?=Ann"),
         ("questions", "who?=Ann=Bob", "is not like who?=Ann"),

@@ -133,6 +133,9 @@ def test_metrics_of_values_equal_those_of_torchmetrics(num_values):
 def test_targets_that_do_not_differ_leave_nothing_to_explain():
     metrics = measure_values(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [1.0]]))(np.ones(2))
     assert metrics == {"mae": 0.5, "rmse": pytest.approx(0.5**0.5), "r2": 0.0}
+    targets = torch.full((3, 1), 0.1, dtype=torch.float64)
+    metrics = measure_values(targets + 0.01, targets)(np.ones(3))
+    assert metrics["r2"] == 0.0  # the mean of three times 0.1 is not 0.1
 
 
 def test_the_loss_is_a_mean_weighted_by_counts_and_by_weights():

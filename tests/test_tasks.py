@@ -113,6 +113,32 @@ def test_frame_labels_weigh_by_their_seconds():
     assert FrameLabels.from_clips(clips, BALANCED).class_weights == pytest.approx((2 / 3, 2.0))
 
 
+def test_labels_outside_of_the_clip_are_not_the_clips():
+    labels = intervals((0, 3, "x"), (3, 9, "y"), (9, 10, "z"))  # of the whole video
+    clips = [make_clip("a", frame_labels=labels, start_seconds=2.0, end_seconds=4.0)]
+    task = FrameLabels.from_clips(clips, BALANCED)
+    assert task == FrameLabels(("x", "y"), pytest.approx((1.0, 1.0)))
+    with pytest.raises(ManifestError, match="Clip 'b' has no frame_labels"):
+        task.check([make_clip("b", frame_labels=labels, start_seconds=11.0)])
+
+
+def test_a_clip_of_one_frame_has_an_interval_too():
+    (row,) = FrameLabels(("a", "b")).render(torch.tensor([[0.0, 1.0]]), torch.tensor([0.5]))
+    assert (row["start_seconds"], row["end_seconds"], row["label"]) == (0.5, 1.5, "b")
+
+
+def test_values_that_are_all_the_same_are_not_divided_by_what_rounding_left():
+    clips = [make_clip(f"c{i}", values=(0.1, float(i))) for i in range(3)]
+    assert Regression.from_clips(clips, CONFIG).std[0] == 1.0
+
+
+def test_the_clips_with_too_few_values_are_the_ones_that_are_named():
+    clips = [make_clip("a", values=()), make_clip("b", values=(1.0, 2.0))]
+    with pytest.raises(ManifestError, match=r"^Clip 'a' has no value") as caught:
+        Regression.from_clips(clips, CONFIG)
+    assert "'b'" not in str(caught.value)
+
+
 def test_values_are_standardised_by_the_train_split_and_reported_in_their_unit():
     clips = [make_clip(f"c{i}", values=values) for i, values in enumerate([(1.0, 50.0), (3.0, 50.0)])]
     task = Regression.from_clips(clips, CONFIG)

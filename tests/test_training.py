@@ -170,6 +170,15 @@ def test_a_loss_that_is_not_finite_names_the_clips_of_its_batch(tmp_path):
     assert not (tmp_path / "state.pt").exists()
 
 
+def test_a_val_loss_that_is_not_finite_names_its_clips(tmp_path):
+    config = TrainConfig(**SMALL)
+    batches = loaders(config)
+    features = batches["val"].features
+    features.rows[features.spans["val3"][0], 0] = torch.nan
+    with pytest.raises(PipelineError, match=r"val split is not finite in epoch 0, because of val3\. "):
+        fit(new_model(config), task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+
+
 def test_a_cosine_falls_from_one_to_zero():
     assert [SCHEDULES["cosine"](done) for done in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert SCHEDULES["constant"](0.7) == 1

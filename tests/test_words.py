@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ManifestError
+from pipeline.decoding import WordsConfig
+from pipeline.errors import ManifestError, ShapeError
 from pipeline.evaluation import predict
 from pipeline.manifest import Clip
 from pipeline.metrics import UNLABELLED
@@ -17,7 +18,7 @@ from pipeline.models.captioning import CaptionModel
 from pipeline.streaming import Batch, Loader
 from pipeline.tasks import Captioning, FrameWords, Predictions
 from pipeline.training import TrainConfig
-from pipeline.vocabulary import END, PAD, START, UNKNOWN
+from pipeline.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from tests.toy import make_clip, make_features, order_task, random_maps
 
 CPU = torch.device("cpu")
@@ -277,6 +278,10 @@ def test_scheduled_sampling_grows_with_training_steps_and_rests_in_evaluation():
     ("fields", "message"),
     [
         ({"window": 4}, "window 4 cuts clips"),
+        ({"window": 4, "task": "frame_words"}, "window 4 cuts clips"),
+        ({"summary": "mean", "task": "frame_words"}, "summary 'mean' is of whole clips"),
+        ({"class_weights": "balanced"}, "class_weights are for classes"),
+        ({"decoder": {"inject": "start", "doubly_stochastic": 1.0}}, "inject 'start' has none"),
         ({"decoder": {"cell": "transformer", "hidden_size": 9}}, "hidden_size 9 must be even"),
         ({"cell": "transformer", "hidden_size": 6, "num_heads": 4}, "multiple of num_heads 4"),
         ({"decoder": {"inject": "end"}}, "inject"),
@@ -286,3 +291,54 @@ def test_scheduled_sampling_grows_with_training_steps_and_rests_in_evaluation():
 def test_impossible_parameters_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         make_config(**fields)
+
+
+def test_words_read_off_shuffled_frames_stay_in_their_places():
+    batch = make_batch([("a b c",), ("b",)], lengths=[6, 4])
+    task = FrameWords.from_clips(batch.clips, make_config(task="frame_words"))
+    logits = torch.randn(6, task.num_outputs)
+
+    class Blind(nn.Module):
+        """Says the same whatever it is shown."""
+
+        def forward(self, maps, _lengths):
+            return logits[: maps.shape[1]].expand(len(maps), -1, -1)
+
+    for seed in (None, 0):
+        predictions = predict(Blind(), [batch], task=task, device=CPU, shuffle_seed=seed)
+        for output in predictions.outputs:
+            torch.testing.assert_close(output, logits[: len(output)])
+
+
+def test_words_read_off_the_frames_are_never_special_ones():
+    batch = make_batch([("a b",)], lengths=[4])
+    task = FrameWords.from_clips(batch.clips, make_config(task="frame_words"))
+    a, b = (task.vocabulary.words.index(word) for word in "ab")
+    logits = torch.zeros(4, task.num_outputs)
+    for frame, (special, word) in enumerate([(UNKNOWN, a), (PAD, b), (START, END), (END, a)]):
+        logits[frame, special], logits[frame, word] = 3.0, 2.0
+    assert task.render(logits, torch.arange(4.0)) == [{"caption": "a b"}]
+
+
+def test_a_vocabulary_without_words_is_refused():
+    with pytest.raises(ManifestError, match=r"occurs 9 times: .* Lower train\.words\.min_count"):
+        Captioning.from_clips([make_clip("a", captions=("x y",))], make_config(words={"min_count": 9}))
+
+
+def test_the_perplexity_of_a_loss_that_no_float_can_hold_is_infinite():
+    metrics = Captioning(Vocabulary.from_texts(["a"]), WordsConfig()).metrics(
+        torch.tensor([[-800.0, 0.0, 0.0]]), torch.tensor([4])
+    )
+    assert metrics["perplexity"] == math.inf
+
+
+def test_captions_of_another_shape_are_refused_with_what_is_expected():
+    _, model = make_captioner(make_config())
+    memory = model.remember(make_batch(CAPTIONS[:2], lengths=[3, 3]).maps)
+    expected = r"Captions have shape \(2, 4\), but .* \(B, R, S\) = \(2 clips, captions of a clip, words\)\."
+    with pytest.raises(ShapeError, match=rf"{expected} Add the axis .* sentences\[:, None\]"):
+        model.read(memory, torch.full((2, 4), END))
+    with pytest.raises(
+        ShapeError, match=r"\(3, 1, 4\), .* = \(2 clips, .* Give each clip of the batch its own"
+    ):
+        model.read(memory, torch.full((3, 1, 4), END))

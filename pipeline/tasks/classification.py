@@ -1,5 +1,6 @@
 """Classification: one class a clip, or one a frame."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -172,13 +173,15 @@ class FrameLabels(Classification):
     ) -> list[dict[str, str | float]]:
         """Logits (T, K) as intervals, like the manifest's: runs of frames with the same likeliest label.
 
-        An interval ends where the next begins, the last one a frame's mean duration after its last frame.
+        An interval ends where the next begins, the last one a frame's mean duration after its last frame (a
+        second, if there is one frame).
         The probability is the mean over the frames.
         """
         values, numbers = self.finish(output).max(dim=1)  # (T,)
         changes = (numbers.diff().nonzero().flatten() + 1).tolist()
         seconds = frame_seconds.tolist()
-        seconds.append(seconds[-1] + (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1))
+        mean_duration = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1.0
+        seconds.append(seconds[-1] + mean_duration)
         return [
             {
                 "start_seconds": seconds[first],
@@ -191,7 +194,11 @@ class FrameLabels(Classification):
 
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
-        seconds: Counter[str] = Counter()
+        first = clip.start_seconds or 0.0
+        end = math.inf if clip.end_seconds is None else clip.end_seconds
+        seconds: dict[str, float] = {}
         for item in clip.frame_labels:
-            seconds[item.label] += item.end_seconds - item.start_seconds  # type: ignore[assignment]
-        return seconds  # type: ignore[return-value]
+            inside = min(item.end_seconds, end) - max(item.start_seconds, first)
+            if inside > 0:
+                seconds[item.label] = seconds.get(item.label, 0.0) + inside
+        return seconds

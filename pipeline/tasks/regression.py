@@ -31,8 +31,9 @@ class Regression(Task):
         """Mean and standard deviation of each value over the train split's clips."""
         _refuse_missing(clips, num_values=max(map(len, (clip.values for clip in clips))) or 1)
         values = np.array([clip.values for clip in clips])  # (N, V)
-        std = values.std(axis=0)
-        return cls(tuple(values.mean(axis=0).tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        differs = std > 1e-9 * np.abs(mean)  # what rounding leaves of equal values is less
+        return cls(tuple(mean.tolist()), tuple(np.where(differs, std, 1.0).tolist()))
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:

@@ -1,6 +1,6 @@
 """Task: what is asked of a clip. The one place that knows targets, loss, metrics and the shape of outputs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -42,6 +42,12 @@ class Predictions:
     targets: tuple[Tensor, ...]  # likewise: a number or (V,), or (T,)
     frame_seconds: tuple[Tensor, ...]  # (T,) of each clip: time of its frames in the source
 
+    def by_clip(self) -> Iterator["Predictions"]:
+        """Each clip's by itself."""
+        for i in range(len(self.clips)):
+            one = slice(i, i + 1)
+            yield Predictions(self.clips[one], self.outputs[one], self.targets[one], self.frame_seconds[one])
+
     def rows(self, *, per_frame: bool) -> tuple[Tensor, Tensor, Array]:
         """Outputs (M, K) and targets (M, ...) of all clips or frames, and the clip's number of each (M,)."""
         numbers = np.arange(len(self.clips))
@@ -58,6 +64,7 @@ class Task(Protocol):
     """A task, fitted on the train split. Methods with a body here are right for most tasks."""
 
     per_frame: ClassVar[bool]  # outputs are (B, T, K) instead of (B, K)
+    about_frames: ClassVar[bool] = True  # an answer a frame is about that frame, and goes where it goes
     baseline: ClassVar[str] = "mean-pool + linear"  # what the model is compared with
     # Metrics that may choose the best epoch, and whether more is better (1) or less (-1). The first does
     # unless train.monitor says otherwise.

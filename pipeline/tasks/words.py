@@ -20,7 +20,7 @@ from pipeline.models.captioning import CaptionModel
 from pipeline.streaming import Batch
 from pipeline.tasks.task import Predictions, Task, TaskConfig, masked_cross_entropy, raise_if_any
 from pipeline.text_metrics import measure_texts
-from pipeline.vocabulary import PAD, SPECIAL_WORDS, Vocabulary, join_words, pad_groups
+from pipeline.vocabulary import PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabulary, join_words, pad_groups
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +226,7 @@ class FrameWords(_Words):
 
     name = "frame_words"
     per_frame = True
+    about_frames = False
     monitors: ClassVar[dict[str, int]] = Captioning.monitors
 
     def targets(self, batch: Batch) -> Tensor:
@@ -276,7 +277,9 @@ class FrameWords(_Words):
 
     def _text(self, logits: Tensor) -> str:
         """The likeliest word of each frame (T, V), up to the first END."""
-        return self.vocabulary.decode(logits.argmax(dim=1).tolist())
+        allowed = logits.clone()
+        allowed[:, [PAD, START, UNKNOWN]] = -torch.inf
+        return self.vocabulary.decode(allowed.argmax(dim=1).tolist())
 
 
 def _perplexity(loss: float) -> float:
