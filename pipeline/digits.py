@@ -177,7 +177,7 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     """The scanned digit `scan` somewhere on an image (H, W, 3) uint8 RGB. Its source is 'scan_<scan>.png'.
 
     Targets: `label`, the digit's name; `values`, the digit; a caption that also says in which quarter of the
-    image its centre is.
+    image its centre is, and questions about both.
     """
     images, classes = _scans()
     rng = np.random.default_rng([config.seed, scan, 1])
@@ -186,17 +186,20 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     y, x = rng.uniform(0, room, 2)
     mask = _moved(corner, y, x)[..., None]  # (H, W, 1)
     pixels = _background(rng, size=config.size) * (1 - mask) + rng.uniform(200, 255, 3) * mask  # (H, W, 3)
+    vertical, horizontal = "upper" if y < room / 2 else "lower", "left" if x < room / 2 else "right"
+    asked = str(rng.choice(("upper", "lower", "left", "right")))
     position = int(np.argsort(_scan_order(config))[scan])
     clip = Clip(
         clip_id=f"scan_{scan:04d}",
         sources=(f"scan_{scan:04d}.png",),
         split=_SPLIT_CYCLE[position % len(_SPLIT_CYCLE)],
         label=NAMES[classes[scan]],
-        captions=(
-            f"the digit {NAMES[classes[scan]]} at the {'upper' if y < room / 2 else 'lower'}"
-            f" {'left' if x < room / 2 else 'right'}",
-        ),
+        captions=(f"the digit {NAMES[classes[scan]]} at the {vertical} {horizontal}",),
         values=(float(classes[scan]),),
+        questions=(
+            Question("which digit?", NAMES[classes[scan]]),
+            Question(f"is it in the {asked} half?", "yes" if asked in (vertical, horizontal) else "no"),
+        ),
     )
     return clip, pixels.round().astype(np.uint8)
 

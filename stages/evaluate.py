@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import logging
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.devices import DeviceName, resolve_device
 from pipeline.drawings import AttentionBars, draw_attention, draw_comparison
-from pipeline.errors import DecodeError, ManifestError
+from pipeline.errors import ConfigError, DecodeError, ManifestError
 from pipeline.evaluation import Score, comparison_table, order_sentence, predict, score
 from pipeline.files import write_atomically
 from pipeline.manifest import Clip, read_manifest
@@ -29,7 +30,7 @@ from pipeline.models.summaries import Attention
 from pipeline.plots import NUM_DRAWN, write_plots
 from pipeline.store import FeatureView, open_view
 from pipeline.streaming import Batch, make_loader, with_features
-from pipeline.tasks import Predictions, Task
+from pipeline.tasks import Captioning, Predictions, Task
 from pipeline.training import resolve_monitor
 from stages import console
 from stages.params import CorpusConfig, load_section
@@ -48,6 +49,8 @@ class EvaluateConfig(BaseModel):
     split: Literal["train", "val", "test"] = "test"
     num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
     seed: Annotated[int, Field(ge=0)] = 0  # of the draws, and of the order of shuffled frames
+    beam_size: PositiveInt | None = None  # of captions; null: train.words.beam_size
+    length_power: Annotated[float, Field(ge=0)] | None = None  # null: train.words.length_power
     batch_size: PositiveInt = 32
     device: DeviceName = "auto"
     num_threads: PositiveInt = 2  # that read features
@@ -65,7 +68,7 @@ def main() -> None:
     config = load_section("evaluate", EvaluateConfig)
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)
     clips = read_manifest(manifest_path).clips(split=config.split)
-    checkpoints = {name: load_checkpoint(Path("checkpoints") / name) for name in MODELS}
+    checkpoints = {name: _decoding(load_checkpoint(Path("checkpoints") / name), config) for name in MODELS}
     recurrent = checkpoints["recurrent"]
     with open_view(Path("features") / recurrent.config.tap) as view:
         for checkpoint in checkpoints.values():
@@ -95,6 +98,21 @@ def main() -> None:
     report += "\n\n" + order_sentence(scores["recurrent"], scores["shuffled"], metric=monitor, sign=sign)
     write_atomically(Path("reports/evaluate.txt"), (report + "\n").encode())
     print(report)
+
+
+def _decoding(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+    """The checkpoint, decoding as `config` says where it does."""
+    options = {"beam_size": config.beam_size, "length_power": config.length_power}
+    changes = {name: value for name, value in options.items() if value is not None}
+    task = checkpoint.task
+    if not changes:
+        return checkpoint
+    if not isinstance(task, Captioning):
+        raise ConfigError(
+            f"evaluate.{next(iter(changes))} is for captions, and the model's task is"
+            f" {checkpoint.config.task}. Set it to null."
+        )
+    return replace(checkpoint, task=replace(task, config=task.config.model_copy(update=changes)))
 
 
 def _score(
@@ -155,12 +173,15 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
     root = Path(load_section("corpus", CorpusConfig).root)
     contract = checkpoint.contract
     frames = {}
-    shown = predictions.clips[:_NUM_CAPTIONED]
-    for clip in shown:
+    shown = zip(predictions.clips, predictions.frame_seconds, strict=True)
+    for clip, seconds in islice(shown, _NUM_CAPTIONED):
         try:
             pieces = read_frames(**clip_range(clip, root=root), sampling=contract.sampling)
             pixels = [preprocess(torch.from_numpy(piece.pixels), contract.preprocessing) for piece in pieces]
-            frames[clip.clip_id] = torch.cat(pixels).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+            read = torch.cat(pixels).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+            if len(read) != len(seconds):
+                raise DecodeError(f"it has {len(read)} frames now, and its features are of {len(seconds)}")
+            frames[clip.clip_id] = read
         except (DecodeError, OSError) as error:
             log.warning("%s is drawn without the frames of %s: %s", path, clip.clip_id, error)
     write_caption_page(

@@ -20,7 +20,7 @@ from pipeline.digits import (
     write_video,
 )
 from pipeline.frames import read_frames
-from pipeline.manifest import Clip, check_sources, read_manifest
+from pipeline.manifest import Clip, Question, check_sources, read_manifest
 
 CONFIG = DigitsConfig(num_clips=140)
 
@@ -195,6 +195,10 @@ def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> N
         if abs(ink.mean(axis=0) - 31.5).min() > 2:  # ink is not spread evenly over its square
             assert clip.captions == (f"the digit {clip.label} at the {vertical} {horizontal}",)
             num_located += 1
+        first, second = clip.questions
+        assert first == Question("which digit?", clip.label)
+        asked = second.question.split()[-2]
+        assert second.answer == ("yes" if asked in clip.captions[0].split() else "no")
     assert num_located > 70
     images = {clip.sources[0]: clip for clip, _ in rendered}
     for clip in image_sets(list(images.values()), config=config):

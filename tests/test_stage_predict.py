@@ -15,6 +15,7 @@ from pipeline.end_to_end import EndToEnd
 from pipeline.export_captions import MapsToMemory
 from pipeline.frames import read_frames
 from pipeline.models.attention import Memory
+from pipeline.vocabulary import pad_groups
 from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
@@ -174,13 +175,25 @@ def test_a_caption_is_what_the_decoder_says_of_the_clips_features(capsys, worksp
     assert row["log_probability"] == pytest.approx(sentence.log_probability, rel=1e-3)
 
 
-def test_questions_are_asked_of_every_source(capsys, workspace):
+def test_questions_are_asked_of_every_source(capsys, workspace, weights):
     checkpoint = ["--checkpoint", "checkpoints/question_answering"]
     questions = ["--question", "which is it?", "--question", "is it?"]
+    loaded = load_checkpoint(workspace / "checkpoints/question_answering")
+    (batch,) = read_frames([workspace / "media/clips/video.mp4"], sampling=loaded.contract.sampling)
+    frames = preprocess(torch.from_numpy(batch.pixels), loaded.contract.preprocessing)
+    words = pad_groups([[loaded.task.vocabulary.encode(text) for text in ("which is it?", "is it?")]])
+    network = EndToEnd(loaded.model, contract=loaded.contract, weights=weights).eval()
+    with torch.no_grad():
+        numbers = network(frames[None], questions=words)[0, :, 1:].argmax(dim=1)
+    expected = [("one", "two", "yes")[number] for number in numbers]
     stdout, _ = run(capsys, workspace, "media/clips", *checkpoint, *questions, "--json")
+    assert "video.mp4" in stdout
     for result in json.loads(stdout):
         assert [row["question"] for row in result["answers"]] == ["which is it?", "is it?"]
-        assert {row["answer"] for row in result["answers"]} <= {"one", "two", "yes"}
+        if result["source"].endswith("video.mp4"):
+            assert [row["answer"] for row in result["answers"]] == expected
+    _, stderr = run(capsys, workspace, "media/clips", *checkpoint, "--question", "is it blue?")
+    assert "The model has not learned: blue." in stderr
     _, stderr = run(capsys, workspace, "media/clips", *checkpoint, status=2)
     assert "question_answering: --question is for question_answering, which needs it" in stderr
     _, stderr = run(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import stages.evaluate
 import stages.train
-from pipeline.errors import WeightsError
+from pipeline.errors import ConfigError, WeightsError
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.store import Journal, committing, open_view
 from pipeline.training import TrainConfig
@@ -327,6 +327,12 @@ def test_a_tail_is_trained_from_the_weights_of_the_cached_features_and_evaluated
     baseline = load_file(workspace / "checkpoints/baseline/model.safetensors")
     assert torch.equal(trained["steps.standardise.mean"], baseline["steps.standardise.mean"])
     assert trained["steps.standardise.mean"].shape == (128, 1, 1)
+
+
+def test_a_tail_of_pooled_features_is_refused():
+    contract = make_contract(pooling="avg")
+    with pytest.raises(ConfigError, match=r"'avgpool' reads whole maps, .* pooled \(avg\)\. Set extract"):
+        stages.train._load_tail(contract, until="avgpool")
 
 
 def test_a_tail_without_its_weights_says_which(tmp_path, monkeypatch):

@@ -9,7 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
+import stages.evaluate
+from pipeline.decoding import Sentence, beam_search
+from pipeline.errors import ConfigError
 from pipeline.manifest import Question, write_manifest
+from pipeline.tasks import words
 from tests.media import write_video
 from tests.test_stage_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.toy import make_clip
@@ -38,6 +42,29 @@ def words_workspace(path: Path, **train: Any) -> Path:
     return workspace
 
 
+def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
+    workspace = words_workspace(tmp_path, task="captioning")
+    metrics = run_here(workspace, monkeypatch)
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["evaluate"] = {**params.get("evaluate", {}), "beam_size": 3, "length_power": 0.5}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    search, asked = beam_search, set()
+
+    def watch(*arguments: Any, **options: Any) -> list[Sentence]:
+        asked.add((options["beam_size"], options["length_power"]))
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(words, "beam_search", watch)
+    stages.evaluate.main()
+    assert asked == {(3, 0.5)}
+    again = json.loads((workspace / "metrics/evaluate.json").read_text())
+    assert again["recurrent"]["perplexity"] == metrics["recurrent"]["perplexity"]
+    params["train"]["task"] = "question_answering"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ConfigError, match=r"beam_size is for captions, .* is question_answering\."):
+        run_here(workspace, monkeypatch)
+
+
 def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, capsys):
     train = {"task": "captioning", "scan": "locations", "words": {"beam_size": 2, "max_words": 5}}
     workspace = words_workspace(tmp_path, **train)
@@ -60,17 +87,23 @@ def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, 
 
 
 @pytest.mark.parametrize(
-    ("task", "metric", "baseline"),
+    ("task", "metric", "num_asked", "baseline"),
     [
-        ("frame_words", "exact_match", "mean-pool + linear"),
-        ("question_answering", "accuracy", "question only"),
+        ("frame_words", "exact_match", 5, "mean-pool + linear"),
+        (
+            "question_answering",
+            "accuracy",
+            sum(1 + number % 3 for number in range(len(CLIP_IDS))[-5:]),
+            "question only",
+        ),
     ],
 )
-def test_other_tasks_of_words_are_measured(tmp_path, monkeypatch, capsys, task, metric, baseline):
+def test_other_tasks_of_words_are_measured(tmp_path, monkeypatch, capsys, task, metric, num_asked, baseline):
     workspace = words_workspace(tmp_path, task=task)
     if task == "frame_words":  # the shortest clip has 2 frames
         manifest = workspace / "manifests/toy.csv"
         manifest.write_text(manifest.read_text().replace('"up, then down|up"', "up"))
     metrics = run_here(workspace, monkeypatch)
-    assert 0 <= metrics["recurrent"][metric] <= 1
+    right = metrics["recurrent"][metric] * num_asked
+    assert right == pytest.approx(round(right))
     assert baseline in capsys.readouterr().out
