@@ -56,6 +56,16 @@ def test_show_and_tell_reads_the_clip_once_before_the_first_word(cell):
     assert attention.shape == (3, 4, 0)
 
 
+def test_what_enters_once_is_kept_the_forget_gates_begin_open():
+    decoder, _ = make_decoder("lstm", "start", num_layers=2)
+    size = decoder.recurrence.hidden_size
+    for layer in range(2):
+        bias = getattr(decoder.recurrence, f"bias_ih_l{layer}")
+        assert (bias[size : 2 * size] == 1).all()
+        assert (bias[:size].abs() < 1).all()
+        assert (bias[2 * size :].abs() < 1).all()
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_lrcn_reads_the_clip_beside_every_word(cell):
     decoder, memory = make_decoder(cell, "every_step"), make_memory()

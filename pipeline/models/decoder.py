@@ -93,6 +93,7 @@ class RecurrentDecoder(nn.Module):
             dropout=config.dropout if config.num_layers > 1 else 0.0,
         )
         self.num_states = 2 if config.cell == "lstm" else 1
+        self.from_summary: nn.Module
         if config.inject == "attention":
             self.initial = nn.Linear(summary_size, self.num_states * config.num_layers * hidden)
             self.attention = AdditiveAttention(memory_size=memory_size, query_size=hidden, size=hidden)
@@ -101,6 +102,11 @@ class RecurrentDecoder(nn.Module):
         else:
             self.from_summary = nn.Linear(summary_size, size)
             self.head = nn.Linear(hidden, num_words)
+        if config.inject == "start":
+            # What enters once has to be heard beside words, and kept until the words that need it.
+            self.from_summary = nn.Sequential(self.from_summary, nn.LayerNorm(size))
+            if isinstance(self.recurrence, nn.LSTM):
+                _open_forget_gates(self.recurrence)
 
     def start(self, memory: Memory) -> State:
         """(h, c) or (h,), each (B, layers, H), and what of the clip is the same at each word."""
@@ -143,6 +149,13 @@ class RecurrentDecoder(nn.Module):
         is_lstm = self.num_states == 2
         outputs, after = self.recurrence(inputs[:, None], before if is_lstm else before[0])
         return outputs[:, 0], tuple(state.transpose(0, 1) for state in (after if is_lstm else [after]))
+
+
+def _open_forget_gates(lstm: nn.LSTM) -> None:
+    """A bias of 1, not about 0: a state keeps three quarters of itself, not half (Jozefowicz et al. 2015)."""
+    for name, bias in lstm.named_parameters():
+        if name.startswith("bias_ih"):  # (4 H,): input, forget, cell and output gates
+            nn.init.ones_(bias.data[lstm.hidden_size : 2 * lstm.hidden_size])
 
 
 class TransformerDecoder(nn.Module):
