@@ -5,7 +5,7 @@ in evaluation (`clip_features`; any source, any length), and one module from pix
 what is exported).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from pipeline.extract.runners import as_stored
 from pipeline.frames import clip_range, read_frames
 from pipeline.manifest import Clip
 from pipeline.streaming import ResidentFeatures, make_loader
+from pipeline.streaming.features import CPU, Array
 
 
 class EndToEnd(nn.Module):
@@ -80,6 +81,22 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
     return Backbone(weights, taps=[contract.tap], device=device, precision=contract.precision)
 
 
+def clip_pixels(
+    clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int = 16, device: torch.device = CPU
+) -> Iterator[tuple[Tensor, Array]]:
+    """What the network sees of a clip: frames (N, 3, H, W) uint8, sampled, resized and cropped; times (N,).
+
+    Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.
+    """
+    for frames in read_frames(
+        **clip_range(clip, root=root), sampling=contract.sampling, batch_size=batch_size
+    ):
+        yield (
+            preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing),
+            frames.pts_seconds,
+        )
+
+
 def clip_features(
     clip: Clip,
     *,
@@ -94,15 +111,14 @@ def clip_features(
     Frames are decoded and dropped `batch_size` at a time, so a long video takes the memory of its features
     alone. `on_frames` is told how many were read since the last call.
 
-    Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.
+    Raises what `clip_pixels` does.
     """
     maps, frame_seconds = [], []
-    for frames in read_frames(
-        **clip_range(clip, root=root), sampling=contract.sampling, batch_size=batch_size
+    for pixels, seconds in clip_pixels(
+        clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
-        pixels = preprocess(torch.from_numpy(frames.pixels).to(backbone.device), contract.preprocessing)
         maps.append(as_stored(backbone(pixels)[contract.tap], contract).cpu())  # (N, C, h, w)
-        frame_seconds.append(frames.pts_seconds)
+        frame_seconds.append(seconds)
         on_frames(len(pixels))
     num_frames = sum(map(len, maps))
     return ResidentFeatures(

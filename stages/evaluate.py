@@ -164,21 +164,18 @@ def _draw_attention(path: Path, model: RecurrentModel, batch: Batch, *, task: Ta
 
 def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint) -> None:
     """The page of some clips' captions; with their frames, where the corpus is at hand."""
-    from pipeline.backbone import preprocess  # torchvision takes seconds
     from pipeline.caption_page import write_caption_page
-    from pipeline.frames import clip_range, read_frames
+    from pipeline.end_to_end import clip_pixels  # torchvision takes seconds
 
     model = checkpoint.model
     assert isinstance(model, CaptionModel)
     root = Path(load_section("corpus", CorpusConfig).root)
-    contract = checkpoint.contract
     frames = {}
     shown = zip(predictions.clips, predictions.frame_seconds, strict=True)
     for clip, seconds in islice(shown, _NUM_CAPTIONED):
         try:
-            pieces = read_frames(**clip_range(clip, root=root), sampling=contract.sampling)
-            pixels = [preprocess(torch.from_numpy(piece.pixels), contract.preprocessing) for piece in pieces]
-            read = torch.cat(pixels).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
+            pieces = clip_pixels(clip, root=root, contract=checkpoint.contract)
+            read = torch.cat([pixels for pixels, _ in pieces]).permute(0, 2, 3, 1).numpy()  # (T, H, W, 3)
             if len(read) != len(seconds):
                 raise DecodeError(f"it has {len(read)} frames now, and its features are of {len(seconds)}")
             frames[clip.clip_id] = read

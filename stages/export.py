@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.backbone import preprocess
 from pipeline.checkpoint import Checkpoint, load_checkpoint
+from pipeline.end_to_end import clip_pixels
 from pipeline.errors import ConfigError
 from pipeline.export import FORMATS, export_chain
 from pipeline.export_captions import export_captioner
-from pipeline.frames import clip_range, read_frames
 from pipeline.manifest import Clip, read_manifest
 from stages import console
 from stages.params import CorpusConfig, load_section
@@ -82,10 +81,9 @@ def main() -> None:
 
 def read_clip(clip: Clip, *, root: Path, checkpoint: Checkpoint, num_frames: int) -> Tensor:
     """The clip's first frames, repeated from the start where it has fewer, (1, T, 3, H, W) uint8."""
-    contract = checkpoint.contract
     pixels: list[Tensor] = []
-    for batch in read_frames(**clip_range(clip, root=root), sampling=contract.sampling):
-        pixels += preprocess(torch.from_numpy(batch.pixels), contract.preprocessing)
+    for batch, _ in clip_pixels(clip, root=root, contract=checkpoint.contract):
+        pixels += batch
         if len(pixels) >= num_frames:
             break
     return torch.stack([pixels[number % len(pixels)] for number in range(num_frames)])[None].contiguous()

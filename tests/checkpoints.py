@@ -5,7 +5,15 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.decoding import WordsConfig
 from pipeline.networks import map_shape, tail_module
-from pipeline.tasks import Captioning, Classification, FrameLabels, QuestionAnswering, Regression, Task
+from pipeline.tasks import (
+    Captioning,
+    Classification,
+    FrameLabels,
+    FrameWords,
+    QuestionAnswering,
+    Regression,
+    Task,
+)
 from pipeline.training import TrainConfig
 from pipeline.vocabulary import Vocabulary
 
@@ -17,6 +25,7 @@ TASKS: dict[str, Task] = {
     "captioning": Captioning(
         Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(max_words=6)
     ),
+    "frame_words": FrameWords(Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig()),
     "question_answering": QuestionAnswering(Vocabulary.from_texts(["which is it?"]), ("one", "two", "yes")),
 }
 

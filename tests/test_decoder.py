@@ -57,7 +57,7 @@ def test_show_and_tell_reads_the_clip_once_before_the_first_word(cell):
 
 
 def test_what_enters_once_is_kept_the_forget_gates_begin_open():
-    decoder, _ = make_decoder("lstm", "start", num_layers=2)
+    decoder = make_decoder("lstm", "start", num_layers=2)
     size = decoder.recurrence.hidden_size
     for layer in range(2):
         bias = getattr(decoder.recurrence, f"bias_ih_l{layer}")

@@ -15,7 +15,7 @@ from pipeline.end_to_end import EndToEnd
 from pipeline.export_captions import MapsToMemory
 from pipeline.frames import read_frames
 from pipeline.models.attention import Memory
-from pipeline.vocabulary import pad_groups
+from pipeline.vocabulary import END, pad_groups
 from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
@@ -173,6 +173,19 @@ def test_a_caption_is_what_the_decoder_says_of_the_clips_features(capsys, worksp
     (sentence,) = beam_search(checkpoint.model.decoder, memory, beam_size=1, max_words=6)
     assert row["caption"] == TASKS["captioning"].vocabulary.decode(sentence.words)
     assert row["log_probability"] == pytest.approx(sentence.log_probability, rel=1e-3)
+
+
+def test_words_are_read_off_the_frames(capsys, workspace, weights):
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/frame_words", "--json"]
+    ((row,),) = [result["answers"] for result in json.loads(run(capsys, workspace, *arguments)[0])]
+    checkpoint = load_checkpoint(workspace / "checkpoints/frame_words")
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
+    (batch,) = read_frames([workspace / "media/clips/video.mp4"], sampling=checkpoint.contract.sampling)
+    with torch.no_grad():
+        logits = network(preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)[None])
+    words = (logits[0, :, [END, *range(4, logits.shape[2])]]).argmax(dim=1).tolist()
+    numbers = [END if word == 0 else word + 3 for word in words]
+    assert row["caption"] == TASKS["frame_words"].vocabulary.decode(numbers)
 
 
 def test_questions_are_asked_of_every_source(capsys, workspace, weights):
