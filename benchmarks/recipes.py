@@ -56,7 +56,7 @@ def run_queue(experiments: dict[str, list[str]], *, num_jobs: int) -> None:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row a recipe, its headline metric for the model, the control and the baseline."""
-    lines = ["| recipe | metric | model | frames shuffled | mean-pool + linear |", "|---|---|---|---|---|"]
+    lines = ["| recipe | metric | model | frames shuffled | baseline |", "|---|---|---|---|---|"]
     for name, metrics in results.items():
         headline = next(metric for metric in HEADLINES if metric in metrics["recurrent"])
         low, high = metrics["recurrent"]["intervals"][headline]

@@ -1,5 +1,6 @@
 """Every command of docs/recipes.md is one that stage train accepts."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.recipes import commands
+from benchmarks.recipes import commands, table
 from pipeline.networks import check_taps
 from pipeline.tasks import TASKS
 from pipeline.training import TrainConfig
@@ -44,3 +45,9 @@ def test_a_recipes_parameters_are_accepted(name: str, tmp_path: Path) -> None:
     corpus = load_section("corpus", CorpusConfig, path=path)
     outs = yaml.safe_load((REPOSITORY / "manifests/dvc.yaml").read_text())["stages"].values()
     assert {corpus.manifest, corpus.root} <= {out for stage in outs for out in stage["outs"]}
+
+
+def test_the_results_of_the_page_are_the_recorded_ones() -> None:
+    recorded = json.loads((REPOSITORY / "benchmarks/results/recipes.json").read_text())
+    assert table(recorded) in (REPOSITORY / "docs/recipes.md").read_text()
+    assert list(recorded) == [name for name in RECIPES if name in recorded]
