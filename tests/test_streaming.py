@@ -298,7 +298,8 @@ def test_memory_of_batches_is_used_again_once_nothing_points_to_it():
     maps = random_maps([5] * 40, SHAPE)
     loader = in_batches_of_two(Streamed(make_features(maps)), clips_of(maps))
     addresses = {batch.maps.data_ptr() for epoch in range(3) for batch in loader.epoch(epoch)}
-    assert len(addresses) <= 4  # in hand, two ahead, and one that is just being let go
+    # In hand, three begun, and one that each of two threads is just letting go; of sixty.
+    assert len(addresses) <= 6
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=30))
