@@ -161,7 +161,7 @@ class Loader:
     def epoch(self, epoch: int = 0) -> Generator[Batch]:
         """The batches of one epoch; the same for the same seed and epoch, whatever the threads do.
 
-        At most two batches are being read or waiting. An error in a thread is raised here; when
+        While one batch is in use, two are being read or waiting. An error in a thread is raised here; when
         the iteration is abandoned, the threads end with it.
         """
         batches = self.plan(epoch)
