@@ -63,6 +63,8 @@ def _explain(section: str, problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing."
     message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):  # of several parameters, which the message names
+        return f"{key}: {message}."
     return f"{key}: {problem['input']!r} is not allowed. {message}."
 
 

@@ -253,6 +253,7 @@ def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
     [
         ({"tap": "layer3"}, "No features at features/layer3"),
         ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
+        ({"scan_size": 2}, "params.yaml: train: scan_size 2 is for strips; set scan to"),
         ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
     ],
 )
