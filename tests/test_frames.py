@@ -471,11 +471,11 @@ def test_a_stream_that_appears_late_does_no_harm(tmp_path: Path) -> None:
 def test_packets_that_are_fields_are_not_taken_for_frames(tmp_path: Path) -> None:
     """Interlaced H.264 of cameras and television; no encoder here makes it, so its index is made up."""
     path = write_video(tmp_path / "video.ts", num_frames=30)
-    index = read_index(path, limits=Limits())
+    index = read_index(path, Limits())
     assert not index.counted
-    assert begins_as_told(path, index, limits=Limits())
+    assert begins_as_told(path, index, Limits())
     fields = dataclasses.replace(index, keys=np.sort(np.concatenate([index.keys, index.keys + 1800])))
-    assert not begins_as_told(path, fields, limits=Limits())
+    assert not begins_as_told(path, fields, Limits())
 
 
 def test_a_video_that_was_replaced_is_read_anew(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames.images import Animation, Images, images_in_folder, is_image
-from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
-from pipeline.frames.sampling import sample_indices
-from pipeline.frames.video import Video
-from pipeline.frames.video_index import on_packet
+from pipeline.frames.limits import Limits, NotFramesError
+from pipeline.frames.open_video import on_packet
+from pipeline.frames.sampling import Wanted
+from pipeline.frames.video import Shown, Video
 from pipeline.manifest import Clip
 
 __all__ = [
@@ -69,8 +69,8 @@ def clip_range(clip: Clip, *, root: Path) -> Range:
     }
 
 
-class Source(Protocol):
-    """Frames of known times, not decoded yet."""
+class Stills(Protocol):
+    """Pictures of known times, not decoded yet."""
 
     @property
     def pts_seconds(self) -> np.ndarray:
@@ -115,12 +115,11 @@ def read_frames(
     before) when the bytes are not the frames that they promise to be, are above the limits, or none
     lies in the range; OSError when they can't be read.
     """
+    wanted = Wanted(sampling, start_seconds, end_seconds)
     num_frames = 0
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
-        positions, repeats = _sample(source, paths[0], sampling, start_seconds, end_seconds, limits)
-        with closing(source.frames(positions)) as frames:
-            shown = zip(frames, source.pts_seconds[positions], repeats, strict=True)
+        with closing(_shown(source, wanted, path=paths[0], limits=limits)) as shown:
             for batch in _batches(shown, batch_size=batch_size):
                 yield batch
                 num_frames += len(batch.pixels)
@@ -139,54 +138,59 @@ def probe(
 ) -> ClipInfo:
     """What `read_frames` will give, found by decoding the first frame only (of an AVI, all).
 
-    Raises DecodeError and OSError as `read_frames` does, for what this shows to be wrong.
+    Raises DecodeError and OSError as `read_frames` does, for what this shows to be wrong. Where not every
+    packet is a picture there may be fewer frames.
     """
+    wanted = Wanted(sampling, start_seconds, end_seconds)
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
-        positions, repeats = _sample(source, paths[0], sampling, start_seconds, end_seconds, limits)
-        with closing(source.frames(positions[:1])) as frames:
-            ((height, width, _),) = (frame.shape for frame in frames)
+        times = source.pts_seconds
+        positions, repeats = wanted.choose(times, path=paths[0], limits=limits)
+        begin = Wanted(Sampling(), start_seconds=float(times[positions[0]]))
+        with closing(_shown(source, begin, path=paths[0], limits=limits)) as shown:
+            height, width, _ = next(shown)[0].shape
+        if isinstance(source, Video):
+            source.check_end(wanted)
     except NotFramesError as error:
+        for _ in read_frames(
+            paths,
+            sampling=sampling,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            image_fps=image_fps,
+            limits=limits,
+        ):
+            pass  # it counts what can be recovered
         raise error.as_decode_error(num_recovered=0) from error
-    first, last = source.pts_seconds[positions[[0, -1]]].tolist()
+    first, last = times[positions[[0, -1]]].tolist()
     return ClipInfo(num_frames=int(repeats.sum()), seconds=last - first, height=height, width=width)
 
 
-def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Source:
+def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Stills | Video:
     if all(is_image(file) for file in files):
         animation = Animation.open(files[0], limits=limits) if len(files) == 1 else None
         return animation or Images.open(files, image_fps=image_fps, limits=limits)
     if len(files) == 1:
-        return Video.open(files[0], limits=limits)
+        return Video(files[0], limits)
     names = ", ".join(str(file) for file in files)
     raise DecodeError(f"{names}: a clip is one video or several images. Make each video its own clip.")
 
 
-def _sample(
-    source: Source,
-    path: Path,
-    sampling: Sampling,
-    start_seconds: float | None,
-    end_seconds: float | None,
-    limits: Limits,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N,) of the frames to use, strictly increasing, and how often each comes (N,)."""
-    if sampling.fps is not None:  # a damaged time may be years ahead
-        check_num_frames(path, int(source.pts_seconds[-1] * sampling.fps), limits=limits)
-    indices = sample_indices(
-        source.pts_seconds, sampling=sampling, start_seconds=start_seconds, end_seconds=end_seconds
-    )
-    if not len(indices):
-        raise NotFramesError(
-            path,
-            f"it shows no frame from {start_seconds or 0} to {end_seconds or 'its end'} s",
-            remedy="Correct start_seconds and end_seconds in the manifest.",
-        )
-    return np.unique(indices, return_counts=True)
+def _shown(
+    source: Stills | Video, wanted: Wanted, *, path: Path, limits: Limits
+) -> Generator[Shown, None, None]:
+    """The wanted frames, each with its time and how often it comes."""
+    if isinstance(source, Video):
+        yield from source.shown(wanted)
+        return
+    times = source.pts_seconds
+    positions, repeats = wanted.choose(times, path=path, limits=limits)
+    with closing(source.frames(positions)) as frames:
+        yield from zip(frames, times[positions].tolist(), repeats.tolist(), strict=True)
 
 
-def _batches(frames: Iterator[tuple[np.ndarray, float, int]], *, batch_size: int) -> Iterator[FrameBatch]:
-    """Frames (pixels, pts_seconds, how often) in batches. What was read before an error comes before it."""
+def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch]:
+    """Frames in batches. What was read before an error comes before it."""
     pixels: list[np.ndarray] = []
     pts_seconds: list[float] = []
     try:

@@ -12,9 +12,13 @@ A video of five frames at 10 fps, and what each sampling takes from it:
     max_frames: 2          x           x            all, and of these the middle frame of each half
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 from pipeline.contract import Sampling
+from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
 
 # A frame counts as on screen this much early: Matroska rounds times to milliseconds, so that the
 # third frame of a 30 fps video, due at 0.06667 s, is stored as 0.067 s.
@@ -60,3 +64,47 @@ def sample_indices(
     shown_seconds = pts_seconds[begin:end] - _CLOCK_SECONDS
     indices = np.searchsorted(shown_seconds, start + steps / sampling.fps, side="right") - 1
     return begin + np.maximum(indices, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which frames of a source are used."""
+
+    sampling: Sampling
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether that is each frame of the source, once."""
+        return self.sampling == Sampling() and not self.start_seconds and self.end_seconds is None
+
+    @property
+    def by_total(self) -> bool:
+        """Whether a frame is used or not depends on how many there are."""
+        return self.sampling.count is not None or self.sampling.max_frames is not None
+
+    def reaches_beyond(self, seconds: float) -> bool:
+        """Whether a frame after that time would be used."""
+        return self.end_seconds is None or self.end_seconds > seconds
+
+    def choose(self, pts_seconds: np.ndarray, *, path: Path, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (N,) of the frames to use, strictly increasing, and how often each comes (N,).
+
+        Raises NotFramesError when there are none, or more than the limits allow.
+        """
+        if self.sampling.fps is not None:  # a damaged time may be years ahead
+            check_num_frames(path, int(pts_seconds[-1] * self.sampling.fps), limits=limits)
+        indices = sample_indices(
+            pts_seconds,
+            sampling=self.sampling,
+            start_seconds=self.start_seconds,
+            end_seconds=self.end_seconds,
+        )
+        if not len(indices):
+            raise NotFramesError(
+                path,
+                f"it shows no frame from {self.start_seconds or 0} to {self.end_seconds or 'its end'} s",
+                remedy="Correct start_seconds and end_seconds in the manifest.",
+            )
+        return np.unique(indices, return_counts=True)

@@ -1,11 +1,12 @@
 """Videos as frames, by PyAV: one FFmpeg thread a video, exact presentation times, a fixed conversion.
 
-The index (video_index.py) tells all frames' times, from which the wanted ones are chosen. Decoding
-starts at the keyframe before the first wanted frame, skips what lies between sparse ones, and
-converts the wanted frames only.
+The decoder's output is the truth. Where every frame is wanted, one pass reads them all. Where some are, the
+index (video_index.py) tells all frames' times, from which the wanted ones are chosen: decoding starts at the
+keyframe before the first wanted frame, skips what lies between sparse ones, and converts the wanted frames
+only. An index that the decoder contradicts is replaced by counting.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from pipeline.frames.images import on_black
-from pipeline.frames.limits import Limits, NotFramesError, check_frame_size
-from pipeline.frames.video_index import FrameIndex, blaming, decoded, opened, read_index
+from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
+from pipeline.frames.open_video import OpenVideo, blame, opened
+from pipeline.frames.sampling import Wanted
+from pipeline.frames.video_index import FrameIndex, begins_as_told, count_frames, read_index
 
 # The pixels of PyAV's `to_ndarray(format="rgb24")`, whatever its defaults become.
 _INTERPOLATION = Interpolation.BILINEAR | Interpolation.BITEXACT
@@ -24,7 +27,13 @@ _INTERPOLATION = Interpolation.BILINEAR | Interpolation.BITEXACT
 # Opening the file again and seeking costs about as much as decoding this many frames.
 _WORTH_SEEKING_FRAMES = 32
 
-_END: tuple[int, Any] = (2**63 - 1, None)  # after the last frame's (key, frame)
+_HELD_BYTES = 64 << 20
+
+Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it comes
+
+
+class _UnlikeIndexError(Exception):
+    """The decoder's frames are not those of the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,71 +46,141 @@ class Video:
 
     path: Path
     limits: Limits
-    index: FrameIndex
-
-    @classmethod
-    def open(cls, path: Path, *, limits: Limits) -> "Video":
-        """Raises NotFramesError when there is no video stream or less than its container promises."""
-        return cls(path, limits, read_index(path, limits=limits))
 
     @property
     def pts_seconds(self) -> np.ndarray:
-        """(T,) float64, increasing, from 0."""
-        return self.index.pts_seconds
+        """(T,) float64, increasing, from 0: as far as is known without decoding all."""
+        return read_index(self.path, self.limits).pts_seconds
 
-    def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB, turned as a viewer shows them.
+    def shown(self, wanted: Wanted) -> Generator[Shown, None, None]:
+        """The wanted frames, turned as a viewer shows them, each with its time.
 
         Raises NotFramesError when one is damaged or missing, and after the last when more are known to be.
         """
+        if wanted.is_everything:
+            yield from self._every()
+            return
+        index = read_index(self.path, self.limits)
+        last_seconds = -1.0
+        held: list[Shown] = []  # where another number of frames would be another choice, until all is seen
+        try:
+            for found in self._chosen(index, wanted):
+                held.append(found)
+                if not wanted.by_total or len(held) * found[0].nbytes > _HELD_BYTES:
+                    yield from held
+                    last_seconds, held = found[1], []
+            yield from held
+        except NotFramesError:
+            yield from held
+            raise
+        except _UnlikeIndexError:
+            index = count_frames(self.path, self.limits)
+            yield from self._chosen(index, wanted, after=last_seconds)
+        _check_end(self.path, index, wanted)
+
+    def check_end(self, wanted: Wanted) -> None:
+        """Raise NotFramesError where the source is known to end before the wanted frames do."""
+        _check_end(self.path, read_index(self.path, self.limits), wanted)
+
+    def _every(self) -> Iterator[Shown]:
         reformatter = VideoReformatter()
-        runs, may_seek = _runs(positions, index=self.index), True
+        num_frames, seconds = 0, 0.0
+        with opened(self.path, limits=self.limits) as video:
+            if self._may_be_too_long(video):
+                read_index(self.path, self.limits)
+            with closing(video.timed_frames()) as frames:
+                for seconds, frame in frames:
+                    num_frames += 1
+                    check_num_frames(self.path, num_frames, limits=self.limits)
+                    yield self._pixels(frame, seconds, reformatter=reformatter), seconds, 1
+            damage = video.damage(num_frames=num_frames, seconds=seconds)
+        if damage or not num_frames:
+            raise NotFramesError(self.path, damage or "it has no frames")
+
+    def _may_be_too_long(self, video: OpenVideo) -> bool:
+        """Whether the header says so, which the index tells for sure, before hours of work."""
+        limit, duration, rate = self.limits.max_source_frames, video.container.duration, video.rate
+        if limit is None:
+            return False
+        return bool(
+            video.stream.frames > limit or (duration and rate and duration / 1e6 * float(rate) > limit)
+        )
+
+    def _chosen(self, index: FrameIndex, wanted: Wanted, *, after: float = -1.0) -> Iterator[Shown]:
+        """The wanted frames that are shown later than `after`. Raises _UnlikeIndexError, NotFramesError."""
+        positions, repeats = wanted.choose(index.pts_seconds, path=self.path, limits=self.limits)
+        is_later = index.pts_seconds[positions] > after
+        positions, num_times = positions[is_later], iter(repeats[is_later].tolist())
+        reformatter = VideoReformatter()
+        runs, may_seek = _runs(positions, index=index), True
         while runs:
             run = runs.pop(0)
-            seek_to = self._keyframe_before(run[0]) if may_seek else None
+            seek_to = _keyframe_before(run[0], index=index) if may_seek else None
             num_found = 0
             try:
-                with blaming(self.path), closing(self._find(run, seek_to=seek_to)) as frames:
-                    for frame in frames:
-                        yield _to_rgb(frame, reformatter=reformatter)
+                with closing(self._decode(index, run, seek_to=seek_to)) as frames:
+                    for position, frame in zip(run.tolist(), frames, strict=True):
+                        seconds = float(index.pts_seconds[position])
+                        yield self._pixels(frame, seconds, reformatter=reformatter), seconds, next(num_times)
                         num_found += 1
-            except NotFramesError as error:
+            except (NotFramesError, _UnlikeIndexError):
                 if seek_to is None:
-                    reason = self.index.damage or error.reason
-                    raise NotFramesError(self.path, reason, remedy=error.remedy) from error
+                    raise
                 # Not every keyframe is a clean start (intra refresh), not every demuxer seeks well (MPEG-PS).
                 runs, may_seek = [np.concatenate([run[num_found:], *runs])], False
-        if self.index.damage:
-            raise NotFramesError(self.path, self.index.damage)
 
-    def _find(self, positions: np.ndarray, *, seek_to: int | None) -> Generator[Any, None, None]:
-        """The frames at `positions` (N,). Raises NotFramesError when one is damaged or missing."""
-        with closing(self._decode(seek_to=seek_to)) as frames:
-            key, frame = next(frames, _END)
-            for position in positions.tolist():
-                while key < self.index.keys[position]:
-                    key, frame = next(frames, _END)
-                if key > self.index.keys[position] or frame.is_corrupt:
-                    time = f"{self.pts_seconds[position]:.3f} s"
-                    raise NotFramesError(self.path, f"the frame at {time} is damaged or missing")
-                check_frame_size(self.path, height=frame.height, width=frame.width, limits=self.limits)
-                yield frame
+    def _decode(
+        self, index: FrameIndex, positions: np.ndarray, *, seek_to: int | None
+    ) -> Generator[Any, None, None]:
+        """The frames at `positions` (N,), decoded from the start or from the keyframe with the pts `seek_to`.
 
-    def _keyframe_before(self, position: int) -> int | None:
-        """The pts of the last keyframe up to the frame at `position`; None for the first."""
-        number = int(np.searchsorted(self.index.keyframes, self.index.keys[position], side="right")) - 1
-        return int(self.index.keyframes[number]) if number > 0 else None
-
-    def _decode(self, *, seek_to: int | None = None) -> Generator[tuple[int, Any], None, None]:
-        """(key, frame) in order of presentation, from the start or from the keyframe with that pts."""
-        with opened(self.path, limits=self.limits) as (container, stream):
+        Raises _UnlikeIndexError when the decoder's frames are others, NotFramesError where they end early.
+        """
+        at, todo = 0, iter(positions.tolist())
+        position = next(todo)
+        unlike: Exception = _UnlikeIndexError()
+        if index.counted:
+            unlike = NotFramesError(self.path, "it does not decode to the same frames twice")
+        with opened(self.path, limits=self.limits) as video:
             if seek_to is not None:
-                container.seek(seek_to, stream=stream)
-            for ordinal, frame in enumerate(decoded(container, stream)):
-                if self.index.counted:
-                    yield ordinal, frame
-                elif frame.pts is not None:
-                    yield frame.pts, frame
+                if not begins_as_told(self.path, index, self.limits):
+                    raise unlike
+                video.container.seek(seek_to, stream=video.stream)
+                at = int(np.searchsorted(index.keys, seek_to))
+            has_begun = seek_to is None
+            for ordinal, frame in enumerate(video.frames()):
+                key = ordinal if index.counted else frame.pts
+                if not has_begun and key is not None and key < index.keys[at]:
+                    continue  # it leads the keyframe that was sought
+                has_begun = True
+                if at == len(index.keys) or key != index.keys[at]:
+                    raise unlike
+                if at == position:
+                    yield frame
+                    position = next(todo, None)
+                    if position is None:
+                        return
+                at += 1
+            if video.error:
+                raise NotFramesError(self.path, index.damage or blame(self.path, video.error).reason)
+        raise unlike
+
+    def _pixels(self, frame: Any, seconds: float, *, reformatter: VideoReformatter) -> np.ndarray:
+        if frame.is_corrupt:
+            raise NotFramesError(self.path, f"the frame at {seconds:.3f} s is damaged")
+        check_frame_size(self.path, height=frame.height, width=frame.width, limits=self.limits)
+        return _to_rgb(frame, reformatter=reformatter)
+
+
+def _check_end(path: Path, index: FrameIndex, wanted: Wanted) -> None:
+    if index.damage and wanted.reaches_beyond(index.pts_seconds[-1]):
+        raise NotFramesError(path, index.damage)
+
+
+def _keyframe_before(position: int, *, index: FrameIndex) -> int | None:
+    """The pts of the last keyframe up to the frame at `position`; None for the first."""
+    number = int(np.searchsorted(index.keyframes, index.keys[position], side="right")) - 1
+    return int(index.keyframes[number]) if number > 0 else None
 
 
 def _runs(positions: np.ndarray, *, index: FrameIndex) -> list[np.ndarray]:
