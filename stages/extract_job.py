@@ -38,7 +38,12 @@ class Job:
     def forward_digest(self) -> str:
         return self.targets[0].contract.forward_digest()
 
-    def plan(self, *, copies: Mapping[str, AbstractSet[bytes]] | None = None) -> Plan:
+    def plan(
+        self,
+        *,
+        copies: Mapping[str, AbstractSet[bytes]] | None = None,
+        retried: AbstractSet[bytes] = frozenset(),
+    ) -> Plan:
         return plan(
             self.clips,
             root=self.root,
@@ -48,6 +53,7 @@ class Job:
             damaged=self.config.damaged,
             min_frames=self.config.min_frames,
             copies=copies,
+            retried=retried,
         )
 
 

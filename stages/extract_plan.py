@@ -18,7 +18,7 @@ def show_plan() -> None:
     todo = job.plan()
     if todo.to_extract:
         todo = job.plan(copies=_copies(job))
-    print(f"Clips: {todo.summary()}.")
+    print(f"Plan:\n{todo.summary()}")
     for name, error in todo.unreadable.items():
         print(f"  {name} can't be read: {error}")
     if not todo.to_extract:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def main() -> None:
         for target in job.targets:
             job.journal.sweep(target.contract, target.layout)
         todo = prepare(job, retry=arguments.retry_quarantined and not orders.num_restarts)
-        log.info("Plan: %s.", todo.summary())
+        log.info("Plan:\n%s", todo.summary())
         result, set_aside = compute(job, todo, notes=notes, orders=orders)
         failed = {**todo.unreadable, **set_aside, **result.failed}
         if failed:
@@ -80,18 +81,21 @@ def prepare(job: Job, *, retry: bool) -> Plan:
         read_sources(job)
     finally:  # what was read of the sources is not read again
         job.digests.save()
-    todo = job.plan()
+    make_plan = partial(job.plan)
+    todo = make_plan()
     job.digests.save()
     if retry:
-        keys = [key for clip_key in todo.keys.values() for key in (clip_key, damaged_key(clip_key))]
-        log.info("Trying %d quarantined clips again.", job.journal.forgive(job.forward_digest, keys))
-        todo = job.plan()
+        keys = {key for clip_key in todo.keys.values() for key in (clip_key, damaged_key(clip_key))}
+        retried = keys & job.journal.quarantined(job.forward_digest).keys()
+        job.journal.forgive(job.forward_digest, retried)
+        make_plan = partial(job.plan, retried=retried)
+        todo = make_plan()
     if todo.to_extract and (num_shards := adopt_view(job.journal, path=FEATURES)):
         log.info("Adopted %d shards of an earlier run from DVC.", num_shards)
-        todo = job.plan()
+        todo = make_plan()
     if todo.to_extract and (num_repacked := repack_missing(job, todo)):
         log.info("Repacked %d clips that were there in another layout or dtype.", num_repacked)
-        todo = job.plan()
+        todo = make_plan()
     return todo
 
 

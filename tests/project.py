@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,3 +131,9 @@ def make_project(folder: Path) -> Project:
     )
     project.commit()
     return project
+
+
+def plans(output: str) -> list[str]:
+    """What each plan in a stage's output says, its lines joined: `1 new, 320 unchanged`."""
+    found = re.findall(r"Plan:\n((?:  .+\n)+)", output)
+    return [", ".join(line.strip() for line in lines.splitlines()) for lines in found]

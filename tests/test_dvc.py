@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from pipeline.store import Journal, open_view
-from tests.project import NAMES, Project
+from tests.project import NAMES, Project, plans
 
 
 def ran(output: str) -> list[str]:
@@ -17,7 +17,7 @@ def ran(output: str) -> list[str]:
 
 
 def plan_of(output: str) -> str:
-    return re.findall(r"Plan: (.*)\.", output)[-1]
+    return plans(output)[-1]
 
 
 def shard_inodes(folder: Path) -> set[int]:

@@ -14,7 +14,7 @@ import pytest
 from pipeline.store import open_view, stored_keys
 from pipeline.store.records import read_record
 from tests.media import write_video
-from tests.project import NAMES, Project, make_project
+from tests.project import NAMES, Project, make_project, plans
 
 # Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says.
 FAULTY_DECODER = """
@@ -59,7 +59,7 @@ def fresh(project: Project) -> Project:
 
 
 def plan_of(output: str) -> str:
-    plan = re.findall(r"Plan: (.*)\.", output)[-1]
+    plan = plans(output)[-1]
     return plan.replace("sampling changed: all -> {'max_frames': 1000}", "to compute")
 
 

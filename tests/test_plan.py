@@ -15,7 +15,7 @@ from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, commit
 from stages.dvc_cache import fitting
 from stages.extract_plan import show_plan
 from tests.features import clip_maps, frame_times, make_contract, make_layout, make_writer
-from tests.project import NAMES, Project
+from tests.project import NAMES, Project, plans
 
 KEY = b"k" * 16
 
@@ -39,26 +39,26 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(project.path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert plan_text(project, capsys) == "Clips: 8 unchanged.\nNothing to compute.\n"
+    assert plan_text(project, capsys) == "Plan:\n  8 unchanged\nNothing to compute.\n"
 
     project.add_video("clip3", num_frames=7, first_index=999)
     project.add_video("added", num_frames=9)
     project.write_manifest([*NAMES, "added"])
     text = plan_text(project, capsys)
-    assert "Clips: 1 new, 1 source changed, 7 unchanged.\n" in text
+    assert "Plan:\n  1 new\n  1 source changed\n  7 unchanged\n" in text
     assert "Frames: 16, counted in 2 of 2 clips.\n" in text
     assert f"features/layer4: {16 * 512 * 2 / 1000:.3g} kB more, before compression.\n" in text
     assert re.search(r"Time: about 0:00:\d\d on cpu: a decoder gives \d+ frames/s, the network \d+", text)
 
     # Another layout is copied; so is what only the published features have: the journal is gone.
     project.set({"extract.store.codec": "lz4"})
-    assert "1 new, 1 source changed, 0 unchanged, 7 to copy" in plan_text(project, capsys)
+    assert "1 new, 1 source changed, 0 unchanged, 7 to copy" in plans(plan_text(project, capsys))[0]
     shutil.rmtree(project.path / ".framecache")
-    assert "2 new, 0 unchanged, 7 to copy" in plan_text(project, capsys)
+    assert "2 new, 0 unchanged, 7 to copy" in plans(plan_text(project, capsys))[0]
 
     project.set({"extract.sampling": {"count": 2}})
     text = plan_text(project, capsys)
-    assert "Clips: 9 new, 0 unchanged.\n" in text
+    assert plans(text) == ["9 new, 0 unchanged"]
     assert "Frames: 18, counted in 9 of 9 clips.\n" in text
 
 
@@ -83,6 +83,32 @@ def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Pa
     assert reasons() == ["new"]
     (tmp_path / "a.mp4").write_bytes(b"another video")
     assert reasons() == ["source changed"]
+
+
+def test_a_clip_that_is_known_to_be_broken_is_not_called_new(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    clip = Clip(clip_id="a", sources=("a.mp4",), split="train")
+    digests = DigestCache(tmp_path / "digests.arrow")
+    contract = make_contract()
+    layout = make_layout(contract, rows_per_shard=32)
+    journal = Journal(tmp_path / "journal")
+    key = clip_key(clip, root=tmp_path, digests=digests)
+    journal.directory(contract, layout)
+    rejected = Quarantined("a", "a.mp4", "it has no frames", num_recovered=0)
+    journal.quarantine(contract.forward_digest(), key, rejected)
+
+    def reasons(target: Target, **options: set[bytes]) -> list[str]:
+        found = plan([clip], root=tmp_path, targets=[target], journal=journal, digests=digests, **options)
+        return [planned.reason for planned in found.to_extract]
+
+    assert reasons(Target(contract, layout)) == []
+    other = make_contract(sampling={"every": 2})
+    assert reasons(Target(other, layout)) == ["sampling changed: all -> {'every': 2}"]
+    (tmp_path / "a.mp4").write_bytes(b"no video either")
+    assert reasons(Target(contract, layout)) == ["source changed"]
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    journal.forgive(contract.forward_digest(), [key])
+    assert reasons(Target(contract, layout), retried={key}) == ["quarantined before, tried again"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.contract import FeatureContract
 from pipeline.errors import DecodeError
 from pipeline.extract.config import Damaged, Target
 from pipeline.files import combined_digest
@@ -38,7 +39,7 @@ class Plan:
     num_to_copy: int = 0  # only with `copies`
 
     def summary(self) -> str:
-        """E.g. `1 new, 320 unchanged`."""
+        """A line for each reason, e.g. `1 new` and `320 unchanged`."""
         reasons = Counter(clip.reason for clip in self.to_extract)
         parts = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
         parts.append(f"{self.num_unchanged} unchanged")
@@ -48,7 +49,7 @@ class Plan:
             parts.append(f"{self.num_quarantined} quarantined before")
         if self.unreadable:
             parts.append(f"{len(self.unreadable)} unreadable")
-        return ", ".join(parts)
+        return "\n".join(f"  {part}" for part in parts)
 
 
 def plan(
@@ -61,11 +62,13 @@ def plan(
     damaged: Damaged = "drop",
     min_frames: int = 1,
     copies: Mapping[str, AbstractSet[bytes]] | None = None,
+    retried: AbstractSet[bytes] = frozenset(),
 ) -> Plan:
     """Compare the manifest's clips with the journal: what must be computed, and why.
 
     `copies` has, by tap, the keys of features that lie elsewhere and are copied before anything is
-    computed. Digests that were learnt are for the caller to save.
+    computed; `retried` the keys of clips that were in quarantine until now. Digests that were learnt are
+    for the caller to save.
     """
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
@@ -91,14 +94,19 @@ def plan(
             num_to_copy += 1
         else:
             missing.setdefault(usable, (clip, tuple(taps)))
-    reason = _reasons(journal, targets) if missing else None
-    to_extract = tuple(
-        PlannedClip(clip, key, "damaged, kept", taps, keep_damaged=True)
-        if key != keys[clip.clip_id]
-        else PlannedClip(clip, key, reason(clip.clip_id, key, taps) if reason else "new", taps)
-        for key, (clip, taps) in missing.items()
-    )
-    return Plan(keys, to_extract, num_unchanged, num_quarantined, unreadable, num_to_copy)
+    reason_of = _reasons(journal, targets) if missing else None
+    to_extract = []
+    for key, (clip, wanted) in missing.items():
+        keep_damaged = key != keys[clip.clip_id]
+        if keep_damaged:
+            reason = "damaged, kept"
+        elif key in retried:
+            reason = "quarantined before, tried again"
+        else:
+            assert reason_of is not None
+            reason = reason_of(clip.clip_id, key, wanted)
+        to_extract.append(PlannedClip(clip, key, reason, wanted, keep_damaged=keep_damaged))
+    return Plan(keys, tuple(to_extract), num_unchanged, num_quarantined, unreadable, num_to_copy)
 
 
 def usable_key(
@@ -157,12 +165,22 @@ def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
 
 
 def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, bytes, tuple[str, ...]], str]:
-    """Why a clip's features are missing, judged by what the journal has under other keys and contracts."""
-    same = [journal.clip_keys(target.contract) for target in targets]
+    """Why a clip's features are missing, judged by what the journal has under other keys and contracts.
+
+    A clip in quarantine counts as one that the journal has.
+    """
+
+    def clip_keys(contract: FeatureContract) -> dict[str, set[bytes]]:
+        found = journal.clip_keys(contract)
+        for key, clip in journal.quarantined(contract.forward_digest()).items():
+            found.setdefault(clip.clip_id, set()).add(key)
+        return found
+
+    same = [clip_keys(target.contract) for target in targets]
     contracts = journal.contracts()
     known_digests = {target.contract.digest() for target in targets}
     others = [other for other in contracts if other.digest() not in known_digests][:8]
-    other_clips = [set(journal.clip_keys(other)) for other in others]
+    other_clips = [set(clip_keys(other)) for other in others]
 
     def reason(clip_id: str, key: bytes, taps: tuple[str, ...]) -> str:
         here = [keys for target, keys in zip(targets, same, strict=True) if target.contract.tap in taps]
