@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint, load_checkpoint
-from pipeline.corpora.files import is_clip
 from pipeline.devices import resolve_device
 from pipeline.end_to_end import answer_clip, make_backbone
 from pipeline.errors import DecodeError, PipelineError, WeightsError
-from pipeline.frames.images import images_in_folder
+from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip, Question
 from pipeline.tasks import QuestionAnswering
 from pipeline.weights import find_weights, load_weights
@@ -28,8 +27,8 @@ def main() -> None:
         prog="python -m stages.predict",
         description=__doc__,
         epilog="A source is a video, an image, or a folder: of images, which is one clip, or of clips and"
-        " such folders. Frames are sampled and preprocessed as the model's features were. Exits with 1 when a"
-        " source could not be read; the others are answered.",
+        " such folders; beside videos each image is a clip. Frames are sampled and preprocessed as the"
+        " model's features were. Exits with 1 when a source could not be read; the others are answered.",
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="video, image or folder")
     add_checkpoint_arguments(parser)
@@ -135,12 +134,27 @@ def load_checkpoint_weights(checkpoint: Checkpoint, *, given: Path | None) -> We
 
 
 def find_sources(path: Path) -> list[Path]:
-    """A video, an image or a folder of images itself; of another folder, the clips below it, sorted."""
-    if not path.is_dir() or images_in_folder(path):
-        return [path]
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    clips = [clip for entry in entries if entry.is_dir() or is_clip(entry) for clip in find_sources(entry)]
-    return clips or [path]
+    """A file itself; of a folder, all clips in it and below it, sorted. A folder without clips is itself.
+
+    A folder's images are one clip, unless videos lie beside them: then each image is a clip as well.
+    """
+    return (_clips_below(path) or [path]) if path.is_dir() else [path]
+
+
+def _clips_below(folder: Path) -> list[Path]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    images = images_in_folder(folder)
+    has_videos = any(is_video(entry) and not entry.is_dir() for entry in entries)
+    if images and has_videos:
+        log.warning("%s holds videos beside images: each image is a clip of its own.", folder)
+    clips = [folder] if images and not has_videos else []
+    for entry in entries:
+        if entry.is_dir():
+            if not folder.resolve().is_relative_to(entry.resolve()):  # else a link makes a loop
+                clips += _clips_below(entry)
+        elif is_video(entry) or (has_videos and is_image(entry)):
+            clips.append(entry)
+    return clips
 
 
 def _cell(value: str | float) -> str:

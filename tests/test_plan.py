@@ -15,6 +15,7 @@ from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, commit
 from stages.dvc_cache import fitting
 from stages.extract_plan import show_plan
 from tests.features import clip_maps, frame_times, make_contract, make_layout, make_writer
+from tests.media import write_image
 from tests.project import NAMES, Project, plans
 
 KEY = b"k" * 16
@@ -141,3 +142,23 @@ def test_gc_keeps_what_parameters_ask_for_in_another_precision_and_backend() -> 
     fits = fitting(yaml.safe_dump({"weights": {"arch": "resnet18"}, "extract": extract}).encode())
     assert fits(make_contract(precision="bfloat16", backend="inductor"))
     assert not fits(make_contract())
+
+
+def test_a_folder_that_is_no_clip_gets_another_key_when_it_is_put_in_order(tmp_path: Path) -> None:
+    """Else its features would stay quarantined."""
+    for name in ("img_1", "img_2", "flow_1", "flow_2"):
+        write_image(tmp_path / f"clip/{name}.png", index=1)
+    (tmp_path / "empty").mkdir()
+    digests = DigestCache(tmp_path / "digests")
+
+    def key(folder: str) -> bytes:
+        return clip_key(Clip(clip_id="a", sources=(folder,), split="train"), root=tmp_path, digests=digests)
+
+    mixed = key("clip")
+    assert key("clip") == mixed != key("empty")
+    for name in ("flow_1", "flow_2"):
+        (tmp_path / f"clip/{name}.png").rename(tmp_path / f"clip/img_{name[-1]}0.png")
+    renamed = key("clip")  # four equal images, as before
+    assert renamed != mixed
+    (tmp_path / "clip/img_10.png").unlink()
+    assert key("clip") not in (mixed, renamed)

@@ -19,7 +19,7 @@ from pipeline.vocabulary import END, pad_groups
 from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
-from tests.media import write_image_folder, write_video
+from tests.media import write_image, write_image_folder, write_video
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,22 @@ def test_an_empty_folder_is_named(capsys, workspace, tmp_path):
     arguments = [str(tmp_path), "--checkpoint", "checkpoints/classification"]
     _, stderr = run(capsys, workspace, *arguments, status=1)
     assert f"error: {tmp_path} has no images" in stderr
+
+
+def test_a_folder_of_videos_and_images_gives_each_file_an_answer_and_a_link_to_it_makes_no_loop(
+    capsys, workspace, tmp_path
+):
+    for name in ("b.mp4", "inside/c.mp4", "stills/1.png", "stills/2.png", "stills/masks/1.png"):
+        write = write_image if name.endswith("png") else write_video
+        write(tmp_path / name, **({"index": 1} if name.endswith("png") else {"num_frames": 2}))
+    write_image(tmp_path / "cover.png", index=1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here").symlink_to(tmp_path)
+    arguments = [str(tmp_path), "--checkpoint", "checkpoints/classification", "--json"]
+    stdout, stderr = run(capsys, workspace, *arguments)
+    sources = [result["source"].removeprefix(f"{tmp_path}/") for result in json.loads(stdout)]
+    assert sources == ["b.mp4", "cover.png", "inside/c.mp4", "stills", "stills/masks"]
+    assert f"{tmp_path} holds videos beside images: each image is a clip of its own" in stderr
 
 
 def test_a_caption_is_what_the_decoder_says_of_the_clips_features(capsys, workspace, weights):

@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ManifestError
-from pipeline.frames.images import images_in_folder, is_image
+from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip
-
-# fmt: off
-_VIDEO_SUFFIXES = frozenset({
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-    ".ts", ".webm", ".wmv",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +23,6 @@ def is_clip(path: Path) -> bool:
     if path.is_dir():
         return bool(images_in_folder(path))
     return is_image(path) or is_video(path)
-
-
-def is_video(path: Path) -> bool:
-    """Whether the file's name is a video's."""
-    return path.suffix.lower() in _VIDEO_SUFFIXES
 
 
 def videos_by_stem(root: Path) -> Mapping[str, str]:

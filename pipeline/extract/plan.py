@@ -1,5 +1,6 @@
 """The plan: which clips must be computed, and why."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,14 +145,11 @@ def _contents(source: str, digests: DigestCache) -> list[bytes]:
     try:
         return [digests.digest(source)]
     except IsADirectoryError:
-        return [digests.digest(file) for file in _images(source)]
-
-
-def _images(folder: str) -> tuple[Path, ...]:
+        pass
     try:
-        return source_files(Path(folder))
-    except DecodeError:  # a folder without images is a clip that the decoder rejects
-        return ()
+        return [digests.digest(file) for file in source_files(Path(source))]
+    except DecodeError as error:  # the decoder rejects this clip, as long as the folder stays as it is
+        return [combined_digest([], extra=str(error))]
 
 
 def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
@@ -159,7 +157,8 @@ def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
     for source in dict.fromkeys(source for clip in clips for source in clip.sources):
         path = f"{root}/{source}"
         if os.path.isdir(path):  # noqa: PTH112 - a million calls
-            yield from map(str, _images(path))
+            with contextlib.suppress(DecodeError):  # the decoder rejects this clip
+                yield from map(str, source_files(Path(path)))
         else:
             yield path
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames.images import Animation, Images, images_in_folder, is_image
+from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
+from pipeline.frames.images import Animation, Images
 from pipeline.frames.limits import Limits, NotFramesError
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
@@ -21,7 +22,11 @@ __all__ = [
     "ClipInfo",
     "FrameBatch",
     "Limits",
+    "clip_of_folder",
     "clip_range",
+    "images_in_folder",
+    "is_image",
+    "is_video",
     "on_packet",
     "probe",
     "read_frames",
@@ -85,14 +90,9 @@ class Stills(Protocol):
 def source_files(path: Path) -> tuple[Path, ...]:
     """The files that a source consists of: itself, or a folder's images in natural order.
 
-    Raises DecodeError for a folder without images.
+    Raises DecodeError for a folder that is no clip, as `clip_of_folder` does.
     """
-    if not path.is_dir():
-        return (path,)
-    images = images_in_folder(path)
-    if not images:
-        raise DecodeError(f"{path} has no images: a folder is a clip when it holds .png, .jpg, ... files.")
-    return images
+    return clip_of_folder(path) if path.is_dir() else (path,)
 
 
 def read_frames(

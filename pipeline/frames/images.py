@@ -1,7 +1,6 @@
 """Images as frames: one image, a list of them, a folder in natural order, or an animation."""
 
 import io
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,7 @@ from PIL import Image, ImageOps
 
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-# What these suffixes are in truth. PIL knows more formats, some of which run other programs.
+# What image files are in truth. PIL knows more formats, some of which run other programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # PIL's own guard warns (from any thread, once) and can't be raised for one file: Limits takes its place.
@@ -23,22 +20,6 @@ Image.MAX_IMAGE_PIXELS = None
 _MAX_PIXEL_BYTES = 8  # as stored: four channels of 16 bits
 
 _DEFAULT_DURATION_MS = 100  # of an animation's frame that has none, as browsers do
-
-
-def is_image(path: Path) -> bool:
-    """Whether the file's name is an image's (a .gif is a video)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def images_in_folder(folder: Path) -> tuple[Path, ...]:
-    """The folder's images in natural order: 2.png comes before 10.png. Hidden files do not count."""
-    images = [path for path in folder.iterdir() if is_image(path) and not path.name.startswith(".")]
-    return tuple(sorted(images, key=_natural))
-
-
-def _natural(path: Path) -> tuple[list[tuple[str, int]], str]:
-    parts = re.findall(r"(\D*)(\d*)", path.name)
-    return [(text, int(digits or -1)) for text, digits in parts], path.name
 
 
 @dataclass(frozen=True, slots=True)
