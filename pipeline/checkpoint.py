@@ -54,7 +54,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises PipelineError when there is none, or one that this version does not understand.
     """
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text())
+        description = json.loads((folder / _DESCRIPTION).read_bytes())
         weights = safetensors.torch.load_file(folder / _WEIGHTS)
     except FileNotFoundError as error:
         raise PipelineError(f"No checkpoint in {folder}: {error.filename} is missing. Train first.") from None

@@ -13,6 +13,10 @@ class ConfigError(PipelineError, ValueError):
     """A parameter is unknown, of the wrong type or impossible."""
 
 
+class TextFileError(PipelineError, ValueError):
+    """A file that a user gave is not the text or the CSV that it should be; the message names the line."""
+
+
 class ManifestError(PipelineError, ValueError):
     """The manifest and the corpus do not fit together; the message lists every problem with its row."""
 

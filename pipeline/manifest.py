@@ -7,20 +7,22 @@ columns), held as Arrow and checked column by column, so that a million rows tak
 
 import csv
 import io
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
+from pipeline.clips import Clip, FrameLabel, Question, clip_of_row, row_of_clip
 from pipeline.errors import ManifestError
 from pipeline.files import write_atomically
-from pipeline.manifest_rules import REQUIRED, SCHEMA, SIGNED_NUMBER, SPLITS, Problems, check
+from pipeline.manifest_rules import REQUIRED, SCHEMA, SIGNED_NUMBER, SPLITS, Problems, check, few
+from pipeline.sources import Fault, fault_of
+from pipeline.text_files import read_csv
 
 __all__ = [
     "SCHEMA",
@@ -30,47 +32,17 @@ __all__ = [
     "Manifest",
     "Question",
     "check_sources",
+    "column_names",
     "read_manifest",
+    "read_table",
+    "report_faults",
     "write_manifest",
 ]
 
 
+_CHUNK_ROWS = 20_000  # of a CSV are Python objects at a time
+
 _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_integer)
-
-
-@dataclass(frozen=True, slots=True)
-class FrameLabel:
-    """What the frames with start_seconds <= time < end_seconds show."""
-
-    start_seconds: float
-    end_seconds: float
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What may be asked of a clip, and the right answer."""
-
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One sample: a stretch of a video, an image, a folder of images or several images; and its targets."""
-
-    clip_id: str
-    sources: tuple[str, ...]  # relative to the corpus root
-    split: str  # train, val or test
-    start_seconds: float | None = None  # of the source; its frames before this are not the clip's
-    end_seconds: float | None = None  # exclusive
-    group: str | None = None  # never in two splits: a subject, a scene, a source video
-    label: str | None = None
-    captions: tuple[str, ...] = ()
-    values: tuple[float, ...] = ()  # to be predicted
-    frame_labels: tuple[FrameLabel, ...] = ()  # increasing, disjoint; in the source's seconds
-    questions: tuple[Question, ...] = ()
-    image_fps: float = 1.0  # rate at which images are shown: gives their times
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +58,7 @@ class Manifest:
     def __iter__(self) -> Iterator[Clip]:
         for batch in self.table.to_batches(max_chunksize=4096):
             for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield _clip(*values)
+                yield clip_of_row(*values)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of SCHEMA as text or float64, null where the manifest has nothing."""
@@ -101,39 +73,80 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a .csv or .parquet manifest.
 
-    Raises ManifestError listing every problem with its row.
+    Raises ManifestError listing every problem with its row, TextFileError for a CSV that is no text.
     """
     _check_suffix(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ManifestError(f"No manifest {path}. Create it, or correct corpus.manifest.") from None
     problems = Problems(path)
     try:
-        raw, rows = _parse_csv(data, problems) if path.suffix == ".csv" else _parse_parquet(data)
-    except pa.ArrowException as error:
-        raise ManifestError(f"{path} can't be read as {path.suffix[1:].upper()}: {error}") from None
-    problems.rows = rows
-    _check_columns(raw.column_names, problems)
-    table = pa.table([_typed(raw, column, problems) for column in SCHEMA], schema=SCHEMA)
+        table = read_table(path, problems, required=REQUIRED)
+    except FileNotFoundError:
+        raise ManifestError(f"No manifest {path}. Create it, or correct corpus.manifest.") from None
     check(table, problems)
     problems.raise_if_any()
-    return Manifest(table, rows)
+    return Manifest(table, problems.rows)
+
+
+def read_table(
+    path: Path, problems: Problems, *, required: Sequence[str], names: Mapping[str, str] | None = None
+) -> pa.Table:
+    """The rows of a .parquet file or else a CSV, as SCHEMA and unchecked; `problems` learns where they stand.
+
+    `names` are columns that stand for columns of SCHEMA. Raises ManifestError for columns that are missing
+    or there twice, TextFileError for a CSV that is no text.
+    """
+    try:
+        raw = _parse_parquet(path, problems) if path.suffix == ".parquet" else _parse_csv(path, problems)
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path} can't be read as Parquet: {error}") from None
+    columns = [(names or {}).get(name, name) for name in raw.column_names]
+    _check_columns(columns, problems, required=required)
+    raw = raw.rename_columns(columns)
+    return pa.table([_typed(raw, column, problems) for column in SCHEMA], schema=SCHEMA)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a .parquet file or else a CSV. Raises TextFileError for a CSV that is no text."""
+    if path.suffix == ".parquet":
+        names: list[str] = pa.parquet.read_schema(path).names
+        return names
+    return read_csv(path, refuse=lambda *_: None)[0]
 
 
 def check_sources(manifest: Manifest, *, root: Path) -> None:
-    """Raise ManifestError naming every source that does not exist below `root`, with its row."""
+    """Raise ManifestError naming every source that is not there below `root`, with its row.
+
+    Links whose target was not fetched (git-annex, DVC) and pointers to such files (Git LFS) are one
+    problem a kind.
+    """
     problems = Problems(root, manifest.rows)
     sources = pc.split_pattern(manifest.column("source").combine_chunks(), "|")
-    known: dict[str, bool] = {}
+    known: dict[str, Fault | None] = {}
+    faults: list[tuple[int, str, Fault]] = []
     for index, source in zip(
         pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True
     ):
         if source not in known:
-            known[source] = os.path.exists(os.path.join(root, source))  # noqa: PTH110, PTH118 (4x faster)
-        if not known[source]:
-            problems.add(f"source {source!r} does not exist. Correct it, or corpus.root.", index)
+            known[source] = fault_of(root, source)
+        if fault := known[source]:
+            faults.append((index, f"source {source!r}", fault))
+    report_faults(faults, problems)
     problems.raise_if_any()
+
+
+def report_faults(faults: Iterable[tuple[int, str, Fault]], problems: Problems) -> None:
+    """Report faults (index of the clip, name of the source, fault); unfetched ones once a kind."""
+    alike: dict[Fault, list[int]] = {}
+    first_names: dict[Fault, str] = {}
+    for index, name, fault in faults:
+        if fault.is_unfetched:
+            alike.setdefault(fault, []).append(index)
+            first_names.setdefault(fault, name)
+        else:
+            problems.add(f"{name} {fault.reason}. {fault.remedy}", index)
+    for fault, (first, *others) in alike.items():
+        places = few(problems.rows[others].tolist(), noun=problems.noun)
+        more = f" (and {len(others)} like it, in {places})" if others else ""
+        problems.add(f"{first_names[fault]} {fault.reason}{more}. {fault.remedy}", first)
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -142,7 +155,7 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     Raises ManifestError, listing every problem, for clips that `read_manifest` would not accept.
     """
     _check_suffix(path)
-    cells = [_cells(clip) for clip in clips]
+    cells = [row_of_clip(clip) for clip in clips]
     table = pa.Table.from_pylist(cells, schema=SCHEMA)
     problems = Problems(path, np.arange(len(cells)) + (2 if path.suffix == ".csv" else 1))
     check(table, problems)
@@ -165,54 +178,39 @@ def _check_suffix(path: Path) -> None:
         raise ManifestError(f"{path}: a manifest is a .csv or a .parquet file.")
 
 
-def _parse_csv(data: bytes, problems: Problems) -> tuple[pa.Table, np.ndarray]:
-    """All columns as text, and the row number of each clip. Blank lines count as rows and are dropped."""
-    malformed: list[int] = []
-
-    def skip(row: pa.csv.InvalidRow) -> str:
-        message = (
-            f"{row.actual_columns} values, but {row.expected_columns} columns. Quote values with commas."
-        )
-        problems.add_at_row(message, row.number)
-        malformed.append(row.number)
-        return "skip"
-
-    header = data.split(b"\n", 1)[0].decode(errors="replace").lstrip("\ufeff").strip()
-    table = pa.csv.read_csv(
-        io.BytesIO(data),
-        read_options=pa.csv.ReadOptions(use_threads=False),  # else rows have no numbers
-        parse_options=pa.csv.ParseOptions(
-            newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=skip
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types={name.strip('" '): pa.string() for name in header.split(",")},
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-    rows = np.setdiff1d(np.arange(table.num_rows + len(malformed)) + 2, malformed)
-    blank = np.ones(table.num_rows, dtype=bool)
-    for column in table.columns:
-        blank &= column.is_null().to_numpy()
-    return table.filter(pa.array(~blank)), rows[~blank]
+def _parse_csv(path: Path, problems: Problems) -> pa.Table:
+    """All columns as text."""
+    names, rows = read_csv(path, refuse=problems.add_at_row)
+    schema = pa.schema([(name, pa.string()) for name in names])
+    lines: list[int] = []
+    batches = []
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        lines += [line for line, _ in chunk]
+        columns = zip(*(cells for _, cells in chunk), strict=True)
+        batches.append(pa.record_batch([pa.array(cells, pa.string()) for cells in columns], schema=schema))
+    problems.rows = np.array(lines, dtype=np.int64)
+    return pa.Table.from_batches(batches, schema=schema)
 
 
-def _parse_parquet(data: bytes) -> tuple[pa.Table, np.ndarray]:
-    table = pa.parquet.read_table(pa.BufferReader(data))
-    return table, np.arange(table.num_rows) + 1
+def _parse_parquet(path: Path, problems: Problems) -> pa.Table:
+    table = pa.parquet.read_table(pa.BufferReader(path.read_bytes()))
+    problems.rows = np.arange(table.num_rows) + 1
+    return table
 
 
-def _check_columns(names: list[str], problems: Problems) -> None:
+def _check_columns(names: list[str], problems: Problems, *, required: Sequence[str]) -> None:
     available = f"Available: {', '.join(SCHEMA.names)}."
     for name in dict.fromkeys(names):
-        if name not in SCHEMA.names:
+        if not name:
+            problems.add("a column has no name. Name it, or take out the comma too many of the first line.")
+        elif name not in SCHEMA.names:
             problems.add(f"unknown column {name!r}. {available}")
         if names.count(name) > 1:
             problems.add(f"column {name!r} is there {names.count(name)} times. Keep one.")
-    for name in REQUIRED:
+    for name in required:
         if name not in names:
-            problems.add(f"column {name!r} is missing. Required: {', '.join(REQUIRED)}.")
-    if len(set(names)) < len(names) or not set(REQUIRED) <= set(names):
+            problems.add(f"column {name!r} is missing. Required: {', '.join(required)}.")
+    if len(set(names)) < len(names) or not set(required) <= set(names):
         problems.raise_if_any()  # the rows would only repeat it
 
 
@@ -238,77 +236,3 @@ def _typed(raw: pa.Table, column: pa.Field, problems: Problems) -> pa.Array:
     is_number = pc.match_substring_regex(text, f"^{SIGNED_NUMBER}$")
     problems.add_where(pc.invert(is_number), column.name, text, "is not a number.")
     return pc.if_else(is_number, text, None).cast(pa.float64())
-
-
-def _clip(
-    clip_id: str,
-    source: str,
-    start_seconds: float | None,
-    end_seconds: float | None,
-    split: str,
-    group: str | None,
-    label: str | None,
-    caption: str | None,
-    value: str | None,
-    frame_labels: str | None,
-    questions: str | None,
-    image_fps: float | None,
-) -> Clip:
-    """A row of SCHEMA, checked before, as a Clip."""
-    return Clip(
-        clip_id=clip_id,
-        sources=tuple(source.split("|")),
-        split=split,
-        start_seconds=start_seconds,
-        end_seconds=end_seconds,
-        group=group,
-        label=label,
-        captions=tuple(caption.split("|")) if caption else (),
-        values=tuple(map(float, value.split("|"))) if value else (),
-        frame_labels=tuple(_frame_label(text) for text in frame_labels.split("|")) if frame_labels else (),
-        questions=tuple(_question(text) for text in questions.split("|")) if questions else (),
-        image_fps=1.0 if image_fps is None else image_fps,
-    )
-
-
-def _frame_label(text: str) -> FrameLabel:
-    times, label = text.split(":", 1)
-    start, end = times.split("-")
-    return FrameLabel(float(start), float(end), label.strip())
-
-
-def _question(text: str) -> Question:
-    question, answer = text.split("=")
-    return Question(question.strip(), answer.strip())
-
-
-def _cells(clip: Clip) -> dict[str, str | float | None]:
-    """A Clip as a row of SCHEMA. Raises ManifestError for a text that holds the separator."""
-    labels = [frame_label.label for frame_label in clip.frame_labels]
-    words = [text for item in clip.questions for text in (item.question, item.answer)]
-    for text in (*clip.sources, *clip.captions, *labels, *words):
-        if "|" in text:
-            raise ManifestError(f"clip {clip.clip_id!r}: {text!r} holds the separator '|'. Take it out.")
-    return {
-        "clip_id": clip.clip_id,
-        "source": "|".join(clip.sources),
-        "start_seconds": clip.start_seconds,
-        "end_seconds": clip.end_seconds,
-        "split": clip.split,
-        "group": clip.group,
-        "label": clip.label,
-        "caption": "|".join(clip.captions) or None,
-        "value": "|".join(map(repr, clip.values)) or None,
-        "frame_labels": "|".join(
-            f"{_decimal(item.start_seconds)}-{_decimal(item.end_seconds)}:{item.label}"
-            for item in clip.frame_labels
-        )
-        or None,
-        "questions": "|".join(f"{item.question}={item.answer}" for item in clip.questions) or None,
-        "image_fps": None if clip.image_fps == 1.0 else clip.image_fps,
-    }
-
-
-def _decimal(number: float) -> str:
-    """The shortest text that reads back as the same number, without an exponent."""
-    return np.format_float_positional(number, trim="0")

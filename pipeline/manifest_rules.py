@@ -1,5 +1,7 @@
 """What a manifest may contain: its schema, and every rule, checked column by column."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,20 @@ NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
 _INTERVAL = rf"^(?P<start>{NUMBER})-(?P<end>{NUMBER}):(?P<label>.*\S.*)$"
 _QUESTION = r"[^|=]*[^|=\s][^|=]*=[^|=]*[^|=\s][^|=]*"
+_CONTROL = "has a line break, a tab or another control character. Is a quote not closed?"
 _MAX_REPORTED = 1000
+_MAX_GROUPS = 5  # named in the message about groups
+_MAX_ROWS = 5  # named of many
 _NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 class Problems:
     """Collects what is wrong, to be reported at once and in order of rows."""
 
-    def __init__(self, path: Path, rows: np.ndarray = _NO_ROWS) -> None:
+    def __init__(self, path: Path, rows: np.ndarray = _NO_ROWS, *, noun: str = "row") -> None:
         self.rows = rows
         self._path = path
+        self.noun = noun  # of a place in the file: row or line
         self._found: list[tuple[int, str]] = []  # row (0: the whole file), message
 
     def add(self, message: str, index: int | np.integer[Any] | None = None) -> None:
@@ -61,21 +67,34 @@ class Problems:
     def raise_if_any(self) -> None:
         if not self._found:
             return
-        lines = [f"row {row}: {message}" if row else message for row, message in sorted(self._found)]
+        lines = [f"{self.noun} {row}: {message}" if row else message for row, message in sorted(self._found)]
         if len(lines) > _MAX_REPORTED:
             lines[_MAX_REPORTED:] = [f"... and {len(lines) - _MAX_REPORTED} more."]
         heading = f"{self._path}: {len(self._found)} problem{'s' * (len(self._found) > 1)}"
         raise ManifestError("\n  ".join([heading, *lines]))
 
 
+def few(rows: Sequence[int], *, noun: str) -> str:
+    """E.g. `rows 2, 5, 6, 8, 9 and 7 more`."""
+    more = f" and {len(rows) - _MAX_ROWS} more" if len(rows) > _MAX_ROWS else ""
+    return f"{noun}{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:_MAX_ROWS]))}{more}"
+
+
 def check(table: pa.Table, problems: Problems) -> None:
-    """Report every value that breaks a rule of manifests/README.md."""
+    """Report whatever breaks a rule of manifests/README.md."""
+    check_cells(table, problems, required=REQUIRED)
+    _check_duplicates(table["clip_id"].combine_chunks(), problems)
+    _check_splits(table["split"].combine_chunks(), table["group"].combine_chunks(), problems)
+
+
+def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str]) -> None:
+    """Report every value that is wrong whatever the other rows are. No cell of `required` may be empty."""
     columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
 
     def refuse(name: str, mask: pa.Array, rule: str) -> None:
         problems.add_where(mask, name, columns[name], rule)
 
-    for name in REQUIRED:
+    for name in required:
         refuse(name, columns[name].is_null(), "is empty.")
     for name in ("start_seconds", "end_seconds", "image_fps"):
         refuse(name, pc.is_inf(columns[name]), "is not finite.")
@@ -84,7 +103,7 @@ def check(table: pa.Table, problems: Problems) -> None:
     refuse("end_seconds", pc.less_equal(end, start), "is not after start_seconds.")
     refuse("image_fps", pc.less_equal(columns["image_fps"], 0.0), "is not above 0.")
     for name, pattern, rule in (
-        ("clip_id", r"[[:cntrl:]]", "has a line break, a tab or another control character."),
+        *((name, r"[[:cntrl:]]", _CONTROL) for name in ("clip_id", "source", "group", "label")),
         ("source", r"(^|\|)\s*(\||$)", "has an empty name. Images are joined by a single '|'."),
         ("caption", r"(^|\|)\s*(\||$)", "has an empty text. Captions are joined by a single '|'."),
         (
@@ -96,8 +115,6 @@ def check(table: pa.Table, problems: Problems) -> None:
         refuse(name, pc.match_substring_regex(columns[name], pattern), rule)
     is_questions = pc.match_substring_regex(columns["questions"], rf"^{_QUESTION}(?:\|{_QUESTION})*$")
     refuse("questions", pc.invert(is_questions), "is not like who?=Ann|when?=at noon.")
-    _check_duplicates(columns["clip_id"], problems)
-    _check_splits(columns["split"], columns["group"], problems)
     _check_values(columns["value"], problems)
     _check_frame_labels(columns["frame_labels"], problems)
 
@@ -115,15 +132,28 @@ def _check_splits(splits: pa.Array, groups: pa.Array, problems: Problems) -> Non
     problems.add_where(unknown, "split", splits, f"is unknown. Available: {', '.join(SPLITS)}.")
     for missing in sorted(set(SPLITS) - set(splits.unique().to_pylist()), key=SPLITS.index):
         problems.add(f"no clip has split {missing!r}. Each of {', '.join(SPLITS)} needs some.")
+    _check_groups(splits, groups, problems)
+
+
+def _check_groups(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
+    """One problem for all groups that are in several splits, with the rows of each."""
     first = _first_with_same_value(groups)
     strays = pc.not_equal(splits, splits.take(pa.array(first)))
-    for index in np.flatnonzero(pc.fill_null(strays, False).to_numpy(zero_copy_only=False)):
-        here, there = splits[index].as_py(), splits[first[index]].as_py()
-        problems.add(
-            f"group {groups[index].as_py()!r} is in split {here!r} here and in {there!r} in row "
-            f"{problems.rows[first[index]]}. A group stays in one split.",
-            index,
-        )
+    torn = np.unique(first[np.flatnonzero(pc.fill_null(strays, False).to_numpy(zero_copy_only=False))])
+    if not len(torn):
+        return
+    lines = []
+    for leader in torn[:_MAX_GROUPS]:
+        rows = defaultdict(list)
+        for index in np.flatnonzero(first == leader).tolist():
+            rows[splits[index].as_py()].append(int(problems.rows[index]))
+        places = (f"{split} ({few(rows[split], noun=problems.noun)})" for split in SPLITS if split in rows)
+        lines.append(f"group {groups[int(leader)].as_py()!r} is in {' and '.join(places)}")
+    more = f"; and {len(torn) - _MAX_GROUPS} more groups" if len(torn) > _MAX_GROUPS else ""
+    problems.add(
+        f"{'; '.join(lines)}{more}. A group stays in one split: give all its rows the same, or another group."
+        " `python -m stages.manifest folder --group` splits by whole groups."
+    )
 
 
 def _check_values(texts: pa.Array, problems: Problems) -> None:

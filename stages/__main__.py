@@ -13,6 +13,7 @@ _NOT_STAGES = {
     "extraction",
     "extract_job",
     "extract_plan",
+    "manifest_probe",
 }
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     print("Stages, run by `dvc repro` or as `python -m stages.<name>` (--help explains each):\n")
     for path in sorted(Path(__file__).parent.glob("*.py")):
         if path.stem not in _NOT_STAGES:
-            summary = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+            summary = (ast.get_docstring(ast.parse(path.read_bytes())) or "").splitlines()[0]
             print(f"  {path.stem:10} {summary}")
 
 

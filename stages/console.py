@@ -1,5 +1,6 @@
 """What every stage does around its work: log lines beside progress bars, tables, errors as one message."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ def run(main: Callable[[], None]) -> None:
     for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack letters of names and labels
     try:
         main()
     except PipelineError as error:

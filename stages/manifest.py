@@ -1,29 +1,35 @@
 """Corpus -> manifest: of a folder tree of your own, of UCF101, of Kinetics; and a look at every clip."""
 
 import argparse
-import csv
-import io
 import logging
+import math
 import os
-import statistics
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
+import yaml
 
-from pipeline.contract import Sampling
-from pipeline.corpora import Corpus, folder_corpus, kinetics_corpus, ucf101_corpus
-from pipeline.errors import DecodeError, ManifestError
+from pipeline.corpora import (
+    Corpus,
+    folder_corpus,
+    group_by_pattern,
+    group_by_source,
+    keep_previous,
+    kinetics_corpus,
+    labels_corpus,
+    name_clips,
+    split_classes,
+    ucf101_corpus,
+)
+from pipeline.errors import ManifestError, PipelineError
 from pipeline.files import write_atomically
-from pipeline.frames import ClipInfo, Limits, clip_range, probe
-from pipeline.manifest import SPLITS, Clip, read_manifest, write_manifest
-from pipeline.parallel import in_threads
+from pipeline.manifest import SPLITS, Clip, column_names, read_manifest, write_manifest
 from stages import console
-from stages.params import CorpusConfig, load_section
+from stages.manifest_probe import run_probe
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,8 @@ _MAX_LABELS_SHOWN = 30
 _FOLDER = """A clip is a video, an image, or a folder that holds images; its label is the name of the folder
 that it lies in. If FOLDER holds train, val and test (FOLDER/train/<class>/<clip>), these are the splits.
 Otherwise each class is split by --split, in an order that depends on --seed and the clips' paths alone.
-With --labels, the clips are the sources that this CSV names (columns: source,label; relative to FOLDER)."""
+With --labels, the clips are the sources (relative to FOLDER) that this CSV names; it may have any column of a
+manifest, see manifests/README.md. Clips of one group, or of one file, are in one split."""
 _UCF101 = """FOLDER is UCF-101 as unpacked (FOLDER/<class>/v_<class>_gXX_cYY.avi). gXX of a class is a group.
 The lists have no val: --val-share of each class's groups of train become it."""
 _KINETICS = """Files are named <youtube_id>_<start>_<end>.mp4 with times in six digits, in any folders below
@@ -40,15 +47,6 @@ FOLDER. If no CSV has a test split, val becomes test and --val-share of train be
 _PROBE = """Opens every clip, reads the times of all its frames and decodes the first. Says how many frames
 extract.sampling takes and for how many seconds, and which clips are broken or above extract.limits; then the
 exit status is 1."""
-
-
-class ProbeConfig(BaseModel):
-    """What of the section `extract` decides how many frames a clip has."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
 
 
 def main() -> None:
@@ -64,7 +62,15 @@ def main() -> None:
         metavar=("TRAIN", "VAL", "TEST"),
         help="shares of each class (default: 0.7 0.15 0.15)",
     )
-    folder.add_argument("--labels", type=Path, help="CSV with the columns source,label")
+    folder.add_argument(
+        "--labels", type=Path, help="CSV with the column source, and label, group, split, ..."
+    )
+    folder.add_argument(
+        "--group",
+        metavar="PATTERN",
+        help="what belongs together: a column of --labels, or a regular expression whose first group (or"
+        " whole match) in the path below FOLDER names the group",
+    )
 
     ucf101 = _command(commands, "ucf101", _ucf101, "UCF101 by its official lists", _UCF101)
     ucf101.add_argument("--lists", type=Path, required=True, help="the folder with trainlist01.txt, ...")
@@ -80,9 +86,15 @@ def main() -> None:
         command.add_argument(
             "--out", type=Path, required=True, help="the manifest to write: .csv or .parquet"
         )
+        command.add_argument("--image-fps", type=float, help="rate of folders of images (default: 1)")
+        command.add_argument(
+            "--fresh",
+            action="store_true",
+            help="keep nothing of an existing --out; by default its splits and other columns stay",
+        )
         command.add_argument("--seed", type=int, default=0, help="another seed, another split (default: 0)")
 
-    look = _command(commands, "probe", _probe, "open every clip of a manifest", _PROBE)
+    look = _command(commands, "probe", run_probe, "open every clip of a manifest", _PROBE)
     look.add_argument("--manifest", type=Path, help="default: corpus.manifest of params.yaml")
     look.add_argument("--root", type=Path, help="default: corpus.root of params.yaml")
     look.add_argument(
@@ -108,8 +120,18 @@ def _folder(options: argparse.Namespace) -> None:
     _check_folder(options)
     if options.labels and not options.labels.is_file():
         options.error(f"--labels {options.labels} is not a file")
-    clips = folder_corpus(options.folder, labels=options.labels, shares=options.split, seed=options.seed)
-    _write(clips, options)
+    group = options.group
+    is_column = bool(group and options.labels) and group in column_names(options.labels)
+    try:
+        pattern = re.compile(group) if group and not is_column else None
+    except re.error as error:
+        options.error(f"--group {group}: neither a column of --labels nor a regular expression: {error}")
+    if options.labels:
+        corpus = labels_corpus(options.labels, options.folder, group_column=group if is_column else None)
+    else:
+        corpus = folder_corpus(options.folder)
+    clips = group_by_pattern(corpus.clips, pattern) if pattern else list(corpus.clips)
+    _write(clips, options, missing=corpus.missing, shares=options.split)
 
 
 def _ucf101(options: argparse.Namespace) -> None:
@@ -142,6 +164,13 @@ def _check_folder(options: argparse.Namespace) -> None:
         options.error(f"{options.folder} is not a folder")
     if not 0 < getattr(options, "val_share", 0.5) < 1:
         options.error(f"--val-share {options.val_share}: give a share between 0 and 1")
+    if options.image_fps is not None and not 0 < options.image_fps < math.inf:
+        options.error(f"--image-fps {options.image_fps}: give a rate above 0")
+    for path in (options.folder.resolve(), options.out):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            options.error(f"{str(path)!r} is not UTF-8, so params.yaml can't name it. Rename it.")
 
 
 def _report_missing(corpus: Corpus, options: argparse.Namespace) -> None:
@@ -166,11 +195,58 @@ def _report_missing(corpus: Corpus, options: argparse.Namespace) -> None:
     )
 
 
-def _write(clips: Sequence[Clip], options: argparse.Namespace) -> None:
-    write_manifest(options.out, clips)
+def _write(
+    clips: Sequence[Clip],
+    options: argparse.Namespace,
+    *,
+    missing: Sequence[str] = (),
+    shares: Sequence[float] | None = None,
+) -> None:
+    """Write the manifest: with what its previous state says; split by `shares` where it has no splits."""
+    sequences = {  # of images
+        clip.sources for clip in clips if len(clip.sources) > 1 or (options.folder / clip.sources[0]).is_dir()
+    }
+    if rate := options.image_fps:
+        clips = [
+            replace(clip, image_fps=rate) if clip.sources in sequences and clip.image_fps == 1 else clip
+            for clip in clips
+        ]
+    previous = [] if options.fresh or not options.out.exists() else _read_previous(options.out)
+    clips = name_clips(keep_previous(clips, previous, missing=missing))
+    if shares:
+        clips = split_classes(group_by_source(clips), shares=shares, seed=options.seed)
+    try:
+        write_manifest(options.out, clips)
+    except ManifestError as error:
+        hint = f"\n{options.out} is there: its splits and groups were kept. --fresh makes all anew."
+        raise ManifestError(f"{error}{hint if previous else ''}") from None
     _print_counts(clips)
+    if previous:
+        num_kept = len({clip.clip_id for clip in clips} & {clip.clip_id for clip in previous})
+        print(
+            f"\n{num_kept} clips were in {options.out} and keep their splits and other columns (not with"
+            f" --fresh); {len(clips) - num_kept} are new."
+        )
+    num_assumed = sum(clip.sources in sequences and clip.image_fps == 1 for clip in clips)
+    if num_assumed and not rate:
+        log.info(
+            "%d clips are images in sequence, taken as 1 image a second: with extract.sampling {fps: 5} each"
+            " would come 5 times. --image-fps gives their true rate.",
+            num_assumed,
+        )
     print(f"\n{options.out}: {len(clips)} clips. In params.yaml (and then `stages.manifest probe`):\n")
-    print(f"corpus:\n  manifest: {options.out}\n  root: {options.folder.resolve()}")
+    corpus = {"manifest": str(options.out), "root": str(options.folder.resolve())}
+    print(yaml.safe_dump({"corpus": corpus}, allow_unicode=True, width=math.inf), end="")
+
+
+def _read_previous(path: Path) -> list[Clip]:
+    try:
+        return list(read_manifest(path))
+    except PipelineError as error:
+        raise ManifestError(
+            f"{path} is there, but its splits and columns can't be kept. Correct it, or write it anew with"
+            f" --fresh. {error}"
+        ) from None
 
 
 def _print_counts(clips: Sequence[Clip]) -> None:
@@ -183,52 +259,6 @@ def _print_counts(clips: Sequence[Clip]) -> None:
             print("  ".join([f"{label:{width}}", *(f"{counts[label, split]:7}" for split in SPLITS)]))
     totals = Counter(clip.split for clip in clips)
     print("  ".join([f"{'all classes':{width}}", *(f"{totals[split]:7}" for split in SPLITS)]))
-
-
-def _probe(options: argparse.Namespace) -> None:
-    corpus = load_section("corpus", CorpusConfig)
-    config = load_section("extract", ProbeConfig)
-    root = options.root or Path(corpus.root)
-    manifest = read_manifest(options.manifest or Path(corpus.manifest))
-
-    def look(clip: Clip) -> ClipInfo | str:
-        try:
-            return probe(**clip_range(clip, root=root), sampling=config.sampling, limits=config.limits)
-        except (DecodeError, OSError) as error:
-            return str(error)
-
-    found: dict[str, ClipInfo] = {}
-    broken: dict[str, str] = {}
-    with tqdm(total=len(manifest), unit="clip", desc="probe") as bar:
-        for clip, info in in_threads(lambda clip: (clip, look(clip)), manifest, num_threads=options.threads):
-            if isinstance(info, ClipInfo):
-                found[clip.clip_id] = info
-            else:
-                broken[clip.clip_id] = info
-                bar.set_postfix_str(f"{len(broken)} broken", refresh=False)
-            bar.update()
-    if options.out:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["clip_id", *(field.name for field in fields(ClipInfo)), "problem"])
-        writer.writerows([clip_id, *astuple(info), ""] for clip_id, info in found.items())
-        writer.writerows([clip_id, *[""] * len(fields(ClipInfo)), broken[clip_id]] for clip_id in broken)
-        write_atomically(options.out, text.getvalue().encode())
-    if found:
-        _print_summary(list(found.values()))
-    if broken:
-        lines = [f"{clip_id}: {problem}" for clip_id, problem in broken.items()]
-        raise ManifestError("\n  ".join([f"{len(broken)} of {len(manifest)} clips are broken:", *lines]))
-
-
-def _print_summary(found: Sequence[ClipInfo]) -> None:
-    num_frames = [info.num_frames for info in found]
-    sizes = Counter((info.width, info.height) for info in found).most_common()
-    hours = sum(info.seconds for info in found) / 3600
-    print(f"{len(found)} clips, {sum(num_frames)} frames, {hours:.2f} hours")
-    print(f"frames a clip: {min(num_frames)} to {max(num_frames)}, median {statistics.median(num_frames):g}")
-    shown = ", ".join(f"{width} x {height} ({count})" for (width, height), count in sizes[:8])
-    print(f"frame sizes: {shown}{', ...' if len(sizes) > 8 else ''}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.text_files import read_text
 
 SECTIONS = ("corpus", "digits", "weights", "extract", "train", "evaluate")
 
@@ -32,10 +33,11 @@ def journal_path() -> Path:
 def load_section(name: str, model: type[Config], *, path: Path = Path("params.yaml")) -> Config:
     """The section `name` of params.yaml as `model`.
 
-    Raises ConfigError naming every wrong key, its value and what is allowed.
+    Raises ConfigError naming every wrong key, its value and what is allowed, TextFileError for a file that
+    is no text.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"No {path} in {Path.cwd()}. Run stages from the repository's root.") from None
     except yaml.YAMLError as error:

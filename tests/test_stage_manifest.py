@@ -69,7 +69,7 @@ def test_a_folder_tree_becomes_a_manifest_split_class_by_class(
 
 def test_the_split_depends_on_paths_and_seed_alone(run: Run, videos: Path, tmp_path: Path) -> None:
     def splits(*options: str) -> dict[str, str]:
-        run("folder", "videos", "--out", "mine.csv", *options)
+        run("folder", "videos", "--out", "mine.csv", "--fresh", *options)
         return {clip.clip_id: clip.split for clip in read_manifest(tmp_path / "mine.csv")}
 
     first = splits()
@@ -311,14 +311,14 @@ def test_kinetics_without_a_test_split_tests_on_val(run: Run, tmp_path: Path) ->
     }
 
 
-def test_faulty_csvs_of_kinetics_are_refused_with_their_rows(run: Run, tmp_path: Path) -> None:
+def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Run, tmp_path: Path) -> None:
     kinetics(tmp_path, folders=False)
     path = tmp_path / "bad.csv"
     arguments = ("kinetics", "k400", "--csv", "bad.csv", "--out", "k400.csv")
     path.write_text("label,youtube_id,time_start,time_end,split\na,b,c,10,train\na,b,0,10,dev\n")
     message = run(*arguments, succeeds=False)
-    assert "row 2: time_start and time_end must be numbers" in message
-    assert "row 3: split 'dev' is unknown" in message
+    assert "line 2: time_start and time_end must be numbers" in message
+    assert "line 3: split 'dev' is unknown" in message
     path.write_text("id,start\n")
     assert "the first line must name youtube_id, time_start" in run(*arguments, succeeds=False)
     path.write_text("label,youtube_id,time_start,time_end,split\na,b,0,10,train\n")

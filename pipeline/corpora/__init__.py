@@ -1,8 +1,22 @@
-"""Manifests of corpora: a folder tree of one's own, and the official lists of UCF101 and Kinetics."""
+"""Manifests of corpora: a folder tree or a CSV of one's own; UCF101 and Kinetics by their official lists."""
 
 from pipeline.corpora.files import Corpus
-from pipeline.corpora.folder import folder_corpus
+from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.kinetics import kinetics_corpus
+from pipeline.corpora.labels import labels_corpus
+from pipeline.corpora.previous import keep_previous
+from pipeline.corpora.splits import group_by_pattern, group_by_source, split_classes
 from pipeline.corpora.ucf101 import ucf101_corpus
 
-__all__ = ["Corpus", "folder_corpus", "kinetics_corpus", "ucf101_corpus"]
+__all__ = [
+    "Corpus",
+    "folder_corpus",
+    "group_by_pattern",
+    "group_by_source",
+    "keep_previous",
+    "kinetics_corpus",
+    "labels_corpus",
+    "name_clips",
+    "split_classes",
+    "ucf101_corpus",
+]

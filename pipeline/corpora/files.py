@@ -1,48 +1,188 @@
-"""Which files of a corpus are clips, and where they lie."""
+"""Which files of a corpus are clips, where they lie, and which can't be used."""
 
+import codecs
+import logging
 import os
-from collections.abc import Mapping
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip
+from pipeline.sources import Fault, fault_of
+
+log = logging.getLogger(__name__)
+
+_MAX_NAMED = 10  # files in a message
+_HEAD_BYTES = 512
+_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
+)
+_HEIF_REMEDIES = {
+    "HEIC": "Install pillow-heif (`pip install pillow-heif`), or convert it to JPEG.",
+    "AVIF": "Install Pillow 11.3 or newer, or convert it to PNG.",
+}
+_TEXT_FORMATS = (b"P1", b"P2", b"P3", b"YUV4MPEG2")  # images and videos that begin as text
+_SPACES = "begins or ends with white space, which does not count in a manifest."
+_PAGE = Fault("is an HTML page", "Its download went wrong: download it again, or delete it.")
+_TEXT = Fault("is a text", "Its download went wrong: download it again, or delete it.")
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The clips of official lists that are on the disk, and the names of those that are not."""
+    """The clips that are on the disk, and the names of those that are known and are not."""
 
     clips: tuple[Clip, ...]
     missing: tuple[str, ...]
 
 
-def is_clip(path: Path) -> bool:
-    """Whether it is a video, an image or a folder that holds images."""
-    if path.is_dir():
-        return bool(images_in_folder(path))
-    return is_image(path) or is_video(path)
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without hidden files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def videos_by_stem(root: Path) -> Mapping[str, str]:
-    """{name without suffix: path relative to `root`} of all videos below it, in whatever folders.
+def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, list[Path]]]:
+    """(folder, its visible files) of a folder and all below it. A link that leads back up is left out."""
+    real = folder.resolve()
+    if real in above:
+        log.warning("Left out: %s is a link that leads back to %s.", folder, real)
+        return
+    entries = visible(folder)
+    yield folder, [entry for entry in entries if not entry.is_dir()]
+    for entry in entries:
+        if entry.is_dir():
+            yield from walk(entry, above=(*above, real))
+
+
+def clips_by_stem(root: Path) -> Mapping[str, str]:
+    """{name without suffix: path relative to `root`} of all videos and folders of frames below it.
 
     Raises ManifestError when there is none, or a name is there twice.
     """
     found: dict[str, str] = {}
     twice: list[str] = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith(".") or not is_video(path):
-                continue
+    for folder, files in walk(root):
+        clips = [(file.stem, file) for file in files if is_video(file)]
+        if folder != root and not clips and any(map(is_image, files)):
+            clips = [(folder.name, folder)]
+        for stem, path in clips:
             source = path.relative_to(root).as_posix()
-            if found.setdefault(path.stem, source) != source:
-                twice.append(f"{found[path.stem]} and {source}")
+            if stem in found and not path.samefile(root / found[stem]):
+                twice.append(f"{found[stem]} and {source}")
+            found.setdefault(stem, source)
     if twice:
-        raise ManifestError("\n  ".join([f"{root}: {len(twice)} videos are there twice. Keep one:", *twice]))
+        raise ManifestError(f"{root}: {len(twice)} videos are there twice. Keep one: {some(twice)}.")
     if not found:
-        raise ManifestError(f"{root} has no videos.")
-    return found
+        raise ManifestError(f"{root} has no videos, and no folders of frames. It holds {contents(root)}.")
+    bad = find_faults(root, found.values())
+    return {stem: source for stem, source in found.items() if source not in bad}
+
+
+def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
+    """What keeps sources from being used: not fetched, or not what their names say. Warns of them.
+
+    Raises ManifestError if none can be used.
+    """
+    faults = {source: fault_of(root, source) or content_fault(root / source) for source in sources}
+    bad = {source: fault for source, fault in faults.items() if fault}
+    alike: dict[Fault, list[str]] = defaultdict(list)
+    for source, fault in bad.items():
+        alike[fault].append(source)
+    lines = []
+    for fault, names in alike.items():
+        each = f" (each of {len(names)})" if len(names) > 1 else ""
+        lines.append(f"{some(names)}{each} {fault.reason}. {fault.remedy}")
+    if bad and len(bad) == len(faults):
+        raise ManifestError("\n  ".join([f"{root} has no clips that can be used:", *lines]))
+    if bad:
+        heading = (
+            f"Left out, {len(bad)} of {len(faults)} clips. Build the manifest again when this is mended:"
+        )
+        log.warning("%s", "\n  ".join([heading, *lines]))
+    return bad
+
+
+def contents(folder: Path) -> str:
+    """E.g. `3 .txt, 1 .asf files`: what is in a folder and below it."""
+    return suffixes(file for _, files in walk(folder) for file in files) or "no files"
+
+
+def suffixes(files: Iterable[Path]) -> str:
+    """E.g. `3 .txt, 1 without a suffix`."""
+    counts = Counter(file.suffix for file in files).most_common(_MAX_NAMED)
+    return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
+
+
+def check_names(root: Path, sources: Iterable[str], labels: Iterable[str]) -> None:
+    """Raise ManifestError for files and folders whose names a manifest can't hold: it is trimmed UTF-8."""
+    problems: dict[str, str] = {}  # by the name to be changed
+    for source in sources:
+        if source == source.strip() and source.isprintable() and "|" not in source:
+            continue
+        for path in (*reversed(PurePosixPath(source).parents), PurePosixPath(source)):
+            if reason := _name_problem(path.name):
+                problems.setdefault(os.fsencode(path).decode(errors="backslashreplace"), reason)
+                break
+    problems |= {label: _SPACES for label in labels if label != label.strip()}
+    if problems:
+        lines = [f"{name!r} {reason}" for name, reason in problems.items()]
+        more = [f"... and {len(lines) - _MAX_NAMED} more."] if len(lines) > _MAX_NAMED else []
+        heading = f"{root}: a manifest can't hold {len(lines)} of its names. Rename these files or folders:"
+        raise ManifestError("\n  ".join([heading, *lines[:_MAX_NAMED], *more]))
+
+
+def _name_problem(name: str) -> str | None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            os.fsencode(name).decode("utf-8")
+        except UnicodeDecodeError:
+            return "is not UTF-8. From Latin-1, `convmv -f latin1 -t utf8 -r --notest FOLDER` renames all."
+        encoding = sys.getfilesystemencoding()
+        return f"can't be read in this locale, whose encoding is {encoding}: set PYTHONUTF8=1."
+    if name != name.strip():
+        return _SPACES
+    if "|" in name:
+        return "holds '|', which separates the names of several images."
+    return "holds a control character." if any(ord(char) < 32 or ord(char) == 127 for char in name) else None
+
+
+def content_fault(path: Path) -> Fault | None:
+    """What a file is that its name calls a video or an image, and is none; of a folder, its first image."""
+    if path.is_dir():
+        path = images_in_folder(path)[0]
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        return Fault(f"can't be read: {error.strerror}", "Correct its permissions, or look at the disk.")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return _PAGE
+    if is_image(path) and head[4:8] == b"ftyp":
+        kind = _HEIF_BRANDS.get(head[8:12])
+        if kind is None:
+            return Fault("is a video with an image's name", "Rename it: .mp4.")
+        Image.init()
+        if {"HEIC": "HEIF"}.get(kind, kind) not in Image.OPEN:
+            return Fault(f"is a {kind} image, which Pillow can't read here", _HEIF_REMEDIES[kind])
+    return _TEXT if _is_text(head) and not head.startswith(_TEXT_FORMATS) else None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # whose last letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(char.isprintable() or char in "\t\r\n" for char in text)

@@ -1,99 +1,169 @@
-"""A corpus of one's own: FOLDER/<class>/<clip>, or any files that a CSV gives labels."""
+"""A corpus of one's own as a folder tree: FOLDER/<class>/<clip> or FOLDER/<split>/<class>/<clip>."""
 
-import csv
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from pipeline.corpora.files import is_clip
-from pipeline.corpora.splits import split_classes
-from pipeline.errors import ManifestError
+import numpy as np
+
+from pipeline.corpora.files import (
+    Corpus,
+    check_names,
+    contents,
+    find_faults,
+    some,
+    suffixes,
+    visible,
+    walk,
+)
+from pipeline.corpora.splits import SPLIT_NAMES
+from pipeline.errors import DecodeError, ManifestError
+from pipeline.frames import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.manifest import SPLITS, Clip
 
 log = logging.getLogger(__name__)
 
 
-def folder_corpus(folder: Path, *, labels: Path | None, shares: Sequence[float], seed: int) -> list[Clip]:
-    """Clips of FOLDER/<class>/<clip> or FOLDER/<split>/<class>/<clip>, or those that the CSV `labels` names.
+def folder_corpus(folder: Path) -> Corpus:
+    """Clips of the tree, without ids, with their label, and their split if the top folders are splits.
 
-    Where top folders are not splits, each class is split by `shares` of train, val and test.
+    A folder of images is a clip. What can't be used (not fetched, not the image that it is named) is left
+    out with a warning; these sources are the corpus's `missing`.
 
-    Raises ManifestError, listing every problem.
+    Raises ManifestError, listing every problem, for a tree of another shape.
     """
-    clips = _clips(_read_labels(labels, folder) if labels else _find_labels(folder))
-    return clips if all(clip.split for clip in clips) else split_classes(clips, shares=shares, seed=seed)
+    tops = _split_folders(folder) or {"": folder}
+    found = [(clip, split, name) for split, top in tops.items() for clip, name in _labelled(top)]
+    if not found:
+        raise ManifestError(
+            f"{folder} has no clips. Expected {folder}/<class>/<video, image or image folder>; it holds"
+            f" {contents(folder)}. Videos and images with other suffixes can be named in a CSV: --labels."
+        )
+    sources = [clip.relative_to(folder).as_posix() for clip, _, _ in found]
+    check_names(folder, sources, {name for _, _, name in found})
+    bad = find_faults(folder, sources)
+    clips = [
+        Clip(clip_id="", sources=(source,), split=split, label=name)
+        for source, (_, split, name) in zip(sources, found, strict=True)
+        if source not in bad
+    ]
+    return Corpus(tuple(clips), tuple(bad))
 
 
-def _read_labels(path: Path, folder: Path) -> dict[Path, str]:
-    """{source: label} of a CSV. Raises ManifestError listing every problem with its line."""
-    labels: dict[Path, str] = {}
-    problems = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if set(reader.fieldnames or ()) != {"source", "label"}:
-            raise ManifestError(f"{path}: the first line must be 'source,label'.")
-        for row in reader:
-            source = Path(row["source"] or "")
-            if not row["source"] or not row["label"]:
-                problems.append(f"line {reader.line_num}: needs a source and a label.")
-            elif source in labels:
-                problems.append(f"line {reader.line_num}: {source} is there twice.")
-            elif not (folder / source).exists():
-                problems.append(f"line {reader.line_num}: {folder / source} does not exist.")
-            labels[source] = row["label"] or ""
-    if problems:
-        raise ManifestError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
-    if not labels:
-        raise ManifestError(f"{path} names no clips.")
-    return labels
+def name_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """Clips without an id get one: the path of the source without suffix, or all of it where others share
+    that; and the time range, where the source has several clips."""
+    taken = {clip.clip_id for clip in clips}
+    counts = Counter(clip.sources for clip in clips)
+    short = Counter(_short(sources) for sources in counts)
+    named = []
+    for clip in clips:
+        name = _short(clip.sources)
+        if short[name] > 1 or name in taken:
+            name = "|".join(clip.sources)
+        if counts[clip.sources] > 1:
+            name += f"_{_seconds(clip.start_seconds or 0)}-{_seconds(clip.end_seconds)}"
+        named.append(clip if clip.clip_id else replace(clip, clip_id=name))
+    return named
 
 
-def _find_labels(folder: Path) -> dict[Path, str]:
-    """{source: label} of FOLDER/<class>/<clip>, or of FOLDER/<split>/<class>/<clip>."""
-    has_splits = any((folder / split).is_dir() for split in SPLITS)
-    tops = [folder / split for split in SPLITS if (folder / split).is_dir()] if has_splits else [folder]
-    labels: dict[Path, str] = {}
-    loose: list[Path] = []  # clips outside of class folders
+def _short(sources: Sequence[str]) -> str:
+    return PurePosixPath(sources[0]).with_suffix("").as_posix()
+
+
+def _seconds(number: float | None) -> str:
+    return "" if number is None else np.format_float_positional(number, trim="-")
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """{split: its folder} if the tree has splits, in the order of SPLITS; else {}."""
+    folders = [entry for entry in visible(folder) if entry.is_dir()]
+    named: dict[str, list[Path]] = defaultdict(list)
+    for entry in folders:
+        if split := SPLIT_NAMES.get(entry.name.strip().lower()):
+            named[split].append(entry)
+    if not named or all(_has_clip_files(entry) for entries in named.values() for entry in entries):
+        return {}  # a class may be called train
+    for split, entries in named.items():
+        if len(entries) > 1:
+            raise ManifestError(
+                f"{folder}: the folders {_names(entries)} are all split {split!r}. Make them one."
+            )
+    split_names = _names([entry for [entry] in named.values()])
+    others = [entry for entry in folders if [entry] not in named.values() and _has_clips(entry)]
+    if others:
+        raise ManifestError(
+            f"{folder} has folders that are named like splits ({split_names}) beside others with clips"
+            f" ({_names(others)}). Move the classes into train, val and test; or, if these"
+            " are classes, name clips and labels in a CSV: --labels."
+        )
+    if missing := [split for split in SPLITS if split not in named]:
+        raise ManifestError(
+            f"{folder} has folders for splits ({split_names}), but none for {' and '.join(missing)}. Make"
+            f" {folder / missing[0]} and move clips there; or put all classes into one folder, to be split by"
+            " --split."
+        )
+    for split, [entry] in named.items():
+        if entry.name != split:
+            log.info("%s is taken as split %s.", entry, split)
+    return {split: named[split][0] for split in SPLITS}
+
+
+def _labelled(top: Path) -> list[tuple[Path, str]]:
+    """(clip, label) of top/<label>/<clip>; what is no clip is left out with a warning."""
+    clips: list[tuple[Path, str]] = []
     others: list[Path] = []
-    for top in tops:
-        for entry in _visible(top):
-            if not entry.is_dir():
-                (loose if is_clip(entry) else others).append(entry)
-                continue
-            for clip in _visible(entry):
-                if is_clip(clip):
-                    labels[clip.relative_to(folder)] = entry.name
+    problems: list[str] = []
+    for entry in visible(top):
+        if not entry.is_dir():
+            if is_image(entry) or is_video(entry):
+                raise ManifestError(f"{entry} lies in no class folder. Move it into one, or give --labels.")
+            others.append(entry)
+            continue
+        if _leads_back(entry):
+            continue
+        for clip in visible(entry):
+            if not clip.is_dir():
+                if is_image(clip) or is_video(clip):
+                    clips.append((clip, entry.name))
                 else:
                     others.append(clip)
-    if loose:
-        raise ManifestError(f"{loose[0]} lies in no class folder. Move it into one, or give --labels.")
-    if not labels:
-        raise ManifestError(
-            f"{folder} has no clips. Expected {folder}/<class>/<video, image or image folder>."
-        )
+            elif images_in_folder(clip):
+                try:
+                    clip_of_folder(clip)
+                except DecodeError as error:
+                    problems.append(str(error))
+                clips.append((clip, entry.name))
+            elif not _leads_back(clip) and _has_clips(clip):
+                problems.append(f"{clip} holds clips, and a class folder holds these itself.")
+    if problems:
+        remedy = "Rearrange them; or name clips and labels in a CSV: --labels."
+        raise ManifestError(f"{top} is not <class>/<clip>. {remedy}\n  " + "\n  ".join(problems))
     if others:
-        log.warning("Left out, neither video nor image: %s", ", ".join(map(str, others)))
-    return labels
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _clips(labels: dict[Path, str]) -> list[Clip]:
-    """Clips named by their paths; a clip's split is its top folder if all top folders are splits."""
-    has_splits = all(len(source.parts) > 1 and source.parts[0] in SPLITS for source in labels)
-    names = Counter(source.with_suffix("") for source in labels)
-    clips = []
-    for source, label in labels.items():
-        name = source.with_suffix("")
-        clips.append(
-            Clip(
-                clip_id=(name if names[name] == 1 else source).as_posix(),
-                sources=(source.as_posix(),),
-                split=source.parts[0] if has_splits else "",
-                label=label,
-            )
+        log.warning(
+            "Left out, neither video nor image by their names: %s (%s).",
+            suffixes(others),
+            some([str(path.relative_to(top)) for path in others]),
         )
     return clips
+
+
+def _leads_back(path: Path) -> bool:
+    is_loop = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+    if is_loop:
+        log.warning("Left out: %s is a link that leads back to %s.", path, path.resolve())
+    return is_loop
+
+
+def _has_clips(folder: Path) -> bool:
+    return any(is_video(file) or is_image(file) for _, files in walk(folder) for file in files)
+
+
+def _has_clip_files(folder: Path) -> bool:
+    return any(not file.is_dir() and (is_video(file) or is_image(file)) for file in visible(folder))
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return some([path.name for path in paths])

@@ -1,17 +1,17 @@
 """Kinetics (400, 600, 700) by its CSVs (https://github.com/cvdfoundation/kinetics-dataset)."""
 
-import csv
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.corpora.files import Corpus, videos_by_stem
+from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
 from pipeline.manifest_rules import Problems
+from pipeline.text_files import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,13 @@ def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, see
     video are a group. Without a test split (its labels were long kept back), val becomes test and
     videos of train, `val_share` of each class, become val.
 
-    Raises ManifestError, listing every problem of a CSV with its row.
+    Raises ManifestError, listing every problem of a CSV with its line.
     """
-    videos = videos_by_stem(root)
+    videos = clips_by_stem(root)
     clips, missing = [], []
+    seen: dict[str, tuple[Clip, str]] = {}
     for path in tables:
-        for clip in _read(path):
+        for clip in _read(path, seen):
             if clip.clip_id in videos:
                 clips.append(replace(clip, sources=(videos[clip.clip_id],)))
             else:
@@ -53,36 +54,53 @@ def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
     return [replace(clip, group=None) if len(splits[clip.group]) > 1 else clip for clip in clips]
 
 
-def _read(path: Path) -> list[Clip]:
-    """The clips of a CSV, without sources. Test splits were first published without labels."""
-    problems = Problems(path)
+def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:
+    """The clips of a CSV, without sources. Test splits were first published without labels.
+
+    `seen` has the clips of all CSVs and where they are: a row that is there again counts once.
+    """
+    problems = Problems(path, noun="line")
+    names, rows = read_csv(path, refuse=problems.add_at_row)
+    if not set(_COLUMNS) <= set(names) or len(set(names)) < len(names):
+        raise ManifestError(
+            f"{path}: the first line must name {', '.join(_COLUMNS)}, and may name label; each once."
+        )
     clips = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            raise ManifestError(
-                f"{path}: the first line must name {', '.join(_COLUMNS)}, and may name label."
-            )
-        for row in reader:
-            split = _SPLITS.get(row["split"])
-            if split is None:
-                problems.add_at_row(
-                    f"split {row['split']!r} is unknown. Known: {', '.join(_SPLITS)}.", reader.line_num
-                )
-                continue
-            try:
-                start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
-            except (TypeError, ValueError):
-                problems.add_at_row("time_start and time_end must be numbers.", reader.line_num)
-                continue
-            clips.append(
-                Clip(
-                    clip_id=f"{row['youtube_id']}_{start:06d}_{end:06d}",
-                    sources=(),
-                    split=split,
-                    group=row["youtube_id"],
-                    label=row.get("label") or None,
-                )
-            )
+    num_repeated = 0
+    for line, cells in rows:
+        row = dict(zip(names, map(str.strip, cells), strict=True))
+        try:
+            clip = _clip(row)
+        except ValueError as error:
+            problems.add_at_row(str(error), line)
+            continue
+        known, place = seen.setdefault(clip.clip_id, (clip, f"{path}, line {line}"))
+        if known is clip:
+            clips.append(clip)
+        elif known == clip:
+            num_repeated += 1
+        else:
+            problems.add_at_row(f"{clip.clip_id} has another label or split in {place}.", line)
     problems.raise_if_any()
+    if num_repeated:
+        log.warning("%s: %d rows are there twice, and count once.", path, num_repeated)
     return clips
+
+
+def _clip(row: dict[str, str]) -> Clip:
+    """Raises ValueError that says what is wrong with the row."""
+    if not row["youtube_id"]:
+        raise ValueError("youtube_id is empty.")
+    if row["split"] not in _SPLITS:
+        raise ValueError(f"split {row['split']!r} is unknown. Known: {', '.join(_SPLITS)}.")
+    try:
+        start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+    except (ValueError, OverflowError):
+        raise ValueError("time_start and time_end must be numbers.") from None
+    return Clip(
+        clip_id=f"{row['youtube_id']}_{start:06d}_{end:06d}",
+        sources=(),
+        split=_SPLITS[row["split"]],
+        group=row["youtube_id"],
+        label=row.get("label") or None,
+    )

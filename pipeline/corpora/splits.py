@@ -1,29 +1,116 @@
-"""Splits that depend on names and a seed alone: adding a class or a group moves no other."""
+"""Groups and splits. Splits depend on names and a seed alone: adding a class or a group moves no other."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
+from pipeline.corpora.files import some
+from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "validate": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Clip]:
+    """Clips whose group is the pattern's first group, or its whole match, in the path of the source.
+
+    Raises ManifestError naming clips that it does not match.
+    """
+    matches = [pattern.search(clip.sources[0]) for clip in clips]
+    if strays := [clip.sources[0] for clip, match in zip(clips, matches, strict=True) if not _name(match)]:
+        raise ManifestError(
+            f"--group {pattern.pattern!r} gives no group for {len(strays)} of {len(clips)} clips:"
+            f" {some(strays)}. It is searched in the path below FOLDER."
+        )
+    return [replace(clip, group=_name(match)) for clip, match in zip(clips, matches, strict=True)]
+
+
+def _name(match: re.Match[str] | None) -> str | None:
+    return (match[1] if match.re.groups else match[0]) if match else None
+
+
+def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
+    """Clips of which those that share a file are a group: the one that they have, else the file's name.
+
+    Raises ManifestError for files whose clips have several groups.
+    """
+    members: dict[int, list[Clip]] = defaultdict(list)
+    numbers = _components([[*clip.sources, *_key(clip)] for clip in clips])
+    for clip, number in zip(clips, numbers, strict=True):
+        members[number].append(clip)
+    groups: dict[int, str | None] = {}
+    problems = []
+    for number, alike in members.items():
+        named = sorted({clip.group for clip in alike if clip.group})
+        if len(named) > 1:
+            problems.append(f"{some(sorted({clip.sources[0] for clip in alike}))}: {some(named)}")
+        shared = alike[0].sources[0] if len(alike) > 1 else None
+        groups[number] = named[0] if named else shared
+    if problems:
+        raise ManifestError(
+            "\n  ".join(["Clips of one file are one group, and these have several:", *problems])
+        )
+    return [replace(clip, group=groups[number]) for clip, number in zip(clips, numbers, strict=True)]
+
+
+def _key(clip: Clip) -> list[Hashable]:
+    return [("group", clip.group)] if clip.group else []
 
 
 def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) -> list[Clip]:
-    """Clips split class by class by shares of train, val, test; from three on, each split gets one."""
-    classes = defaultdict(list)
-    for clip in clips:
-        classes[clip.label].append(clip)
-    splits = {}
-    for members in classes.values():
-        sources = _shuffled((clip.sources[0] for clip in members), seed=seed)
-        num_val, num_test = (
-            max(round(len(sources) * share), int(len(sources) >= least))
-            for share, least in zip(shares[1:], (3, 2), strict=True)
-        )
-        for position, source in enumerate(sources):
-            split = "val" if position < num_val else "test" if position < num_val + num_test else "train"
-            splits[source] = split
-    return [replace(clip, split=splits[clip.sources[0]]) for clip in clips]
+    """Clips without a split get one: whole groups, class by class, by shares of train, val and test.
+
+    From three groups (or clips without one) on, each split gets one. Clips that have a split keep it,
+    and their groups go there. Classes that share a group are split together.
+    """
+    units = [clip.group or clip.sources[0] for clip in clips]
+    strata = defaultdict(list)
+    numbers = _components([[("unit", unit), clip.label] for unit, clip in zip(units, clips, strict=True)])
+    for number, unit, clip in zip(numbers, units, clips, strict=True):
+        strata[number].append((unit, clip))
+    splits: dict[str, str] = {}
+    for members in strata.values():
+        splits |= _split_units(members, shares=shares, seed=seed)
+    return [replace(clip, split=clip.split or splits[unit]) for unit, clip in zip(units, clips, strict=True)]
+
+
+def _split_units(
+    members: Sequence[tuple[str, Clip]], *, shares: Sequence[float], seed: int
+) -> dict[str, str]:
+    """{unit: split}. A unit goes where its clips come nearest to the shares: val, then test, then train."""
+    sizes = Counter(unit for unit, _ in members)
+    splits = {unit: clip.split for unit, clip in members if clip.split}
+    filled = Counter(dict.fromkeys(("train", "val", "test"), 0))
+    for unit, split in splits.items():
+        filled[split] += sizes[unit]
+    wanted = {
+        split: max(round(len(members) * share), int(len(sizes) >= least))
+        for split, share, least in (("val", shares[1], 3), ("test", shares[2], 2))
+    }
+    free = _shuffled((unit for unit in sizes if unit not in splits), seed=seed)
+    for unit in free:
+        fits = (split for split in wanted if filled[split] + sizes[unit] / 2 <= wanted[split])
+        splits[unit] = next(fits, "train")
+        filled[splits[unit]] += sizes[unit]
+    for split in wanted:  # where every unit is large, the smallest goes to an empty split
+        spare = [unit for unit in free if splits[unit] == "train"]
+        if wanted[split] and not filled[split] and len(spare) + (filled["train"] > 0) > 1 and spare:
+            smallest = min(spare, key=lambda unit: sizes[unit])
+            splits[smallest] = split
+            filled[split] += sizes[smallest]
+    return splits
 
 
 def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
@@ -42,6 +129,26 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
         else clip
         for clip in clips
     ]
+
+
+def _components(items: Sequence[Iterable[Hashable]]) -> list[int]:
+    """For each item the number of its component: items with a member in common are in one."""
+    parents: dict[Hashable, Hashable] = {}
+
+    def root(member: Hashable) -> Hashable:
+        while parents.setdefault(member, member) != member:
+            parents[member] = parents[parents[member]]
+            member = parents[member]
+        return member
+
+    first = []
+    for item in items:
+        leader, *others = item
+        for other in others:
+            parents[root(other)] = root(leader)
+        first.append(leader)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(leader), len(numbers)) for leader in first]
 
 
 def _shuffled(names: Iterable[str], *, seed: int) -> list[str]:

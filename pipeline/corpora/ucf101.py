@@ -3,56 +3,72 @@
 import re
 from pathlib import Path
 
-from pipeline.corpora.files import Corpus, videos_by_stem
+from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
+from pipeline.manifest_rules import Problems
+from pipeline.text_files import read_lines
 
-_GROUP = re.compile(r"_(g\d+)_c\d+$")
+_CLASS = re.compile(r"(\d+)\s+(\S.*)")  # 1 ApplyEyeMakeup
+_CLIP = re.compile(  # ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1; test has no number
+    r"(?P<name>(?P<label>[^/]+)/(?P<stem>[^/]+_(?P<group>g\d+)_c\d+)\.\w+)(?:\s+(?P<number>\d+))?"
+)
 
 
 def ucf101_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed: int) -> Corpus:
     """The clips of trainlist0<split>.txt and testlist0<split>.txt, with labels of classInd.txt.
 
     Clips with the same gXX of a class show the same people and place: they are a group. The lists have
-    no val: groups of train, `val_share` of each class, become it. Videos may have been converted and lie
-    in other folders: their names count.
+    no val: groups of train, `val_share` of each class, become it. Videos may have been converted, also to
+    folders of frames, and lie in other folders: their names count.
 
-    Raises ManifestError for lists that are missing or not as published.
+    Raises ManifestError for lists that are missing or not as published, with every line that is wrong.
     """
-    classes = dict(line.split() for line in _lines(lists / "classInd.txt"))  # "1 ApplyEyeMakeup"
-    videos = videos_by_stem(root)
+    classes = {}
+    path = lists / "classInd.txt"
+    problems = Problems(path, noun="line")
+    for line, text in _lines(path):
+        if match := _CLASS.fullmatch(text):
+            classes[match[1]] = match[2]
+        else:
+            problems.add_at_row(f"{text!r} is not as published: a number and a class.", line)
+    problems.raise_if_any()
+    videos = clips_by_stem(root)
     clips, missing = [], []
+    seen: dict[str, str] = {}
     for part in ("train", "test"):
         path = lists / f"{part}list{split:02d}.txt"
-        for line in _lines(path):
-            name, *number = (
-                line.split()
-            )  # "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"; test has no number
-            label, stem = Path(name).parent.name, Path(name).stem
-            group = _GROUP.search(stem)
-            if group is None or (number and classes.get(number[0]) != label):
-                raise ManifestError(
-                    f"{path}: {line!r} is not as published: a video of a class, and its number."
+        problems = Problems(path, noun="line")
+        for line, text in _lines(path):
+            match = _CLIP.fullmatch(text)
+            if match is None or (match["number"] and classes.get(match["number"]) != match["label"]):
+                problems.add_at_row(
+                    f"{text!r} is not as published: a video of a class, and its number.", line
                 )
-            if stem not in videos:
-                missing.append(name)
-                continue
-            clips.append(
-                Clip(
-                    clip_id=stem,
-                    sources=(videos[stem],),
-                    split=part,
-                    group=f"{label}_{group[1]}",
-                    label=label,
+            elif match["stem"] in seen:
+                problems.add_at_row(f"{match['name']} is already in {seen[match['stem']]}.", line)
+            else:
+                seen[match["stem"]] = f"{path.name}, line {line}"
+                if match["stem"] not in videos:
+                    missing.append(match["name"])
+                    continue
+                clips.append(
+                    Clip(
+                        clip_id=match["stem"],
+                        sources=(videos[match["stem"]],),
+                        split=part,
+                        group=f"{match['label']}_{match['group']}",
+                        label=match["label"],
+                    )
                 )
-            )
+        problems.raise_if_any()
     return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), tuple(missing))
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         raise ManifestError(
             f"No {path}. Unpack UCF101TrainTestSplits-RecognitionTask.zip and name its folder."
         )
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    return read_lines(path)

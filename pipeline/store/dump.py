@@ -70,7 +70,7 @@ def _dump_folder(
     partial = partial_path(out)
     partial.mkdir()
     try:
-        (partial / "contract.json").write_text(view.contract.model_dump_json(indent=1))
+        (partial / "contract.json").write_bytes(view.contract.model_dump_json(indent=1).encode())
         for clip_id in clip_ids:
             write(partial, clip_id)
             on_clip()

@@ -1,0 +1,76 @@
+"""What stays of a manifest when it is built again: splits, ids, and columns that were filled by hand."""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import fields, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.corpora.files import some
+from pipeline.manifest import Clip
+
+log = logging.getLogger(__name__)
+
+_SOURCE = ("sources", "start_seconds", "end_seconds")
+_EMPTY = Clip(clip_id="", sources=(), split="")
+
+
+def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, missing: Sequence[str]) -> list[Clip]:
+    """`clips` with what the rows of `previous` say of them and the builder does not; new ones as they are.
+
+    A row is a clip's if it is of the same sources and time range, has its id, or names the same file with
+    another suffix. If no clip has a time range, all rows of a source stay. What the builder says wins.
+    Rows of no clip are left out, except of `missing` sources, which are not on this machine.
+
+    Warns, naming them, of rows left out and of values replaced.
+    """
+    has_spans = any(clip.start_seconds is not None or clip.end_seconds is not None for clip in clips)
+    rows_by_key = defaultdict(list)
+    for row in previous:
+        for key in _keys(row, has_spans=has_spans):
+            rows_by_key[key].append(row)
+    num_clips = Counter(key for clip in clips for key in _keys(clip, has_spans=has_spans))
+    kept: list[Clip] = []
+    used: set[str] = set()
+    replaced: list[str] = []
+    for clip in clips:
+        rows = next(
+            (
+                rows_by_key[key]
+                for key in _keys(clip, has_spans=has_spans)
+                if num_clips[key] == 1 and not used.issuperset(row.clip_id for row in rows_by_key[key])
+            ),
+            [],
+        )
+        used.update(row.clip_id for row in rows)
+        kept += [_merged(clip, row, replaced, has_spans=has_spans) for row in rows] or [clip]
+    rest = [row for row in previous if row.clip_id not in used]
+    unfetched = [row for row in rest if not set(missing).isdisjoint(row.sources)]
+    if gone := [row.clip_id for row in rest if row not in unfetched]:
+        log.warning("Clips of the manifest that are not there any more (%d): %s.", len(gone), some(gone))
+    if replaced:
+        log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), some(replaced))
+    return kept + unfetched
+
+
+def _keys(clip: Clip, *, has_spans: bool) -> list[Hashable]:
+    """What makes a row a clip's, the surest first."""
+    span = (clip.start_seconds, clip.end_seconds) if has_spans else ()
+    stems = tuple(PurePosixPath(source).with_suffix("") for source in clip.sources)
+    return [(clip.sources, span), *([clip.clip_id] if clip.clip_id else []), (stems, span)]
+
+
+def _merged(clip: Clip, row: Clip, replaced: list[str], *, has_spans: bool) -> Clip:
+    """The row with whatever the builder says of the clip; `replaced` gets what the row had said instead."""
+    said: dict[str, Any] = {
+        field.name: getattr(clip, field.name)
+        for field in fields(Clip)
+        if field.name not in _SOURCE and getattr(clip, field.name) != getattr(_EMPTY, field.name)
+    }
+    for name, value in said.items():
+        if (before := getattr(row, name)) not in (value, getattr(_EMPTY, name)):
+            replaced.append(f"{name} of {row.clip_id} ({before!r} by {value!r})")
+    if has_spans:
+        said |= {"start_seconds": clip.start_seconds, "end_seconds": clip.end_seconds}
+    return replace(row, sources=clip.sources, **said)

@@ -1,0 +1,122 @@
+"""Text files that a user gives: their encoding, and CSV tables with the line of each row."""
+
+import codecs
+import csv
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.errors import TextFileError
+
+_ENCODINGS = (  # by byte order mark; that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF32_LE, "UTF-32LE"),
+    (codecs.BOM_UTF32_BE, "UTF-32BE"),
+    (codecs.BOM_UTF16_LE, "UTF-16LE"),
+    (codecs.BOM_UTF16_BE, "UTF-16BE"),
+)
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+
+csv.field_size_limit(sys.maxsize)  # a clip's frame_labels may be longer than the default of 128 KiB
+
+
+def read_text(path: Path) -> str:
+    """The file's text, by its byte order mark if it has one, else as UTF-8. Line breaks stay as they are.
+
+    Raises TextFileError, naming line and encoding, when it is no such text; OSError when it can't be read.
+    """
+    data = path.read_bytes()
+    bom, encoding = next(((bom, name) for bom, name in _ENCODINGS if data.startswith(bom)), (b"", "UTF-8"))
+    data = data[len(bom) :]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = 1 + len(_LINE_BREAK.findall(data[: error.start].decode(encoding)))
+        raise TextFileError(f"{path}: line {line} is not {encoding}{_remedy(path, data, error)}") from None
+    if "\0" in text:
+        line = 1 + len(_LINE_BREAK.findall(text[: text.index("\0")]))
+        wide = next((name for name, odd in (("UTF-16LE", 1), ("UTF-16BE", 0)) if _is_wide(data, odd)), None)
+        cause = f"It looks like {wide} without a byte order mark. {_convert(path, wide)}" if wide else ""
+        raise TextFileError(f"{path}: line {line} holds a NUL byte. {cause or 'The file is damaged.'}")
+    return text
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(line, text) of each line that is not blank, trimmed. Raises as `read_text` does."""
+    lines = enumerate(_LINE_BREAK.split(read_text(path)), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_csv(
+    path: Path, *, refuse: Callable[[str, int], None]
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The column names, trimmed, and (line, cells) of each row that is not blank; the header is line 1.
+
+    A row with too many or too few cells is left out, and `refuse` is told why, with its line; so is a
+    quote that goes wrong, which ends the table: nobody knows where the next row begins.
+
+    Raises TextFileError for an empty file and as `read_text` does.
+    """
+    rows = _csv_rows(read_text(path), refuse)
+    try:
+        _, header = next(rows)
+    except StopIteration:
+        raise TextFileError(f"{path} is empty. Its first line must name the columns.") from None
+    for separator in (";", "\t"):
+        if len(header) == 1 and separator in header[0]:
+            raise TextFileError(f"{path}: columns are separated by {separator!r}. Separate them by commas.")
+    return [name.strip() for name in header], _of_length(rows, len(header), refuse)
+
+
+def _csv_rows(text: str, refuse: Callable[[str, int], None]) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(cells) and any(map(str.strip, cells)):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        cause = (
+            "a quote is opened, and never closed"
+            if "unexpected end" in str(error)
+            else "text follows a closing quote, or a quote is opened and not closed"
+        )
+        refuse(f'{cause}. A quote inside a quoted cell is written twice: "a ""b"" c".', line)
+
+
+def _of_length(
+    rows: Iterator[tuple[int, list[str]]], num_columns: int, refuse: Callable[[str, int], None]
+) -> Iterator[tuple[int, list[str]]]:
+    for line, cells in rows:
+        if len(cells) == num_columns:
+            yield line, cells
+        else:
+            values = f"{len(cells)} value{'s' * (len(cells) > 1)}"
+            columns = f"{num_columns} column{'s' * (num_columns > 1)}"
+            refuse(f"{values}, but {columns}. Quote values with commas.", line)
+
+
+def _remedy(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
+    if error.encoding.upper() != "UTF-8":
+        return ", as its byte order mark says. The file is damaged or cut: save it again, as UTF-8."
+    start = 1 + max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start))
+    line = re.split(rb"[\r\n]", data[start:], maxsplit=1)[0].decode("cp1252", errors="replace")
+    return (
+        f". Save the file as UTF-8. If it should read {line[:80]!r}, it is in Windows-1252:"
+        f" {_convert(path, 'WINDOWS-1252')}"
+    )
+
+
+def _is_wide(data: bytes, odd: int) -> bool:
+    """Whether most of the bytes at odd (1) or even (0) positions are 0: western text in UTF-16."""
+    half = data[odd::2]
+    return half.count(0) > len(half) // 2 and data[1 - odd :: 2].count(0) == 0
+
+
+def _convert(path: Path, encoding: str) -> str:
+    source, target = (shlex.quote(str(name)) for name in (path, f"{path.stem}-utf8{path.suffix}"))
+    return f"`iconv -f {encoding} -t UTF-8 {source} > {target}` converts it."
