@@ -31,17 +31,22 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     bom, encoding = next(((bom, name) for bom, name in _ENCODINGS if data.startswith(bom)), (b"", "UTF-8"))
     data = data[len(bom) :]
+    wide = next((name for name, odd in (("UTF-16LE", 1), ("UTF-16BE", 0)) if _is_wide(data, odd=odd)), None)
+    if wide and not bom:
+        raise TextFileError(f"{path} looks like {wide}, without a byte order mark. {_convert(path, wide)}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = 1 + len(_LINE_BREAK.findall(data[: error.start].decode(encoding)))
+        line = _line_at_end(data[: error.start].decode(encoding))
         raise TextFileError(f"{path}: line {line} is not {encoding}{_remedy(path, data, error)}") from None
     if "\0" in text:
-        line = 1 + len(_LINE_BREAK.findall(text[: text.index("\0")]))
-        wide = next((name for name, odd in (("UTF-16LE", 1), ("UTF-16BE", 0)) if _is_wide(data, odd)), None)
-        cause = f"It looks like {wide} without a byte order mark. {_convert(path, wide)}" if wide else ""
-        raise TextFileError(f"{path}: line {line} holds a NUL byte. {cause or 'The file is damaged.'}")
+        line = _line_at_end(text[: text.index("\0")])
+        raise TextFileError(f"{path}: line {line} holds a NUL byte. The file is damaged: save it again.")
     return text
+
+
+def _line_at_end(text: str) -> int:
+    return 1 + len(_LINE_BREAK.findall(text))
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -97,7 +102,9 @@ def _of_length(
         else:
             values = f"{len(cells)} value{'s' * (len(cells) > 1)}"
             columns = f"{num_columns} column{'s' * (num_columns > 1)}"
-            refuse(f"{values}, but {columns}. Quote values with commas.", line)
+            many = len(cells) > num_columns
+            remedy = "Quote values with commas." if many else "A column without a value has an empty cell."
+            refuse(f"{values}, but {columns}. {remedy}", line)
 
 
 def _remedy(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
@@ -111,10 +118,9 @@ def _remedy(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
     )
 
 
-def _is_wide(data: bytes, odd: int) -> bool:
-    """Whether most of the bytes at odd (1) or even (0) positions are 0: western text in UTF-16."""
-    half = data[odd::2]
-    return half.count(0) > len(half) // 2 and data[1 - odd :: 2].count(0) == 0
+def _is_wide(data: bytes, *, odd: int) -> bool:
+    """Whether most of the bytes at odd (1) or even (0) positions are 0, and no others: western UTF-16."""
+    return data[odd::2].count(0) > len(data) // 4 and data[1 - odd :: 2].count(0) == 0
 
 
 def _convert(path: Path, encoding: str) -> str:

@@ -94,9 +94,9 @@ def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
     for source, fault in bad.items():
         alike[fault].append(source)
     lines = []
-    for fault, names in alike.items():
-        each = f" (each of {len(names)})" if len(names) > 1 else ""
-        lines.append(f"{some(names)}{each} {fault.reason}. {fault.remedy}")
+    for fault, (first, *others) in alike.items():
+        more = f" (and so {some(others)})" if others else ""
+        lines.append(f"{first} {fault.reason}{more}. {fault.remedy}")
     if bad and len(bad) == len(faults):
         raise ManifestError("\n  ".join([f"{root} has no clips that can be used:", *lines]))
     if bad:
@@ -124,6 +124,12 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED]) + more
 
 
+def listing(heading: str, lines: Sequence[str]) -> str:
+    """The heading and the first lines below it, and how many more there are."""
+    more = [f"... and {len(lines) - _MAX_NAMED} more."] if len(lines) > _MAX_NAMED else []
+    return "\n  ".join([heading, *lines[:_MAX_NAMED], *more])
+
+
 def check_names(root: Path, sources: Iterable[str], labels: Iterable[str]) -> None:
     """Raise ManifestError for files and folders whose names a manifest can't hold: it is trimmed UTF-8."""
     problems: dict[str, str] = {}  # by the name to be changed
@@ -137,9 +143,8 @@ def check_names(root: Path, sources: Iterable[str], labels: Iterable[str]) -> No
     problems |= {label: _SPACES for label in labels if label != label.strip()}
     if problems:
         lines = [f"{name!r} {reason}" for name, reason in problems.items()]
-        more = [f"... and {len(lines) - _MAX_NAMED} more."] if len(lines) > _MAX_NAMED else []
         heading = f"{root}: a manifest can't hold {len(lines)} of its names. Rename these files or folders:"
-        raise ManifestError("\n  ".join([heading, *lines[:_MAX_NAMED], *more]))
+        raise ManifestError(listing(heading, lines))
 
 
 def _name_problem(name: str) -> str | None:

@@ -13,6 +13,7 @@ from pipeline.corpora.files import (
     check_names,
     contents,
     find_faults,
+    listing,
     some,
     suffixes,
     visible,
@@ -54,16 +55,15 @@ def folder_corpus(folder: Path) -> Corpus:
 
 def name_clips(clips: Sequence[Clip]) -> list[Clip]:
     """Clips without an id get one: the path of the source without suffix, or all of it where others share
-    that; and the time range, where the source has several clips."""
+    that; and the time range."""
     taken = {clip.clip_id for clip in clips}
-    counts = Counter(clip.sources for clip in clips)
-    short = Counter(_short(sources) for sources in counts)
+    short = Counter(_short(sources) for sources in {clip.sources for clip in clips})
     named = []
     for clip in clips:
         name = _short(clip.sources)
         if short[name] > 1 or name in taken:
             name = "|".join(clip.sources)
-        if counts[clip.sources] > 1:
+        if clip.start_seconds is not None or clip.end_seconds is not None:
             name += f"_{_seconds(clip.start_seconds or 0)}-{_seconds(clip.end_seconds)}"
         named.append(clip if clip.clip_id else replace(clip, clip_id=name))
     return named
@@ -74,7 +74,7 @@ def _short(sources: Sequence[str]) -> str:
 
 
 def _seconds(number: float | None) -> str:
-    return "" if number is None else np.format_float_positional(number, trim="-")
+    return "end" if number is None else np.format_float_positional(number, trim="-")
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -139,8 +139,8 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
             elif not _leads_back(clip) and _has_clips(clip):
                 problems.append(f"{clip} holds clips, and a class folder holds these itself.")
     if problems:
-        remedy = "Rearrange them; or name clips and labels in a CSV: --labels."
-        raise ManifestError(f"{top} is not <class>/<clip>. {remedy}\n  " + "\n  ".join(problems))
+        heading = f"{top} is not <class>/<clip>. Rearrange it; or name clips and labels in a CSV: --labels."
+        raise ManifestError(listing(heading, problems))
     if others:
         log.warning(
             "Left out, neither video nor image by their names: %s (%s).",
