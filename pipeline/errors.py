@@ -25,7 +25,7 @@ class DecodeError(PipelineError, ValueError):
     """A clip's bytes were read, and they are not frames. Permanent: the same bytes fail again."""
 
     def __init__(self, message: str, *, num_recovered: int = 0) -> None:
-        super().__init__(message)
+        super().__init__(message.encode(errors="backslashreplace").decode())  # file names need not be UTF-8
         self.num_recovered = num_recovered  # frames that were decoded before it failed
 
 

@@ -18,6 +18,7 @@ from pipeline.files import write_atomically
 from pipeline.frames import ClipInfo, Limits, clip_range, probe
 from pipeline.manifest import Clip, read_manifest
 from pipeline.parallel import in_threads
+from pipeline.sources import fault_of
 from stages.params import CorpusConfig, load_section
 
 
@@ -38,6 +39,9 @@ def run_probe(options: argparse.Namespace) -> None:
     manifest = read_manifest(options.manifest or Path(corpus.manifest))
 
     def look(clip: Clip) -> ClipInfo | str:
+        for source in clip.sources:
+            if fault := fault_of(root, source):
+                return f"{root / source} {fault.reason}. {fault.remedy}"
         try:
             return probe(**clip_range(clip, root=root), sampling=config.sampling, limits=config.limits)
         except (DecodeError, OSError) as error:

@@ -96,4 +96,4 @@ def _csv(rows: Sequence[Faulty]) -> bytes:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(field.name for field in fields(Faulty))
     writer.writerows(astuple(row) for row in rows)
-    return buffer.getvalue().encode(errors="backslashreplace")  # names of files need not be UTF-8
+    return buffer.getvalue().encode()
