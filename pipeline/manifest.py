@@ -209,9 +209,7 @@ def _check_columns(names: list[str], problems: Problems, *, required: Sequence[s
             problems.add(f"column {name!r} is there {names.count(name)} times. Keep one.")
     for name in required:
         if name not in names:
-            problems.add(
-                f"column {name!r} is missing. Required: {', '.join(required)}. The first line names columns."
-            )
+            problems.add(f"column {name!r} is missing. Required: {', '.join(required)}.")
     if len(set(names)) < len(names) or not set(required) <= set(names):
         problems.raise_if_any()  # the rows would only repeat it
 

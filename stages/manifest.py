@@ -254,7 +254,7 @@ def _print_counts(clips: Sequence[Clip]) -> None:
     labels = sorted({label for label, _ in counts})
     width = max(len(label) for label in ("all classes", *labels))
     print("  ".join([f"{'class':{width}}", *(f"{split:>7}" for split in SPLITS)]))
-    if len(labels) <= _MAX_LABELS_SHOWN:
+    if len(labels) <= _MAX_LABELS_SHOWN and any(labels):
         for label in labels:
             print("  ".join([f"{label:{width}}", *(f"{counts[label, split]:7}" for split in SPLITS)]))
     totals = Counter(clip.split for clip in clips)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, TextFileError
 from pipeline.manifest import Clip, FrameLabel, Question, check_sources, read_manifest, write_manifest
 
 HEADER = "clip_id,source,split,start_seconds,end_seconds,group,label,caption,value,frame_labels,image_fps"
@@ -90,9 +90,11 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
         header="clip_id,source,split,start_seconds,end_seconds,group",
     )
     problems = problems_of(path)
-    assert [problem.split(":")[0] for problem in problems] == [
+    assert problems[0].startswith(
+        "group 'g' is in train (row 2) and val (row 5). A group stays in one split:"
+    )
+    assert [problem.split(":")[0] for problem in problems[1:]] == [
         "no clip has split 'test'. Each of train, val, test needs some.",
-        "group 'g' is in train (row 2) and val (row 5). A group stays in one split",
         *["row 4"] * 4,
         "row 5",
         "row 6",
@@ -116,6 +118,9 @@ def test_all_problems_are_reported_at_once_with_their_rows(tmp_path: Path) -> No
         ("source", "d.png|", "has an empty name"),
         ("source", "/data/d.mp4", "is not below the root"),
         ("source", "d.png|../e.png", "is not below the root"),
+        ("source", '"d\ne"', "has a line break"),
+        ("label", '"d\ne"', "has a line break"),
+        ("group", '"d\ne"', "has a line break"),
         ("split", "", "split is empty"),
         ("split", "Train", "split 'Train' is unknown"),
         ("start_seconds", "-0.1", "is negative"),
@@ -216,6 +221,70 @@ def test_missing_sources_are_all_named_with_their_rows(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").touch()
     (tmp_path / "e.png").touch()
     check_sources(read_manifest(path), root=tmp_path)
+
+
+def test_groups_in_several_splits_are_one_problem_with_the_remedy(tmp_path: Path) -> None:
+    rows = [
+        f"{i},{i}.mp4,{'train' if i < 7 or i > 20 else 'test'},g{i % 2 if i < 21 else i}" for i in range(25)
+    ]
+    (problem,) = problems_of(manifest_of(tmp_path, *rows, "x,x,val,", header="clip_id,source,split,group"))
+    assert problem.startswith(
+        "group 'g0' is in train (rows 2, 4, 6, 8) and test (rows 10, 12, 14, 16, 18 and 2 more); group 'g1'"
+        " is in train (rows 3, 5, 7) and test (rows 9, 11, 13, 15, 17 and 2 more). A group stays in one"
+    )
+    assert "`python -m stages.manifest folder --group` splits by whole groups" in problem
+
+
+def test_a_manifest_is_text_by_its_byte_order_mark_or_utf_8(tmp_path: Path) -> None:
+    text = "clip_id,source,split,label\na,a,train,Käfig\nb,b,val,\nc,c,test,\n"
+    path = tmp_path / "manifest.csv"
+    for data in (text.encode(), text.encode("utf-8-sig"), text.encode("utf-16")):
+        path.write_bytes(data)
+        assert [clip.label for clip in read_manifest(path)] == ["Käfig", None, None]
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(TextFileError, match=r"manifest\.csv: line 2 is not UTF-8"):
+        read_manifest(path)
+    path.write_bytes(b"")
+    with pytest.raises(TextFileError, match=r"manifest\.csv is empty"):
+        read_manifest(path)
+
+
+def test_rows_of_a_manifest_are_lines_and_open_quotes_are_found(tmp_path: Path) -> None:
+    rows = ['a,a,train,"two\nlines"', "b,b,val,", "c,c,test,", "a,d,train,"]
+    problems = problems_of(manifest_of(tmp_path, *rows, header="clip_id,source,split,caption"))
+    assert problems == ["row 6: clip_id 'a' is already in row 2. Ids are unique."]
+    rows = [*GOOD_ROWS, 'd,"d.mp4,train', "e,e.mp4,train"]
+    assert problems_of(manifest_of(tmp_path, *rows))[0].startswith(
+        "row 5: a quote is opened, and never closed"
+    )
+
+
+def test_sources_that_were_not_fetched_are_one_problem_a_kind(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name in ("a.mp4", "b.mp4", "frames/1.png"):
+        (tmp_path / name).symlink_to(".git/annex/objects/Xx/9k/SHA256E-s1--00/SHA256E-s1--00")
+    (tmp_path / "c.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    (tmp_path / "d.mp4").symlink_to(f"/data/cache/files/md5/ab/{'0' * 30}")
+    (tmp_path / "disk").symlink_to("/nowhere")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    sources = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "disk/e.mp4", "frames", "loop.mp4", "f.mp4", "d.mp4/x.png"]
+    splits = ["train", "val", "test", *["train"] * 6]
+    rows = [f"{i},{source},{split}" for i, (source, split) in enumerate(zip(sources, splits, strict=True))]
+    with pytest.raises(ManifestError) as caught:
+        check_sources(read_manifest(manifest_of(tmp_path, *rows)), root=tmp_path)
+    assert str(caught.value).split("\n  ")[1:] == [
+        "row 2: source 'a.mp4' was not fetched by git-annex: its content is not on this machine (and 2 like"
+        " it, in rows 3, 7). Run `git annex get .` (or `datalad get .`) in the corpus's folder.",
+        "row 4: source 'c.mp4' was not fetched by Git LFS: the file is only a pointer. Run `git lfs pull` in"
+        " the corpus's folder.",
+        "row 5: source 'd.mp4' was not fetched by DVC: it links to a file that is not in DVC's cache (and 1"
+        " like it, in row 10). Run `dvc pull` in the corpus's repository.",
+        "row 6: source 'disk/e.mp4' lies in 'disk', which is a link to '/nowhere', which is not there. Mount"
+        " or fetch what it links to, or take the link away.",
+        "row 8: source 'loop.mp4' can't be opened: Too many levels of symbolic links. Correct its permissions"
+        " or its links.",
+        "row 9: source 'f.mp4' does not exist. Correct it, or the corpus's root.",
+    ]
 
 
 texts = st.text(

@@ -1,47 +1,26 @@
 """`python -m stages.manifest`: folder trees, miniatures of the official corpora, and a look at every clip."""
 
 import csv
+import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.corpora.splits import carve_val
-from pipeline.errors import PipelineError
-from pipeline.manifest import Clip, check_sources, read_manifest
-from stages.manifest import main
+from pipeline.manifest import Clip, check_sources, read_manifest, write_manifest
+from tests.builders import Builder, link, touch
 from tests.media import write_image, write_image_folder, write_video
-
-Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the stage in `tmp_path`; gives what it prints, or with succeeds=False the message of its error."""
-
-    def run(*arguments: str | Path, succeeds: bool = True) -> str:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["manifest", *map(str, arguments)])
-        try:
-            main()
-        except (PipelineError, SystemExit) as error:
-            assert not succeeds, capsys.readouterr().err
-            return str(error) if isinstance(error, PipelineError) else capsys.readouterr().err
-        assert succeeds
-        return capsys.readouterr().out
-
-    return run
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Builder:
+    return Builder(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -51,7 +30,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_a_folder_tree_becomes_a_manifest_split_class_by_class(
-    run: Run, videos: Path, tmp_path: Path
+    run: Builder, videos: Path, tmp_path: Path
 ) -> None:
     output = run("folder", "videos", "--out", "manifests/mine.csv")
     manifest = read_manifest(tmp_path / "manifests/mine.csv")
@@ -67,7 +46,7 @@ def test_a_folder_tree_becomes_a_manifest_split_class_by_class(
     assert parameters == {"corpus": {"manifest": "manifests/mine.csv", "root": str(videos)}}
 
 
-def test_the_split_depends_on_paths_and_seed_alone(run: Run, videos: Path, tmp_path: Path) -> None:
+def test_the_split_depends_on_paths_and_seed_alone(run: Builder, videos: Path, tmp_path: Path) -> None:
     def splits(*options: str) -> dict[str, str]:
         run("folder", "videos", "--out", "mine.csv", "--fresh", *options)
         return {clip.clip_id: clip.split for clip in read_manifest(tmp_path / "mine.csv")}
@@ -80,7 +59,7 @@ def test_the_split_depends_on_paths_and_seed_alone(run: Run, videos: Path, tmp_p
     assert Counter(splits("--split", "0.5", "0.25", "0.25").values()) == {"train": 23, "val": 11, "test": 11}
 
 
-def test_small_classes_are_in_every_split(run: Run, tmp_path: Path) -> None:
+def test_small_classes_are_in_every_split(run: Builder, tmp_path: Path) -> None:
     touch(tmp_path / "videos", "a/1.mp4", "a/2.mp4", "a/3.mp4", "b/1.mp4")
     run("folder", "videos", "--out", "mine.csv")
     clips = list(read_manifest(tmp_path / "mine.csv"))
@@ -88,7 +67,7 @@ def test_small_classes_are_in_every_split(run: Run, tmp_path: Path) -> None:
     assert [clip.split for clip in clips if clip.label == "b"] == ["train"]
 
 
-def test_train_val_and_test_folders_are_the_splits(run: Run, tmp_path: Path) -> None:
+def test_train_val_and_test_folders_are_the_splits(run: Builder, tmp_path: Path) -> None:
     touch(tmp_path / "videos", "train/a/1.mp4", "val/a/2.mp4", "test/b/3.mp4", "README.txt")
     run("folder", "videos", "--out", "mine.parquet")
     assert list(read_manifest(tmp_path / "mine.parquet")) == [
@@ -98,7 +77,7 @@ def test_train_val_and_test_folders_are_the_splits(run: Run, tmp_path: Path) -> 
     ]
 
 
-def test_images_and_folders_of_images_are_clips_and_other_files_are_not(run: Run, tmp_path: Path) -> None:
+def test_images_and_folders_of_images_are_clips_and_other_files_are_not(run: Builder, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     write_image(folder / "a/one.jpg", index=1)
     write_image(folder / "a/one.png", index=1)
@@ -117,7 +96,7 @@ def test_images_and_folders_of_images_are_clips_and_other_files_are_not(run: Run
     }
 
 
-def test_a_labels_file_names_clips_and_classes(run: Run, tmp_path: Path) -> None:
+def test_a_labels_file_names_clips_and_classes(run: Builder, tmp_path: Path) -> None:
     touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(6)))
     (tmp_path / "labels.csv").write_text("source,label\n" + "".join(f"{i}.mp4,x{i % 2}\n" for i in range(6)))
     run("folder", "videos", "--out", "mine.csv", "--labels", "labels.csv")
@@ -125,7 +104,7 @@ def test_a_labels_file_names_clips_and_classes(run: Run, tmp_path: Path) -> None
     assert labels == {str(i): f"x{i % 2}" for i in range(6)}
 
 
-def test_bad_input_gives_one_clear_message(run: Run, videos: Path, tmp_path: Path) -> None:
+def test_bad_input_gives_one_clear_message(run: Builder, videos: Path, tmp_path: Path) -> None:
     def message(*arguments: str) -> str:
         return run("folder", *arguments, succeeds=False)
 
@@ -145,6 +124,235 @@ def test_bad_input_gives_one_clear_message(run: Run, videos: Path, tmp_path: Pat
     assert "line 3: videos/none.mp4 does not exist" in problems
     assert "line 5: jump/01.mp4 is there twice" in problems
     assert not (tmp_path / "mine.csv").exists()
+
+
+def clips_in(path: Path) -> dict[str, Clip]:
+    return {clip.clip_id: clip for clip in read_manifest(path)}
+
+
+def splits_by_group(clips: Iterable[Clip]) -> dict[str | None, set[str]]:
+    groups: dict[str | None, set[str]] = {}
+    for clip in clips:
+        groups.setdefault(clip.group, set()).add(clip.split)
+    return groups
+
+
+def test_groups_are_named_by_a_pattern_of_the_path_and_never_straddle_splits(
+    run: Builder, tmp_path: Path
+) -> None:
+    names = [f"{c}/subject{s:02d}_{i}.mp4" for c in ("jump", "run") for s in range(10) for i in range(3)]
+    touch(tmp_path / "videos", *names)
+    arguments = ("folder", "videos", "--out", "mine.csv", "--fresh", "--group")
+    for pattern, groups in (
+        (r"(subject\d+)_", {f"subject{s:02d}" for s in range(10)}),
+        (r"\w+/subject\d", {"jump/subject0", "run/subject0"}),
+        (r"/([a-z]*)(\d*)", {"subject"}),
+    ):
+        output = run(*arguments, pattern, succeeds=len(groups) > 2)
+        if len(groups) > 2:
+            clips = clips_in(tmp_path / "mine.csv").values()
+            assert splits_by_group(clips).keys() == groups
+            assert all(len(splits) == 1 for splits in splits_by_group(clips).values())
+            assert Counter(clip.split for clip in clips) == {"train": 36, "val": 12, "test": 12}
+        else:  # one group a class
+            assert "no clip has split" in output
+    assert "'_4' gives no group for 60 of 60 clips: jump/subject00_0.mp4" in run(
+        *arguments, "_4", succeeds=False
+    )
+    assert "neither a column of --labels nor a regular expression" in run(*arguments, "(", succeeds=False)
+
+
+def test_a_group_may_be_a_column_of_the_labels(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(30)))
+    rows = "".join(f"{i}.mp4,{'ab'[i % 2]},p{i // 5}\n" for i in range(30))
+    (tmp_path / "labels.csv").write_text(f"source,label,person\n{rows}")
+    run("folder", "videos", "--labels", "labels.csv", "--group", "person", "--out", "mine.csv")
+    clips = clips_in(tmp_path / "mine.csv")
+    assert {name: clip.group for name, clip in clips.items()} == {str(i): f"p{i // 5}" for i in range(30)}
+    assert all(len(splits) == 1 for splits in splits_by_group(clips.values()).values())
+    assert {clip.split for clip in clips.values()} == {"train", "val", "test"}
+    message = run("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv", succeeds=False)
+    assert "unknown column 'person'" in message
+
+
+def test_clips_of_one_file_are_one_group(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(8)))
+    rows = "".join(f"{i}.mp4,x,{start},{start + 3},\n" for i in range(8) for start in (0, 1, 2.5))
+    (tmp_path / "labels.csv").write_text(f"source,label,start_seconds,end_seconds,group\n{rows}")
+    run("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv")
+    clips = clips_in(tmp_path / "mine.csv")
+    assert list(clips)[:3] == ["0_0-3", "0_1-4", "0_2.5-5.5"]
+    assert all(clip.group == clip.sources[0] for clip in clips.values())
+    assert all(len(splits) == 1 for splits in splits_by_group(clips.values()).values())
+    (tmp_path / "labels.csv").write_text(
+        f"source,label,start_seconds,end_seconds,group\n{rows}0.mp4,x,7,8,ann\n0.mp4,x,8,9,bob\n"
+    )
+    message = run("folder", "videos", "--labels", "labels.csv", "--out", "new.csv", succeeds=False)
+    assert message == "Clips of one file are one group, and these have several:\n  0.mp4: ann, bob"
+
+
+def test_splits_of_the_labels_that_tear_a_file_are_one_message(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(3)))
+    rows = [f"{i}.mp4,x,{s},{split}" for i in range(3) for s, split in enumerate(("train", "val", "test"))]
+    (tmp_path / "labels.csv").write_text("\n".join(["source,label,start_seconds,split", *rows]))
+    message = run("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv", succeeds=False)
+    assert message.startswith(
+        "mine.csv: 1 problem\n"
+        "  group '0.mp4' is in train (row 2) and val (row 3) and test (row 4); group '1.mp4' is in train"
+    )
+
+
+def test_the_rate_of_images_is_given_or_said(
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for number in range(3):
+        write_image_folder(tmp_path / f"videos/a/frames{number}", num_images=2)
+        write_image(tmp_path / f"videos/a/{number}.png", index=1)
+        touch(tmp_path, f"videos/a/v{number}.mp4")
+    run("folder", "videos", "--out", "mine.csv")
+    assert "3 clips are images in sequence, taken as 1 image a second" in caplog.text
+    caplog.clear()
+    run("folder", "videos", "--out", "mine.csv", "--image-fps", "25")
+    rates = {name: clip.image_fps for name, clip in clips_in(tmp_path / "mine.csv").items()}
+    assert rates == {
+        **{f"a/frames{number}": 25.0 for number in range(3)},
+        **{f"a/{name}": 1.0 for name in ("0", "1", "2", "v0", "v1", "v2")},
+    }
+    run("folder", "videos", "--out", "mine.csv")  # the rate stays
+    assert clips_in(tmp_path / "mine.csv")["a/frames0"].image_fps == 25.0
+    assert "images in sequence" not in caplog.text
+    assert "--image-fps 0.0: give a rate above 0" in run(
+        "folder", "videos", "--out", "mine.csv", "--image-fps", "0", succeeds=False
+    )
+
+
+def test_building_again_keeps_splits_and_hand_made_columns(
+    run: Builder, videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "mine.csv"
+    run("folder", "videos", "--out", "mine.csv")
+    before = clips_in(out)
+    by_hand = {
+        "jump/00": [replace(before["jump/00"], captions=("a girl jumps",), values=(1.5,))],
+        "jump/01": [replace(before["jump/01"], clip_id="first", end_seconds=1.0),
+                    replace(before["jump/01"], clip_id="second", start_seconds=1.0)],
+        "jump/02": [replace(before["jump/02"], label="hop")],
+        "jump/03": [replace(before["jump/03"], clip_id="renamed", group="ann")],
+    }  # fmt: skip
+    write_manifest(out, [row for name, clip in before.items() for row in by_hand.get(name, [clip])])
+    touch(videos, "run/new.mp4", "walk/0.mp4")
+    (videos / "run/00.mp4").rename(videos / "run/00.mkv")  # converted
+    (videos / "run/01.mp4").unlink()
+    (videos / "run/02.mp4").unlink()
+    link(videos / "run/02.mp4", ".git/annex/objects/x")
+
+    output = run("folder", "videos", "--out", "mine.csv", "--split", "0.2", "0.4", "0.4", "--seed", "7")
+    after = clips_in(out)
+    assert after.pop("jump/00") == by_hand["jump/00"][0]
+    for row in by_hand["jump/01"]:
+        assert after.pop(row.clip_id) == replace(row, group="jump/01.mp4")
+    assert after.pop("jump/02") == before["jump/02"]  # the folder says jump
+    assert "(1): label of jump/02 ('hop' by 'jump')" in caplog.text
+    assert after.pop("renamed") == by_hand["jump/03"][0]
+    assert after.pop("run/00") == replace(before["run/00"], sources=("run/00.mkv",))
+    assert "not there any more (1): run/01." in caplog.text
+    assert {after.pop("run/new").label, after.pop("walk/0").label} == {"run", "walk"}
+    assert after == {name: before[name] for name in after}
+    assert "run/02" in after  # not fetched, and not gone
+    assert len(after) == 34
+    assert "40 clips were in mine.csv and keep their splits and other columns" in output
+    assert "2 are new" in output
+
+
+def test_new_clips_join_their_group_and_fill_what_the_shares_lack(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"a/s{s}_{i}.mp4" for s in range(8) for i in range(2)))
+    arguments = ("folder", "videos", "--out", "mine.csv", "--group", r"s\d+")
+    run(*arguments)
+    before = clips_in(tmp_path / "mine.csv")
+    touch(tmp_path / "videos", *(f"a/s{s}_{i}.mp4" for s in range(12) for i in range(3)))
+    run(*arguments)
+    after = clips_in(tmp_path / "mine.csv")
+    assert all(after[name].split == clip.split for name, clip in before.items())
+    assert all(len(splits) == 1 for splits in splits_by_group(after.values()).values())
+    assert Counter(clip.split for clip in after.values()) == {"train": 24, "val": 6, "test": 6}
+
+
+def test_a_labels_csv_that_changes_takes_what_was_filled_in_with_it(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(6)))
+    labels = tmp_path / "labels.csv"
+    header = "source,label,start_seconds,end_seconds\n"
+    labels.write_text(header + "".join(f"{i}.mp4,x,{s},{s + 1}\n" for i in range(6) for s in (0, 1)))
+    arguments = ("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv")
+    run(*arguments)
+    clips = clips_in(tmp_path / "mine.csv")
+    filled = [replace(clip, captions=(name,)) for name, clip in clips.items()]
+    write_manifest(tmp_path / "mine.csv", filled)
+    labels.write_text(header + "".join(f"{i}.mp4,y,{s},{s + 1}\n" for i in range(6) for s in (1, 2)))
+    run(*arguments)
+    after = clips_in(tmp_path / "mine.csv")
+    assert {name: clip.captions for name, clip in after.items()} == {
+        f"{i}_{s}-{s + 1}": (f"{i}_{s}-{s + 1}",) if s == 1 else () for i in range(6) for s in (1, 2)
+    }
+    assert all(after[name].split == clip.split for name, clip in clips.items() if name in after)
+
+
+def test_a_manifest_that_cannot_be_kept_is_not_overwritten(
+    run: Builder, videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.csv"
+    out.write_text("clip_id,source,split,mine\na,a,train,1\n")
+    message = run("folder", "videos", "--out", "mine.csv", succeeds=False)
+    assert message.startswith("mine.csv is there, but its splits and columns can't be kept.")
+    assert "with --fresh" in message
+    assert "unknown column 'mine'" in message
+    assert out.read_text().startswith("clip_id,source,split,mine")
+    run("folder", "videos", "--out", "mine.csv", "--fresh")
+    before = out.read_bytes()
+    message = run("folder", "videos", "--out", "mine.csv", "--group", r"\d\d", succeeds=False)
+    assert "A group stays in one split" in message
+    assert message.endswith("its splits and groups were kept. --fresh makes all anew.")
+    assert out.read_bytes() == before
+    run("folder", str(videos), "--out", "mine.csv", "--fresh", "--group", r"\d\d")
+    assert len(splits_by_group(clips_in(out).values())) == 20
+
+
+def test_the_root_is_printed_as_yaml(run: Builder, tmp_path: Path) -> None:
+    root = touch(tmp_path / "my: videos # é", "a/1.mp4", "a/2.mp4", "a/3.mp4")
+    output = run("folder", root, "--out", "mine.csv")
+    assert yaml.safe_load(output[output.index("corpus:") :])["corpus"]["root"] == str(root)
+
+
+def test_a_root_that_is_not_utf_8_is_refused(run: Builder, tmp_path: Path) -> None:
+    root = touch(tmp_path / os.fsdecode(b"caf\xe9"), "a/1.mp4", "a/2.mp4", "a/3.mp4")
+    assert "is not UTF-8, so params.yaml can't name it. Rename it." in run(
+        "folder", root, "--out", "mine.csv", succeeds=False
+    )
+
+
+def test_names_beyond_the_locale_are_one_message(run: Builder, tmp_path: Path) -> None:
+    touch(tmp_path / "videos", *(f"läuft/{i}.mp4" for i in range(3)))
+    run("folder", "videos", "--out", "mine.csv")
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("corpus}", "videos}"))
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for command, said in (
+        (
+            ("folder", "videos", "--out", "b.csv"),
+            r"'l\xe4uft' can't be read in this locale, whose encoding is",
+        ),
+        (("probe",), r"videos/l\xe4uft/0.mp4 can't be named in this locale, whose encoding is ascii."),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.manifest", *command],
+            cwd=tmp_path,
+            env=ascii_only,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert said.encode() in done.stderr
+        assert b"PYTHONUTF8=1." in done.stderr
+        assert b"Traceback" not in done.stderr
 
 
 def test_the_stage_runs_as_users_run_it(tmp_path: Path) -> None:
@@ -184,7 +392,7 @@ def ucf101(root: Path, *, num_groups: int = 25) -> Path:
     return root
 
 
-def test_ucf101_follows_the_official_lists(run: Run, tmp_path: Path) -> None:
+def test_ucf101_follows_the_official_lists(run: Builder, tmp_path: Path) -> None:
     root = ucf101(tmp_path)
     output = run("ucf101", "UCF-101", "--lists", "ucfTrainTestlist", "--split", "2", "--out", "ucf.csv")
     manifest = read_manifest(tmp_path / "ucf.csv")
@@ -207,7 +415,7 @@ def test_ucf101_follows_the_official_lists(run: Run, tmp_path: Path) -> None:
     assert "corpus:\n  manifest: ucf.csv\n" in output
 
 
-def test_ucf101_groups_are_of_a_class_and_never_straddle_splits(run: Run, tmp_path: Path) -> None:
+def test_ucf101_groups_are_of_a_class_and_never_straddle_splits(run: Builder, tmp_path: Path) -> None:
     ucf101(tmp_path)
     val = {}
     for seed in ("0", "1"):
@@ -221,8 +429,25 @@ def test_ucf101_groups_are_of_a_class_and_never_straddle_splits(run: Run, tmp_pa
     assert val["0"] != val["1"]
 
 
+def test_ucf101_may_be_folders_of_frames_and_its_lists_in_other_encodings(
+    run: Builder, tmp_path: Path
+) -> None:
+    root = ucf101(tmp_path)
+    for path in (root / "ucfTrainTestlist").iterdir():
+        path.write_bytes(path.read_text().encode("utf-16" if "class" in path.name else "utf-8-sig"))
+    video = root / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g05_c02.avi"
+    video.unlink()
+    write_image_folder(video.with_suffix(""), num_images=2)
+    run("ucf101", "UCF-101", "--lists", "ucfTrainTestlist", "--out", "ucf.csv", "--image-fps", "25")
+    clips = clips_in(tmp_path / "ucf.csv")
+    assert len(clips) == 100
+    clip = clips["v_ApplyEyeMakeup_g05_c02"]
+    assert (clip.sources, clip.image_fps) == (("ApplyEyeMakeup/v_ApplyEyeMakeup_g05_c02",), 25.0)
+    assert Counter(clip.image_fps for clip in clips.values()) == {1.0: 99, 25.0: 1}
+
+
 def test_ucf101_may_be_converted_incomplete_and_elsewhere(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = ucf101(tmp_path)
     (root / "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g05_c02.avi").unlink()
@@ -237,12 +462,20 @@ def test_ucf101_may_be_converted_incomplete_and_elsewhere(
     assert missing == "ApplyEyeMakeup/v_ApplyEyeMakeup_g05_c02.avi\n"
 
 
-def test_lists_that_are_not_ucf101s_are_refused(run: Run, tmp_path: Path) -> None:
+def test_lists_that_are_not_ucf101s_are_refused(run: Builder, tmp_path: Path) -> None:
     root = ucf101(tmp_path, num_groups=6)
     arguments = ("ucf101", "UCF-101", "--lists", "ucfTrainTestlist", "--out", "ucf.csv")
     path = root / "ucfTrainTestlist/trainlist01.txt"
     path.write_text(path.read_text().replace(" 37", " 1"))
     assert "is not as published" in run(*arguments, succeeds=False)
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join(["nonsense", *lines[:3], *lines[:1]]))
+    message = run(*arguments, succeeds=False)
+    assert "trainlist01.txt: " in message
+    assert "line 1: 'nonsense' is not as published" in message
+    assert "v_ApplyEyeMakeup_g02_c01.avi is already in trainlist01.txt, line 2." in message
+    path.write_bytes(b"ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi 1\ncaf\xe9\n")
+    assert "trainlist01.txt: line 2 is not UTF-8" in run(*arguments, succeeds=False)
     path.unlink()
     assert "No ucfTrainTestlist/trainlist01.txt" in run(*arguments, succeeds=False)
     assert "None of the" not in run("ucf101", "nowhere", *arguments[2:], succeeds=False)
@@ -275,7 +508,7 @@ def kinetics(root: Path, *, folders: bool) -> Path:
 
 @pytest.mark.parametrize("folders", [True, False])
 def test_kinetics_follows_its_csvs_and_reports_missing_videos(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, folders: bool
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture, folders: bool
 ) -> None:
     kinetics(tmp_path, folders=folders)
     run("kinetics", "k400", "--csv", "train.csv", "val.csv", "test.csv", "--out", "k400.csv")
@@ -297,7 +530,7 @@ def test_kinetics_follows_its_csvs_and_reports_missing_videos(
     assert (tmp_path / "k400.missing.txt").read_text() == "video000007_000005_000015\n"
 
 
-def test_kinetics_without_a_test_split_tests_on_val(run: Run, tmp_path: Path) -> None:
+def test_kinetics_without_a_test_split_tests_on_val(run: Builder, tmp_path: Path) -> None:
     kinetics(tmp_path, folders=False)
     run("kinetics", "k400", "--csv", "train.csv", "val.csv", "--out", "k400.csv", "--val-share", "0.34")
     splits = Counter((clip.label, clip.split) for clip in read_manifest(tmp_path / "k400.csv"))
@@ -311,7 +544,7 @@ def test_kinetics_without_a_test_split_tests_on_val(run: Run, tmp_path: Path) ->
     }
 
 
-def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Run, tmp_path: Path) -> None:
+def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Builder, tmp_path: Path) -> None:
     kinetics(tmp_path, folders=False)
     path = tmp_path / "bad.csv"
     arguments = ("kinetics", "k400", "--csv", "bad.csv", "--out", "k400.csv")
@@ -319,6 +552,18 @@ def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Run, tmp_path
     message = run(*arguments, succeeds=False)
     assert "line 2: time_start and time_end must be numbers" in message
     assert "line 3: split 'dev' is unknown" in message
+    path.write_text(
+        "label,youtube_id,time_start,time_end,split\n"
+        "pick up, then put down,b,0,10,train\na,b,1\na,,0,10,train\na,b,0,inf,train\n"
+    )
+    message = run(*arguments, succeeds=False)
+    assert "bad.csv: 4 problems" in message
+    assert "line 2: 6 values, but 5 columns" in message
+    assert "line 3: 3 values, but 5 columns" in message
+    assert "line 4: youtube_id is empty" in message
+    assert "line 5: time_start and time_end must be numbers" in message
+    path.write_bytes("label,youtube_id,time_start,time_end,split\nä,b,0,10,train\n".encode("cp1252"))
+    assert "bad.csv: line 2 is not UTF-8" in run(*arguments, succeeds=False)
     path.write_text("id,start\n")
     assert "the first line must name youtube_id, time_start" in run(*arguments, succeeds=False)
     path.write_text("label,youtube_id,time_start,time_end,split\na,b,0,10,train\n")
@@ -327,8 +572,27 @@ def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Run, tmp_path
     assert "videos are there twice. Keep one" in run(*arguments, succeeds=False)
 
 
+def test_rows_of_kinetics_that_are_there_twice_count_once_or_are_named(
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinetics(tmp_path, folders=False)
+    arguments = ("kinetics", "k400", "--csv", "train.csv", "val.csv", "test.csv", "--out", "k400.csv")
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("abseiling,video000001,0,10,train,0\n")
+    run(*arguments)
+    assert len(clips_in(tmp_path / "k400.csv")) == 8
+    assert "train.csv: 1 rows are there twice, and count once." in caplog.text
+    with (tmp_path / "val.csv").open("a") as file:
+        file.write("surfing,video000001,0,10,val,0\n")
+    message = run(*arguments, succeeds=False)
+    assert message == (
+        "val.csv: 1 problem\n"
+        "  line 4: video000001_000000_000010 has another label or split in train.csv, line 3."
+    )
+
+
 def test_a_video_in_several_official_splits_stays_there_without_a_group(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kinetics(tmp_path, folders=False)
     with (tmp_path / "val.csv").open("a") as file:
@@ -364,7 +628,7 @@ extract: {taps: [layer4], sampling: {every: 2}, limits: {max_source_frames: 10}}
 """
 
 
-def test_probing_counts_frames_and_names_broken_clips(run: Run, tmp_path: Path) -> None:
+def test_probing_counts_frames_and_names_broken_clips(run: Builder, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     write_video(corpus / "a/good.mp4", num_frames=9, fps=10, size=(48, 64))
     write_video(corpus / "a/long.mp4", num_frames=11)

@@ -168,6 +168,8 @@ def content_fault(path: Path) -> Fault | None:
     """What a file is that its name calls a video or an image, and is none; of a folder, its first image."""
     if path.is_dir():
         path = images_in_folder(path)[0]
+        if fault := fault_of(path.parent, path.name):
+            return fault
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

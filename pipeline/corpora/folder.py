@@ -23,6 +23,7 @@ from pipeline.corpora.splits import SPLIT_NAMES
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.frames import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.manifest import SPLITS, Clip
+from pipeline.sources import fault_of
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,10 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
     if problems:
         heading = f"{top} is not <class>/<clip>. Rearrange it; or name clips and labels in a CSV: --labels."
         raise ManifestError(listing(heading, problems))
+    for link in [path for path in others if not path.exists()]:
+        if fault := fault_of(link.parent, link.name):
+            log.warning("Left out: %s %s. %s", link, fault.reason, fault.remedy)
+            others.remove(link)
     if others:
         log.warning(
             "Left out, neither video nor image by their names: %s (%s).",

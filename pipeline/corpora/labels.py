@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.clips import clip_of_row
-from pipeline.corpora.files import Corpus
+from pipeline.corpora.files import Corpus, find_faults
 from pipeline.corpora.splits import SPLIT_NAMES
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_table, report_faults
@@ -20,7 +20,8 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
     Several rows of a source are several clips, by time. Without a column for them, ids are "".
     Without a split, a clip has that of its top folder if all sources lie in folders of splits, else "".
     Without any target column, the label is the folder that the source lies in. `group_column` is the
-    column that says what belongs together.
+    column that says what belongs together. Files that are not what their names say are left out with a
+    warning; these are the corpus's `missing`.
 
     Raises ManifestError listing every problem with its line, TextFileError for a CSV that is no text.
     """
@@ -43,7 +44,8 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
         row["split"] = SPLIT_NAMES[row["split"].lower()] if row["split"] else split if all(splits) else ""
         row["label"] = row["label"] if has_targets else PurePosixPath(item[0]).parent.name or None
         clips.append(clip_of_row(**row))
-    return Corpus(tuple(clips), missing=())
+    bad = find_faults(folder, dict.fromkeys(source for clip in clips for source in clip.sources))
+    return Corpus(tuple(clip for clip in clips if bad.keys().isdisjoint(clip.sources)), tuple(bad))
 
 
 def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems) -> None:
