@@ -46,8 +46,9 @@ def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, missing: S
         used.update(row.clip_id for row in rows)
         kept += [_merged(clip, row, replaced, has_spans=has_spans) for row in rows] or [clip]
     rest = [row for row in previous if row.clip_id not in used]
-    unfetched = [row for row in rest if not set(missing).isdisjoint(row.sources)]
-    if gone := [row.clip_id for row in rest if row not in unfetched]:
+    absent = set(missing)
+    unfetched = [row for row in rest if not absent.isdisjoint(row.sources)]
+    if gone := [row.clip_id for row in rest if absent.isdisjoint(row.sources)]:
         log.warning("Clips of the manifest that are not there any more (%d): %s.", len(gone), some(gone))
     if replaced:
         log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), some(replaced))

@@ -13,9 +13,11 @@ IMAGE_SUFFIXES = frozenset(
 
 # fmt: off
 _VIDEO_SUFFIXES = frozenset({
-    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2ts", ".m2v", ".m4v",
-    ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb",
-    ".ts", ".vob", ".webm", ".wmv", ".y4m",
+    ".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".asf", ".avi", ".dav", ".dif", ".divx", ".dv", ".f4v",
+    ".flc", ".fli", ".flv", ".gif", ".gxf", ".h264", ".h265", ".hevc", ".ismv", ".ivf", ".m1v", ".m2t",
+    ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe",
+    ".mpeg", ".mpg", ".mts", ".mxf", ".nsv", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb",
+    ".tod", ".trp", ".ts", ".vc1", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
 })
 # fmt: on
 
