@@ -218,8 +218,13 @@ def _write(
     try:
         write_manifest(options.out, clips)
     except ManifestError as error:
-        hint = f"\n{options.out} is there: its splits and groups were kept. --fresh makes all anew."
-        raise ManifestError(f"{error}{hint if previous else ''}") from None
+        hint = ""
+        if shares and {clip.split for clip in clips} < set(SPLITS):
+            num_units = len({clip.group or clip.clip_id for clip in clips})
+            hint = f"\nThese are {num_units} groups or single clips: a class needs three to be in all splits."
+        if previous:
+            hint += f"\n{options.out} is there: its splits and groups were kept. --fresh makes all anew."
+        raise ManifestError(f"{error}{hint}") from None
     _print_counts(clips)
     if previous:
         num_kept = len({clip.clip_id for clip in clips} & {clip.clip_id for clip in previous})

@@ -146,7 +146,7 @@ def test_groups_are_named_by_a_pattern_of_the_path_and_never_straddle_splits(
     for pattern, groups in (
         (r"(subject\d+)_", {f"subject{s:02d}" for s in range(10)}),
         (r"\w+/subject\d", {"jump/subject0", "run/subject0"}),
-        (r"/([a-z]*)(\d*)", {"subject"}),
+        (r"/([a-z]*)(\d*)", {"subject"}),  # one group in all
     ):
         output = run(*arguments, pattern, succeeds=len(groups) > 2)
         if len(groups) > 2:
@@ -154,12 +154,26 @@ def test_groups_are_named_by_a_pattern_of_the_path_and_never_straddle_splits(
             assert splits_by_group(clips).keys() == groups
             assert all(len(splits) == 1 for splits in splits_by_group(clips).values())
             assert Counter(clip.split for clip in clips) == {"train": 36, "val": 12, "test": 12}
-        else:  # one group a class
-            assert "no clip has split" in output
+        else:  # at most one group a class
+            assert output == (
+                "mine.csv: 2 problems\n  no clip has split 'test'. Each of train, val, test needs some.\n"
+                "  no clip has split 'val'. Each of train, val, test needs some.\n"
+                f"These are {len(groups)} groups or single clips: a class needs three to be in all splits."
+            )
     assert "'_4' gives no group for 60 of 60 clips: jump/subject00_0.mp4" in run(
         *arguments, "_4", succeeds=False
     )
     assert "neither a column of --labels nor a regular expression" in run(*arguments, "(", succeeds=False)
+
+
+def test_large_groups_leave_no_split_empty(run: Builder, tmp_path: Path) -> None:
+    touch(
+        tmp_path / "videos", *(f"a/{g}{i}.mp4" for g, n in (("x", 9), ("y", 20), ("z", 5)) for i in range(n))
+    )
+    run("folder", "videos", "--out", "mine.csv", "--group", "[xyz]")
+    groups = splits_by_group(clips_in(tmp_path / "mine.csv").values())
+    assert groups["y"] == {"train"}
+    assert groups["x"] | groups["z"] == {"val", "test"}
 
 
 def test_a_group_may_be_a_column_of_the_labels(run: Builder, tmp_path: Path) -> None:

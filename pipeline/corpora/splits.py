@@ -106,7 +106,8 @@ def _split_units(
         filled[splits[unit]] += sizes[unit]
     for split in wanted:  # where every unit is large, the smallest goes to an empty split
         spare = [unit for unit in free if splits[unit] == "train"]
-        if wanted[split] and not filled[split] and len(spare) + (filled["train"] > 0) > 1 and spare:
+        num_train = sum(there == "train" for there in splits.values())
+        if wanted[split] and not filled[split] and spare and num_train > 1:
             smallest = min(spare, key=lambda unit: sizes[unit])
             splits[smallest] = split
             filled[split] += sizes[smallest]
