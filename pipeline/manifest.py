@@ -36,6 +36,7 @@ __all__ = [
     "read_manifest",
     "read_table",
     "report_faults",
+    "source_faults",
     "write_manifest",
 ]
 
@@ -112,24 +113,23 @@ def column_names(path: Path) -> list[str]:
     return read_csv(path, refuse=lambda *_: None)[0]
 
 
+def source_faults(manifest: Manifest, *, root: Path) -> dict[str, Fault]:
+    """By their names, the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
+    sources = pc.unique(pc.split_pattern(manifest.column("source").combine_chunks(), "|").flatten())
+    found = ((source, fault_of(root, source)) for source in sources.to_pylist())
+    return {source: fault for source, fault in found if fault}
+
+
 def check_sources(manifest: Manifest, *, root: Path) -> None:
     """Raise ManifestError naming every source that is not there below `root`, with its row.
 
-    Links whose target was not fetched (git-annex, DVC) and pointers to such files (Git LFS) are one
-    problem a kind.
+    Sources that were not fetched are one problem a kind.
     """
     problems = Problems(root, manifest.rows)
+    faults = source_faults(manifest, root=root)
     sources = pc.split_pattern(manifest.column("source").combine_chunks(), "|")
-    known: dict[str, Fault | None] = {}
-    faults: list[tuple[int, str, Fault]] = []
-    for index, source in zip(
-        pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True
-    ):
-        if source not in known:
-            known[source] = fault_of(root, source)
-        if fault := known[source]:
-            faults.append((index, f"source {source!r}", fault))
-    report_faults(faults, problems)
+    places = zip(pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True)
+    report_faults(((i, f"source {name!r}", faults[name]) for i, name in places if name in faults), problems)
     problems.raise_if_any()
 
 

@@ -14,7 +14,8 @@ from pipeline.contract import FeatureContract
 from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError
 from pipeline.extract import ExtractConfig, Plan, Target, plan, source_paths
-from pipeline.manifest import Clip, check_sources, read_manifest
+from pipeline.manifest import Clip, check_sources, read_manifest, source_faults
+from pipeline.sources import Fault
 from pipeline.store import DigestCache, Journal, Layout
 from pipeline.weights import load_weights
 from stages.params import CorpusConfig, journal_path, load_section
@@ -29,6 +30,7 @@ class Job:
     config: ExtractConfig
     clips: tuple[Clip, ...]
     root: Path
+    faults: Mapping[str, Fault]  # of sources that can't be read
     backbone: Backbone
     targets: tuple[Target, ...]
     journal: Journal
@@ -54,6 +56,7 @@ class Job:
             min_frames=self.config.min_frames,
             copies=copies,
             retried=retried,
+            faults=self.faults,
         )
 
 
@@ -66,7 +69,9 @@ def read_job(*, only_plan: bool = False) -> Job:
     config = load_section("extract", ExtractConfig)
     root = visible_root(corpus.root)
     manifest = read_manifest(Path(corpus.manifest))
-    check_sources(manifest, root=root)
+    faults = source_faults(manifest, root=root)
+    if all(faults.keys() & set(clip.sources) for clip in manifest):
+        check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
     weights = load_weights(weights_path())
     if config.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
         backbone = Backbone(weights, taps=config.taps, device=torch.device("cpu"))
@@ -80,7 +85,9 @@ def read_job(*, only_plan: bool = False) -> Job:
         )
     targets = make_targets(config, weights, backbone)
     journal = Journal(journal_path(), create=not only_plan)
-    return Job(config, tuple(manifest), root, backbone, tuple(targets), journal, journal.digest_cache())
+    return Job(
+        config, tuple(manifest), root, faults, backbone, tuple(targets), journal, journal.digest_cache()
+    )
 
 
 def read_sources(job: Job) -> None:

@@ -60,8 +60,8 @@ def main() -> None:
         if failed:
             write_report(job, result, num_restarts=orders.num_restarts, failed=failed, published=None)
             raise PipelineError(
-                f"{len(failed)} clips failed, and may not fail again:\n{_listed(failed)}\n"
-                "The features of the others are kept; run the same command to try these again."
+                f"{len(failed)} clips could not be read or computed:\n{_listed(failed)}\n"
+                "The features of the others are kept. Run the same command to try these again."
             )
         published = publish_view(
             todo.keys,

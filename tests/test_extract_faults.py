@@ -82,7 +82,7 @@ def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_nex
     (project.videos / "clip5.mp4").write_bytes(b"not a video" * 100)
     faults = {"clip1": "crash", "clip2": "hang", "clip3": "killed", "clip4": "memory"}
     output = project.dvc("repro", "extract", check=False, **faulty, FAULTS=json.dumps(faults))
-    assert "3 clips failed, and may not fail again" in output
+    assert "3 clips could not be read or computed:" in output
     assert "  clip2: the run made no progress for 5 s on this clip alone" in output
     assert "  clip3: the run was killed (SIGKILL, as for want of memory) on this clip alone" in output
     assert "  clip4: out of memory" in output
@@ -101,10 +101,29 @@ def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_nex
     assert found["clip5"]["reason"].startswith("videos/clip5.mp4 can't be decoded")
 
     output = project.run("python", "-m", "stages.extract", "--retry-quarantined")
-    assert "Trying 2 quarantined clips again." in output
-    assert plan_of(output) == "2 to compute, 6 unchanged"
+    assert plan_of(output) == "2 quarantined before, tried again, 6 unchanged"
     assert clip_ids(project) == [name for name in NAMES if name != "clip5"]
     assert list(quarantine(project)) == ["clip5"]
+
+
+def test_clips_whose_sources_are_not_there_are_named_after_the_others_are_kept(fresh: Project) -> None:
+    project = fresh
+    for name in ("clip1", "clip2"):
+        (project.videos / f"{name}.mp4").unlink()
+    (project.videos / "clip2.mp4").symlink_to("../.git/annex/objects/Xk/clip2.mp4")
+    output = project.run("python", "-m", "stages.extract", check=False)
+    assert plan_of(output) == "6 to compute, 0 unchanged, 2 unreadable"
+    assert "2 clips could not be read or computed:" in output
+    assert "  clip1: source 'clip1.mp4' does not exist. Correct it, or the corpus's root." in output
+    assert "  clip2: source 'clip2.mp4' was not fetched by git-annex" in output
+    assert "git annex get" in output
+
+    for number in (1, 2):
+        (project.videos / f"clip{number}.mp4").unlink(missing_ok=True)
+        project.add_video(f"clip{number}", num_frames=4 + number, first_index=10 * number)
+    output = project.run("python", "-m", "stages.extract")
+    assert plan_of(output) == "2 to compute, 6 unchanged"
+    assert clip_ids(project) == NAMES
 
 
 @pytest.mark.parametrize("command", ["dvc repro extract", "python -m stages.extract"])

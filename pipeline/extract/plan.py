@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import DecodeError
@@ -14,6 +15,7 @@ from pipeline.extract.config import Damaged, Target
 from pipeline.files import combined_digest
 from pipeline.frames import source_files
 from pipeline.manifest import Clip
+from pipeline.sources import Fault
 from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
 
 
@@ -64,12 +66,13 @@ def plan(
     min_frames: int = 1,
     copies: Mapping[str, AbstractSet[bytes]] | None = None,
     retried: AbstractSet[bytes] = frozenset(),
+    faults: Mapping[str, Fault] = MappingProxyType({}),
 ) -> Plan:
     """Compare the manifest's clips with the journal: what must be computed, and why.
 
     `copies` has, by tap, the keys of features that lie elsewhere and are copied before anything is
-    computed; `retried` the keys of clips that were in quarantine until now. Digests that were learnt are
-    for the caller to save.
+    computed; `retried` the keys of clips that were in quarantine until now; `faults` the sources that can't
+    be read. Digests that were learnt are for the caller to save.
     """
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
@@ -79,6 +82,9 @@ def plan(
     missing: dict[bytes, tuple[Clip, tuple[str, ...]]] = {}
     num_unchanged = num_quarantined = num_to_copy = 0
     for clip in clips:
+        if fault := next((name for name in clip.sources if name in faults), None):
+            unreadable[clip.clip_id] = f"source {fault!r} {faults[fault].reason}. {faults[fault].remedy}"
+            continue
         try:
             key = clip_key(clip, root=root, digests=digests)
         except OSError as error:
