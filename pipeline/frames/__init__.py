@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
+from pipeline.frames.animation import open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
-from pipeline.frames.images import Animation, Images
+from pipeline.frames.images import Images
 from pipeline.frames.limits import Limits, NotFramesError
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
@@ -168,7 +169,7 @@ def probe(
 
 def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Stills | Video:
     if all(is_image(file) for file in files):
-        animation = Animation.open(files[0], limits=limits) if len(files) == 1 else None
+        animation = open_animation(files[0], limits=limits) if len(files) == 1 else None
         return animation or Images.open(files, image_fps=image_fps, limits=limits)
     if len(files) == 1:
         return Video(files[0], limits)

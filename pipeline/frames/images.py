@@ -1,25 +1,36 @@
-"""Images as frames: one image, a list of them, a folder in natural order, or an animation."""
+"""Images as frames: one image, or several in order. Pixels are as a viewer shows them."""
 
 import io
+import re
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
+from pipeline.frames.foreign import foreign_kind
+from pipeline.frames.image_bytes import has_all_scans, jpeg_without_end, orientation, split
+from pipeline.frames.limits import Limits, NotFramesError, check_file_size, check_frame_size, check_num_frames
+
+with suppress(ImportError):  # HEIC, for those who have it
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 # What image files are in truth. PIL knows more formats, some of which run other programs.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+Image.init()
+_FORMATS: list[str] = [
+    name
+    for name in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "HEIF")
+    if name in Image.OPEN
+]
 
 # PIL's own guard warns (from any thread, once) and can't be raised for one file: Limits takes its place.
 Image.MAX_IMAGE_PIXELS = None
 
-_MAX_PIXEL_BYTES = 8  # as stored: four channels of 16 bits
-
-_DEFAULT_DURATION_MS = 100  # of an animation's frame that has none, as browsers do
+_JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,75 +49,118 @@ class Images:
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The images at `positions` (N,), as (H, W, 3) uint8 RGB. Raises NotFramesError."""
         for position in positions.tolist():
-            with _opened(self.paths[position], limits=self.limits) as image:
-                pixels = _to_rgb(image)
-            yield pixels
+            path = self.paths[position]
+            data, exif = split(read_bytes(path, limits=self.limits))
+            with opened(path, data, limits=self.limits) as image:
+                pixels = on_black(to_pixels(image))
+                exif = exif or image.info.get("exif", b"")  # HEIC's; TIFF turns its pixels itself
+            yield turned(pixels, orientation(exif))
 
 
-@dataclass(frozen=True, slots=True)
-class Animation:
-    """An animated WebP or PNG: a video whose frames have durations."""
-
-    path: Path
-    limits: Limits
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
-
-    @classmethod
-    def open(cls, path: Path, *, limits: Limits) -> "Animation | None":
-        """None for an image that does not move."""
-        if path.suffix.lower() not in (".png", ".webp"):
-            return None
-        with _opened(path, limits=limits) as image:
-            if not getattr(image, "is_animated", False):
-                return None
-            num_frames = int(getattr(image, "n_frames", 1))
-            check_num_frames(path, num_frames, limits=limits)
-            durations_ms = []
-            for number in range(num_frames):
-                image.seek(number)
-                image.load()
-                durations_ms.append(image.info.get("duration") or _DEFAULT_DURATION_MS)
-        return cls(path, limits, np.cumsum([0, *durations_ms[:-1]]) / 1000)
-
-    def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB. Raises NotFramesError."""
-        with _opened(self.path, limits=self.limits) as image:
-            for position in positions.tolist():
-                image.seek(position)
-                yield _to_rgb(image)
+def read_bytes(path: Path, *, limits: Limits) -> bytes:
+    """The file. Raises NotFramesError for one that is larger than any frame within the limits."""
+    check_file_size(path, path.stat().st_size, limits=limits)
+    return path.read_bytes()
 
 
 @contextmanager
-def _opened(path: Path, *, limits: Limits) -> Iterator[Image.Image]:
-    """The image, of which only the header was read yet. What goes wrong in the block is a NotFramesError."""
-    size_bytes = path.stat().st_size
-    check_frame_size(path, height=1, width=size_bytes // _MAX_PIXEL_BYTES, limits=limits)
-    data = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            check_frame_size(path, height=image.height, width=image.width, limits=limits)
+def opened(path: Path, data: bytes, *, limits: Limits) -> Iterator[Image.Image]:
+    """The image in `data`, of which only the header was read yet; a JPEG that only lacks its end has it.
+
+    What goes wrong in the block is a NotFramesError.
+    """
+    with explained(path, data):
+        if (pixels := jpeg_without_end(data)) is not None:
+            data = _with_end(path, pixels, limits=limits)
+        with _open(path, data, limits=limits) as image:
             yield image
+
+
+@contextmanager
+def explained(path: Path, data: bytes) -> Iterator[None]:
+    """Makes a NotFramesError, in words, of what PIL raises about `data`."""
+    try:
+        yield
     except (NotFramesError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        what, remedy = foreign_kind(data) or (
+            "its bytes are not an image's",
+            "Replace or re-encode the file.",
+        )
+        raise NotFramesError(path, what, remedy=remedy) from error
     except Exception as error:  # from memory nothing but the bytes can be wrong, and PIL raises any type
-        raise NotFramesError(path, str(error)) from error
+        said = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "the file", str(error))
+        is_sentence = isinstance(error, OSError | SyntaxError | ValueError | EOFError) and said
+        raise NotFramesError(path, said if is_sentence else f"{type(error).__name__} {said}") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 as a viewer shows it, on black where it is transparent; 16-bit white stays white."""
-    image = ImageOps.exif_transpose(image)
+def _open(path: Path, data: bytes, *, limits: Limits) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    check_frame_size(path, height=image.height, width=image.width, limits=limits)
+    return image
+
+
+def _with_end(path: Path, data: bytes, *, limits: Limits) -> bytes:
+    """A JPEG without an end marker, with one. Raises NotFramesError when pixels are missing as well.
+
+    libjpeg fills missing pixels with grey and only warns, which PIL does not pass on. But pixels that
+    are there do not depend on what follows them.
+    """
+
+    def decoded(filler: bytes) -> bytes:
+        with _open(path, data + filler + _JPEG_END, limits=limits) as image:
+            return image.tobytes()
+
+    try:
+        is_cut = len({decoded(filler) for filler in (b"", *map(_filler, range(3)))}) > 1
+    except OSError:  # it can't be decoded at all
+        is_cut = True
+    if is_cut or not has_all_scans(data):
+        raise NotFramesError(path, "its pixels end too early: the file is cut")
+    return data + _JPEG_END
+
+
+def _filler(start: int) -> bytes:
+    """What a JPEG's decoder takes for pixels, whether it waits for bytes or for one of eight markers.
+
+    What one filler gives by chance is not what all three do: other bits, and another marker to begin with.
+    """
+    filler = bytes((0xAA + 0x21 * start + 37 * position) % 0xFF for position in range(512))  # none is 255
+    markers = (bytes([0xFF, 0xD0 + (number + 3 * start) % 8]) for number in range(8))
+    return filler + b"".join(marker + filler for marker in markers)
+
+
+def to_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8, or (H, W, 4) with opacity where it may be transparent; 16-bit white stays white."""
     if image.mode.startswith("I"):  # 16 bits of grey, in 16 or 32
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("its pixels are floats, whose range is unknown")
-    if image.has_transparency_data:
-        return on_black(np.asarray(image.convert("RGBA")))
-    return np.array(image.convert("RGB"))
+    return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def on_black(pixels: np.ndarray) -> np.ndarray:
-    """RGBA (H, W, 4) uint8 composited on black: (H, W, 3) uint8, rounded."""
-    product = pixels[..., :3].astype(np.uint16) * pixels[..., 3:]  # (H, W, 3)
-    rounded: np.ndarray = (product + 127) // 255
+    """RGB as it is; RGBA (H, W, 4) uint8 composited on black: (H, W, 3) uint8, rounded."""
+    return over(pixels, np.zeros((), np.uint8))
+
+
+def over(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """RGB as it is; RGBA (H, W, 4) uint8 laid over an opaque ground (H, W, 3) uint8; rounded."""
+    if pixels.shape[2] == 3:
+        return pixels
+    opacity = pixels[..., 3:].astype(np.uint16)
+    rounded: np.ndarray = (pixels[..., :3] * opacity + ground * (255 - opacity) + 127) // 255  # (H, W, 3)
     return rounded.astype(np.uint8)
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, 3) as EXIF's orientation, 1 to 8, wants them shown: (H, W, 3) or (W, H, 3)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)  # (W, H, 3)
+    if orientation in (2, 3, 6, 7):
+        pixels = np.flip(pixels, axis=1)
+    if orientation in (3, 4, 7, 8):
+        pixels = np.flip(pixels, axis=0)
+    return np.ascontiguousarray(pixels)

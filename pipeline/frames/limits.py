@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pipeline.errors import DecodeError
 
+_MAX_PIXEL_BYTES = 8  # of an image, as stored: four channels of 16 bits
+
 
 class Limits(BaseModel):
     """Refuses sources that promise giant frames or endless clips, before memory is taken for them.
@@ -39,6 +41,13 @@ def check_frame_size(path: Path, *, height: int, width: int, limits: Limits) -> 
     """Raise NotFramesError for a frame with more pixels than the limits allow."""
     if limits.max_frame_pixels is not None and height * width > limits.max_frame_pixels:
         raise _above(path, f"a frame of {width} x {height} pixels", "max_frame_pixels", limits)
+
+
+def check_file_size(path: Path, size_bytes: int, *, limits: Limits) -> None:
+    """Raise NotFramesError for an image's file that is larger than the largest frame could be."""
+    if limits.max_frame_pixels is not None and size_bytes > limits.max_frame_pixels * _MAX_PIXEL_BYTES:
+        amount = f"a file of {size_bytes} bytes, {_MAX_PIXEL_BYTES} and more a pixel"
+        raise _above(path, amount, "max_frame_pixels", limits)
 
 
 def check_num_frames(path: Path, num_frames: int, *, limits: Limits) -> None:
