@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.contract import Backend, Precision, Preprocessing, Size, Triple
+from pipeline.contract import Backend, Precision, Preprocessing, Triple
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.networks import (
     build_network,
@@ -170,6 +170,9 @@ def seconds_saved_by_compiling(eager_seconds: float, *, device: torch.device) ->
     return eager_seconds * (1 - 1 / _COMPILED_SPEED[device.type]) - _COMPILE_SECONDS[device.type]
 
 
+_RESIZED_BYTES = 64 << 20  # of frames that are resized at once, before they are cropped
+
+
 def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Resize and centre-crop the frames of a clip as torchvision's transforms do.
 
@@ -183,24 +186,23 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """
     x = pixels.permute(0, 3, 1, 2)  # (T, 3, H, W)
     height, width = x.shape[2:]
-    size = _resized_size(height, width, preprocessing.resize)
+    size = preprocessing.resized_size(height, width)
     crop_height, crop_width = preprocessing.crop_size
     if size[0] < crop_height or size[1] < crop_width:
         raise DecodeError(
             f"Frames of {height}x{width} pixels (height x width) are smaller than the crop"
             f" {crop_height}x{crop_width}. Set preprocessing.resize, or a smaller crop."
         )
-    if size != (height, width):
-        x = resize(x, size=size, interpolation=preprocessing.interpolation)
     top, left = round((size[0] - crop_height) / 2), round((size[1] - crop_width) / 2)
-    x = x[:, :, top : top + crop_height, left : left + crop_width]  # (T, 3, h, w)
-    return x.contiguous(memory_format=torch.channels_last)
 
+    def prepared(x: Tensor) -> Tensor:
+        if size != (height, width):
+            x = resize(x, size=size, interpolation=preprocessing.interpolation)
+        x = x[:, :, top : top + crop_height, left : left + crop_width]  # (T, 3, h, w)
+        return x.contiguous(memory_format=torch.channels_last)
 
-def _resized_size(height: int, width: int, resize: int | Size | None) -> Size:
-    if resize is None:
-        return height, width
-    if isinstance(resize, tuple):
-        return resize
-    longer = int(resize * max(height, width) / min(height, width))  # torchvision truncates
-    return (resize, longer) if height <= width else (longer, resize)
+    # What is resized is larger than what is cropped from it, without bound for a narrow frame.
+    num_at_once = max(1, _RESIZED_BYTES // (3 * max(height, size[0]) * size[1]))
+    if len(x) <= num_at_once:
+        return prepared(x)
+    return torch.cat([prepared(x[i : i + num_at_once]) for i in range(0, len(x), num_at_once)])

@@ -67,6 +67,15 @@ class Preprocessing(BaseModel):
     def crop_size(self) -> Size:
         return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
+    def resized_size(self, height: int, width: int) -> Size:
+        """(height, width) of a frame of `height` x `width` pixels after resizing, before the crop."""
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, tuple):
+            return self.resize
+        longer = int(self.resize * max(height, width) / min(height, width))  # torchvision truncates
+        return (self.resize, longer) if height <= width else (longer, self.resize)
+
     @model_validator(mode="after")
     def _resize_covers_crop(self) -> Self:
         if self.resize is not None:

@@ -89,7 +89,10 @@ def clip_pixels(
     Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.
     """
     for frames in read_frames(
-        **clip_range(clip, root=root), sampling=contract.sampling, batch_size=batch_size
+        **clip_range(clip, root=root),
+        sampling=contract.sampling,
+        batch_size=batch_size,
+        preprocessing=contract.preprocessing,
     ):
         yield (
             preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing),

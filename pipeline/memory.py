@@ -1,6 +1,7 @@
-"""The C library's memory: what a batch frees is kept for the next one."""
+"""Memory: what a batch frees is kept for the next one, and which errors say that there is none left."""
 
 import ctypes
+import re
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc: <malloc.h>
 
@@ -16,3 +17,14 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+# torch.OutOfMemoryError is GPUs' alone: on CPUs, and where the driver allocates, it is a RuntimeError.
+_NO_MEMORY = re.compile("(can't allocate|not enough|out of) memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had, be it the host's or a GPU's."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+    )

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
@@ -27,6 +26,7 @@ from pipeline.extract import (
     run,
 )
 from pipeline.files import write_atomically
+from pipeline.memory import is_out_of_memory
 from pipeline.store import Quarantined, repack
 from pipeline.supervisor import Notes, Orders, interrupt_once, read_orders
 from stages import console
@@ -165,7 +165,9 @@ def _run(
             on_progress=on_progress,
             notes=notes,
         )
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise PipelineError(
             f"Out of memory: {error}\nWhat was committed is kept. Lower extract.batch_size (now"
             f" {job.config.batch_size or 'by the device'}), then run the same command to go on."

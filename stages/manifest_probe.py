@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from pipeline.contract import Sampling
+from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.files import write_atomically
 from pipeline.frames import ClipInfo, Limits, clip_range, probe
@@ -23,12 +23,13 @@ from stages.params import CorpusConfig, load_section
 
 
 class ProbeConfig(BaseModel):
-    """What of the section `extract` decides how many frames a clip has."""
+    """What of the section `extract` decides how many frames a clip has, and whether it can be read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
+    preprocessing: Preprocessing = Preprocessing()
 
 
 def run_probe(options: argparse.Namespace) -> None:
@@ -43,7 +44,7 @@ def run_probe(options: argparse.Namespace) -> None:
             if fault := fault_of(root, source):
                 return f"{root / source} {fault.reason}. {fault.remedy}"
         try:
-            return probe(**clip_range(clip, root=root), sampling=config.sampling, limits=config.limits)
+            return probe(**clip_range(clip, root=root), **dict(config))
         except (DecodeError, OSError) as error:
             return str(error)
 

@@ -15,6 +15,7 @@ from pipeline.end_to_end import answer_clip, make_backbone
 from pipeline.errors import DecodeError, PipelineError, WeightsError
 from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip, Question
+from pipeline.memory import is_out_of_memory
 from pipeline.tasks import QuestionAnswering
 from pipeline.weights import find_weights, load_weights
 from stages import console
@@ -85,7 +86,9 @@ def main() -> None:
                     num_answers=arguments.top,
                 )
                 results.append({"source": str(source), "answers": answers})
-            except (DecodeError, OSError) as error:
+            except (DecodeError, OSError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                    raise
                 log.error("%s", error)
                 results.append({"source": str(source), "error": str(error)})
             bar.update()

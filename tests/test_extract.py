@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
@@ -20,6 +21,7 @@ from pipeline.manifest import Clip
 from pipeline.store import Journal, Layout, open_view
 from pipeline.weights import WeightsConfig, obtain_weights
 from stages.extract_job import make_targets
+from tests.little_memory import little_memory
 from tests.media import write_image_folder, write_video
 
 CPU = torch.device("cpu")
@@ -278,6 +280,21 @@ def test_frames_smaller_than_the_crop_are_a_reason_not_a_crash(weights: Weights,
         preprocess(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), Preprocessing(resize=None, crop=64))
     with open_view(features / "layer4") as view:
         assert len(view) == 0
+
+
+def test_a_clip_whose_frames_would_be_giant_when_resized_is_refused_and_the_others_go_on(
+    corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
+) -> None:
+    """A strip of 60000 x 2 pixels would be 7680000 x 256, 6 GB."""
+    clips, root = corpus
+    Image.new("L", (60000, 2)).save(root / "strip.png")
+    strip = Clip(clip_id="strip", sources=("strip.png",), split="train")
+    preprocessing = {"resize": 256, "crop": 32}
+    with little_memory():
+        result, features = extract([strip, *clips], root, weights, tmp_path, preprocessing=preprocessing)
+    assert (result.num_clips, result.num_quarantined, result.failed) == (3, 1, {})
+    with open_view(features / "layer4") as view:
+        assert sorted(view.clip_ids()) == ["images", "long", "short"]
 
 
 # Mean and deviation of four channels of resnet18's layer4 (random:0) over three frames of real video.

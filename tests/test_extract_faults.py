@@ -250,3 +250,11 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
     assert set(finished.values()) <= {path.stat().st_ino for path in journal.rglob("*.shard")}
     with open_view(project.path / "features/layer4") as view:
         assert view.clip_ids() == NAMES
+
+
+def test_a_batch_for_which_there_is_no_memory_is_one_message_with_the_way_out(fresh: Project) -> None:
+    fresh.set({"extract.batch_size": 10**12})
+    output = fresh.run("python", "-m", "stages.extract", check=False)
+    assert "error: Out of memory: " in output
+    assert "Lower extract.batch_size (now 1000000000000), then run the same command to go on." in output
+    assert "Traceback" not in output

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import resource
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames import ClipInfo, FrameBatch, Limits, probe, read_frames, source_files
 from pipeline.frames.video_index import begins_as_told, read_index
+from tests.little_memory import little_memory
 from tests.media import (
     ENCODER_OPTIONS,
     frame_index,
@@ -492,18 +491,6 @@ def test_what_was_decoded_before_damage_is_returned_before_the_error(tmp_path: P
     assert [frame_index(frame) for frame in next(frames).pixels] == [0, 1, 2]
     with pytest.raises(DecodeError, match=r"3\.png can't be decoded: .* \(3 frames recovered\)"):
         next(frames)
-
-
-@contextlib.contextmanager
-def little_memory() -> Iterator[None]:
-    """No more than 512 MB can be taken."""
-    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + (512 << 20), limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def giant_png() -> bytes:

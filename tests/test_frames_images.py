@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin
 
-from pipeline.contract import Sampling
+from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import Limits, read_frames
+from pipeline.frames import Limits, probe, read_frames
 from tests.image_bytes import (
     HEADER_BYTES,
     PngFrame,
@@ -28,6 +28,7 @@ from tests.image_bytes import (
     tiff_image,
     turned_exif,
 )
+from tests.media import write_video
 
 ALL = Sampling()
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
@@ -426,3 +427,34 @@ def test_a_file_larger_than_any_frame_is_refused_by_its_size(tmp_path: Path) -> 
     assert len(read(path, PNG, limits=limit)[0]) == 1
     with pytest.raises(DecodeError, match=rf"a file of {8 * 3072 + 8} bytes.*max_frame_pixels, 3072"):
         read(path, data.ljust(8 * 3072 + 8, b"\0"), limits=limit)
+
+
+def test_a_frame_is_refused_for_what_resizing_would_make_of_it(tmp_path: Path) -> None:
+    """Rows of 60000 x 2 pixels become 256, so that columns become 7680000."""
+    for name, size in (("0.png", (60, 40)), ("1.png", (60000, 2)), ("2.png", (60, 40))):
+        Image.new("L", size).save(tmp_path / name)
+    resized = (
+        r"1\.png .* 60000 x 2 pixels, resized to 7680000 x 256, takes 1966080000 pixels: above extract\.limi"
+    )
+    frames = []
+    with pytest.raises(DecodeError, match=resized) as caught:
+        frames.extend(read_frames([tmp_path], sampling=ALL, preprocessing=Preprocessing()))
+    assert caught.value.num_recovered == sum(len(batch.pixels) for batch in frames) == 1
+    with pytest.raises(DecodeError, match="max_frame_pixels"):
+        probe([tmp_path / "1.png"], sampling=ALL, preprocessing=Preprocessing())
+    for size, allowed in (((40, 60), 40 * 60), ((20, 60), 40 * 60), ((60, 60), 60 * 60)):  # height, width
+        limits = Limits(max_frame_pixels=allowed)
+        wanted = Preprocessing(resize=size, crop=8)
+        assert probe([tmp_path / "0.png"], sampling=ALL, preprocessing=wanted, limits=limits).height == 40
+        wanted = Preprocessing(resize=(size[0], size[1] + 1), crop=8)
+        with pytest.raises(DecodeError, match="max_frame_pixels"):
+            probe([tmp_path / "0.png"], sampling=ALL, preprocessing=wanted, limits=limits)
+
+
+def test_a_frame_smaller_than_the_crop_is_named_with_its_file(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", num_frames=2, size=(48, 64))
+    smaller = r"a\.mp4 .* 64 x 48 pixels is smaller than the crop of 60 x 60 .* Set preprocessing.resize, or"
+    for look in (lambda **options: list(read_frames([video], **options)), lambda **o: probe([video], **o)):
+        with pytest.raises(DecodeError, match=smaller):
+            look(sampling=ALL, preprocessing=Preprocessing(resize=None, crop=60))
+        look(sampling=ALL, preprocessing=Preprocessing(resize=None, crop=48))

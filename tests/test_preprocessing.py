@@ -13,6 +13,7 @@ from pipeline.backbone import preprocess
 from pipeline.contract import Interpolation, Preprocessing
 from pipeline.errors import DecodeError
 from pipeline.resize import resize, resize_by_sums
+from tests.little_memory import little_memory
 
 PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -159,3 +160,16 @@ def test_values_are_those_of_this_revision(interpolation: str, digest: str) -> N
     pixels = ((x * x + 3 * y * (c + 1) + x * y) % 256).astype(np.uint8)[None]
     options = Preprocessing.model_validate({"resize": 71, "crop": 64, "interpolation": interpolation})
     assert hashlib.sha256(as_frames(preprocessed(pixels, options)).tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 16])
+def test_frames_that_become_large_are_resized_few_at_a_time_to_the_same_bits(num_frames: int) -> None:
+    """16 frames of 8 x 2400 would be 256 x 76800 pixels each, 944 MB, of which 224 x 224 are kept."""
+    pixels = noise(num_frames, 8, 2400)
+    preprocessed(pixels[:1], Preprocessing())  # torch's threads and their stacks
+    with little_memory():
+        frames = preprocessed(pixels, Preprocessing())
+    assert frames.shape == (num_frames, 3, 224, 224)
+    assert frames.is_contiguous(memory_format=torch.channels_last)
+    for number in range(num_frames):
+        assert torch.equal(frames[number], preprocessed(pixels[number : number + 1], Preprocessing())[0])

@@ -676,3 +676,18 @@ def test_probing_counts_frames_and_names_broken_clips(run: Builder, tmp_path: Pa
     assert output.startswith("3 clips, 9 frames, ")
     assert "frames a clip: 2 to 5, median 2\n" in output
     assert "64 x 64 (2), 64 x 48 (1)" in output
+
+
+def test_probing_names_clips_that_preprocessing_can_t_use(run: Run, tmp_path: Path) -> None:
+    for name, size in {"good": (48, 64), "small": (32, 32), "other": (64, 48)}.items():
+        write_video(tmp_path / f"corpus/a/{name}.mp4", num_frames=3, size=size)
+    run("folder", "corpus", "--out", "mine.csv")
+    params = (
+        "{corpus: {manifest: mine.csv, root: corpus}, extract: {preprocessing: {resize: null, crop: 48}}}"
+    )
+    (tmp_path / "params.yaml").write_text(params)
+    message = run("probe", succeeds=False)
+    assert message.startswith("1 of 2 clips are broken:\n")
+    assert (
+        "small.mp4 can't be decoded: a frame of 32 x 32 pixels is smaller than the crop of 48 x 48" in message
+    )

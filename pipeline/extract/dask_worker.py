@@ -25,7 +25,7 @@ from pipeline.extract.config import ExtractConfig, Target
 from pipeline.extract.engine import run
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
-from pipeline.memory import keep_freed_memory
+from pipeline.memory import is_out_of_memory, keep_freed_memory
 from pipeline.store import Journal
 from pipeline.weights import load_weights
 
@@ -144,8 +144,11 @@ def extract(job: Job, task: int, planned: Sequence[PlannedClip]) -> Result:
             )
     except PipelineError:
         raise
-    except Exception:
-        raise RuntimeError(f"On {socket.gethostname()}: {traceback.format_exc()}") from None
+    except Exception as error:
+        where = f"On {socket.gethostname()}"
+        if is_out_of_memory(error):
+            raise PipelineError(f"{where}: out of memory: {error}. Lower extract.batch_size.") from None
+        raise RuntimeError(f"{where}: {traceback.format_exc()}") from None
 
 
 class _Progress:

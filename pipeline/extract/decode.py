@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.contract import Sampling
+from pipeline.extract.config import ExtractConfig
 from pipeline.extract.lanes import ByteQueue, Lanes
 from pipeline.extract.plan import PlannedClip
-from pipeline.frames import FrameBatch, Limits, clip_range, on_packet, read_frames
+from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
 from pipeline.supervisor import Notes
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ def decoding(
     planned: Sequence[PlannedClip],
     *,
     root: Path,
-    sampling: Sampling,
-    limits: Limits,
+    config: ExtractConfig,
     lanes: Lanes,
     pinned: bool,
     notes: Notes,
@@ -83,7 +82,12 @@ def decoding(
         on_packet.set(go_on)  # in this thread; minutes may pass from one wanted frame to the next
         error: Exception | None = None
         try:
-            frames = read_frames(**clip_range(clip.clip, root=root), sampling=sampling, limits=limits)
+            frames = read_frames(
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
+            )
             while True:
                 notes.decoding(clip.key)
                 with lane.busy():

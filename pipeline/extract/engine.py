@@ -75,8 +75,7 @@ def run(
         decoding(
             planned,
             root=root,
-            sampling=config.sampling,
-            limits=config.limits,
+            config=config,
             lanes=lanes,
             pinned=device.type == "cuda",
             notes=notes,

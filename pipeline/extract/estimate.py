@@ -57,7 +57,10 @@ def estimate(
     for clip in _within(_COUNT_SECONDS, order):
         with contextlib.suppress(DecodeError, OSError):
             num_frames_of[clip.key] = probe(
-                **clip_range(clip.clip, root=root), sampling=config.sampling, limits=config.limits
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
             ).num_frames
     num_measured, pixels = 0, None
     started = time.monotonic()
@@ -102,14 +105,10 @@ def _compute_seconds(
         lanes=make_lanes(num_decoders=1),
     )
 
-    def prepare() -> None:
-        with contextlib.suppress(DecodeError):  # frames smaller than the crop: their clips are left out
-            runner.prepare(pixels)
-
-    prepare()
+    runner.prepare(pixels)
     runner.submit()()
     started = time.monotonic()
-    prepare()
+    runner.prepare(pixels)
     prepare_seconds = (time.monotonic() - started) / len(pixels)
     started = time.monotonic()
     num_batches = sum(runner.submit()() is not None for _ in _within(_COMPUTE_SECONDS, range(1000)))
@@ -120,7 +119,10 @@ def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> 
     for clip in clips:
         with contextlib.suppress(DecodeError, OSError):
             for batch in read_frames(
-                **clip_range(clip.clip, root=root), sampling=config.sampling, limits=config.limits
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
             ):
                 yield batch.pixels
 

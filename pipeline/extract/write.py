@@ -11,6 +11,7 @@ from pipeline.extract.decode import ClipEnd
 from pipeline.extract.lanes import ByteQueue
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
+from pipeline.memory import is_out_of_memory
 from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter
 from pipeline.supervisor import Notes
 
@@ -121,8 +122,8 @@ class Writer:
             self._journal.quarantine(self._forward_digest, clip.key, quarantined)
             self._result.num_quarantined += 1
             log.warning("Clip %s is quarantined: %s", clip_id, error)
-        elif isinstance(error, OSError | MemoryError | TimeoutError):
-            reason = "out of memory" if isinstance(error, MemoryError) else str(error)
+        elif error and (isinstance(error, OSError | TimeoutError) or is_out_of_memory(error)):
+            reason = "out of memory" if is_out_of_memory(error) else str(error)
             self._result.failed[clip_id] = reason
             log.error("Clip %s could not be read: %s", clip_id, reason)
         else:

@@ -3,17 +3,18 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol, TypedDict
 
 import numpy as np
 
-from pipeline.contract import Sampling
+from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames.animation import open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.images import Images
-from pipeline.frames.limits import Limits, NotFramesError
+from pipeline.frames.limits import Limits, NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video import Shown, Video
@@ -105,12 +106,14 @@ def read_frames(
     image_fps: float = 1.0,
     batch_size: int = 16,
     limits: Limits = DEFAULT_LIMITS,
+    preprocessing: Preprocessing | None = None,
 ) -> Iterator[FrameBatch]:
     """The sampled frames of one video, one folder of images, or one or several images.
 
     Only frames with start_seconds <= pts < end_seconds are used. Images are shown for 1 / image_fps
     seconds each. A batch has at most `batch_size` frames, fewer where frames are large or another
-    size follows. No more than a batch is in memory.
+    size follows. No more than a batch is in memory. Frames are as decoded; `preprocessing` is what they are
+    for, so that one is refused that would be too large when resized, or is smaller than the crop.
 
     Raises DecodeError (naming the file, with the number of frames recovered: those that were returned
     before) when the bytes are not the frames that they promise to be, are above the limits, or none
@@ -120,7 +123,7 @@ def read_frames(
     num_frames = 0
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
-        with closing(_shown(source, wanted, path=paths[0], limits=limits)) as shown:
+        with closing(_shown(source, wanted, paths[0], limits, preprocessing)) as shown:
             for batch in _batches(shown, batch_size=batch_size):
                 yield batch
                 num_frames += len(batch.pixels)
@@ -136,6 +139,7 @@ def probe(
     end_seconds: float | None = None,
     image_fps: float = 1.0,
     limits: Limits = DEFAULT_LIMITS,
+    preprocessing: Preprocessing | None = None,
 ) -> ClipInfo:
     """What `read_frames` will give, found by decoding the first frame only (of an AVI, all).
 
@@ -148,7 +152,7 @@ def probe(
         times = source.pts_seconds
         positions, repeats = wanted.choose(times, path=paths[0], limits=limits)
         begin = Wanted(Sampling(), start_seconds=float(times[positions[0]]))
-        with closing(_shown(source, begin, path=paths[0], limits=limits)) as shown:
+        with closing(_shown(source, begin, paths[0], limits, preprocessing)) as shown:
             height, width, _ = next(shown)[0].shape
         if isinstance(source, Video):
             source.check_end(wanted)
@@ -160,6 +164,7 @@ def probe(
             end_seconds=end_seconds,
             image_fps=image_fps,
             limits=limits,
+            preprocessing=preprocessing,
         ):
             pass  # it counts what can be recovered
         raise error.as_decode_error(num_recovered=0) from error
@@ -178,16 +183,32 @@ def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Stills | V
 
 
 def _shown(
-    source: Stills | Video, wanted: Wanted, *, path: Path, limits: Limits
+    source: Stills | Video,
+    wanted: Wanted,
+    path: Path,
+    limits: Limits,
+    preprocessing: Preprocessing | None,
 ) -> Generator[Shown, None, None]:
     """The wanted frames, each with its time and how often it comes."""
+    files: Iterator[Path] = repeat(path)
     if isinstance(source, Video):
-        yield from source.shown(wanted)
-        return
-    times = source.pts_seconds
-    positions, repeats = wanted.choose(times, path=path, limits=limits)
+        frames = source.shown(wanted)
+    else:
+        positions, repeats = wanted.choose(source.pts_seconds, path=path, limits=limits)
+        frames = _with_times(source, positions, repeats)
+        if isinstance(source, Images):
+            files = iter([source.paths[position] for position in positions])
+    with closing(frames):
+        for shown, file in zip(frames, files, strict=False):
+            if preprocessing:
+                height, width, _ = shown[0].shape
+                check_prepared(file, height=height, width=width, preprocessing=preprocessing, limits=limits)
+            yield shown
+
+
+def _with_times(source: Stills, positions: np.ndarray, repeats: np.ndarray) -> Generator[Shown, None, None]:
     with closing(source.frames(positions)) as frames:
-        yield from zip(frames, times[positions].tolist(), repeats.tolist(), strict=True)
+        yield from zip(frames, source.pts_seconds[positions].tolist(), repeats.tolist(), strict=True)
 
 
 def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from pipeline.contract import Preprocessing
 from pipeline.errors import DecodeError
 
 _MAX_PIXEL_BYTES = 8  # of an image, as stored: four channels of 16 bits
@@ -17,7 +18,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_frame_pixels: PositiveInt | None = 100_000_000  # height times width; null: no limit
+    max_frame_pixels: PositiveInt | None = 100_000_000  # height times width, resized too; null: no limit
     max_source_frames: PositiveInt | None = 1_000_000  # of a source, or sampled from it; null: no limit
 
 
@@ -47,6 +48,28 @@ def check_file_size(path: Path, size_bytes: int, *, limits: Limits) -> None:
     """Raise NotFramesError for an image's file that is larger than the largest frame could be."""
     if limits.max_frame_pixels is not None and size_bytes > limits.max_frame_pixels * _MAX_PIXEL_BYTES:
         amount = f"a file of {size_bytes} bytes, {_MAX_PIXEL_BYTES} and more a pixel"
+        raise _above(path, amount, "max_frame_pixels", limits)
+
+
+def check_prepared(
+    path: Path, *, height: int, width: int, preprocessing: Preprocessing, limits: Limits
+) -> None:
+    """Raise NotFramesError for a frame that is too large when it is resized, or too small for the crop."""
+    resized_height, resized_width = preprocessing.resized_size(height, width)
+    crop_height, crop_width = preprocessing.crop_size
+    if resized_height < crop_height or resized_width < crop_width:
+        raise NotFramesError(
+            path,
+            f"a frame of {width} x {height} pixels is smaller than the crop of {crop_width} x {crop_height}",
+            remedy="Set preprocessing.resize, or a smaller crop.",
+        )
+    # Columns are resized first: that is the larger of the two where rows become fewer.
+    largest = max(height, resized_height) * resized_width
+    if limits.max_frame_pixels is not None and largest > limits.max_frame_pixels:
+        amount = (
+            f"a frame of {width} x {height} pixels, resized to {resized_width} x {resized_height},"
+            f" takes {largest} pixels"
+        )
         raise _above(path, amount, "max_frame_pixels", limits)
 
 
