@@ -404,6 +404,9 @@ def test_an_animated_png_that_is_cut_gives_the_frames_before(tmp_path: Path) -> 
         with pytest.raises(DecodeError, match=r"2 frames recovered") as caught:
             batches.extend(read_frames([path], sampling=ALL))
         assert caught.value.num_recovered == 2
+    path.write_bytes(data[:third])
+    with pytest.raises(DecodeError, match=r"it has 2 of 4 frames \(2 frames recovered\)"):
+        probe([path], sampling=ALL)
     outside = [*random_frames(4, disposal=0, blending=0)[:2], PngFrame(np.zeros((6, 8, 4), np.uint8), top=1)]
     assert "frame 2 lies outside of the picture" in refusal(tmp_path / "a.png", animated_png(outside))
 

@@ -687,7 +687,7 @@ def test_probing_names_clips_that_preprocessing_can_t_use(run: Run, tmp_path: Pa
     )
     (tmp_path / "params.yaml").write_text(params)
     message = run("probe", succeeds=False)
-    assert message.startswith("1 of 2 clips are broken:\n")
+    assert message.startswith("1 of 3 clips are broken:\n")
     assert (
         "small.mp4 can't be decoded: a frame of 32 x 32 pixels is smaller than the crop of 48 x 48" in message
     )

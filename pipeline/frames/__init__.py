@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames.animation import open_animation
+from pipeline.frames.animation import AnimatedPng, open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.images import Images
 from pipeline.frames.limits import Limits, NotFramesError, check_prepared
@@ -156,6 +156,8 @@ def probe(
             height, width, _ = next(shown)[0].shape
         if isinstance(source, Video):
             source.check_end(wanted)
+        elif isinstance(source, AnimatedPng):
+            source.check_end()
     except NotFramesError as error:
         for _ in read_frames(
             paths,

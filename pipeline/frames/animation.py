@@ -52,7 +52,7 @@ class Animation:
                 image.seek(number)
                 image.load()
                 durations_ms.append(image.info.get("duration") or _DEFAULT_DURATION_MS)
-            exif = exif or image.info.get("exif", b"")
+            exif = exif or image.info.get("exif") or b""
         return cls(path, data, orientation(exif), limits, _times(durations_ms))
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
@@ -128,6 +128,10 @@ class AnimatedPng:
                 area[:] = 0
             elif item.disposal == _RESTORE:
                 area[:] = before
+        self.check_end()
+
+    def check_end(self) -> None:
+        """Raise NotFramesError when there are fewer frames than the file promises."""
         if self.damage:
             raise NotFramesError(self.path, self.damage)
 
