@@ -32,7 +32,7 @@ from benchmarks.corpora import (
 )
 from benchmarks.report import Report, Row, seconds_of
 from pipeline.backbone import Backbone, Weights
-from pipeline.contract import Backend, Precision, Preprocessing, Sampling
+from pipeline.contract import Backend, Precision, Preprocessing
 from pipeline.extract import ExtractConfig
 from pipeline.extract.decode import Piece, decoding
 from pipeline.extract.lanes import make_lanes
@@ -192,8 +192,7 @@ def decode_rates(folder: Path, scale: Scale, clock: Clock, *, pinned: bool) -> l
             with decoding(
                 some,
                 root=folder / name,
-                sampling=Sampling(),
-                limits=ExtractConfig().limits,
+                config=ExtractConfig(),
                 lanes=lanes,
                 pinned=pinned,
                 notes=Notes(),
