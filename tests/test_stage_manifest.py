@@ -678,7 +678,7 @@ def test_probing_counts_frames_and_names_broken_clips(run: Builder, tmp_path: Pa
     assert "64 x 64 (2), 64 x 48 (1)" in output
 
 
-def test_probing_names_clips_that_preprocessing_can_t_use(run: Run, tmp_path: Path) -> None:
+def test_probing_names_clips_that_preprocessing_can_t_use(run: Builder, tmp_path: Path) -> None:
     for name, size in {"good": (48, 64), "small": (32, 32), "other": (64, 48)}.items():
         write_video(tmp_path / f"corpus/a/{name}.mp4", num_frames=3, size=size)
     run("folder", "corpus", "--out", "mine.csv")
