@@ -14,7 +14,7 @@ from pipeline.files import write_atomically
 from pipeline.metrics import Array
 from pipeline.tasks import Predictions
 from pipeline.tasks.words import Caption
-from pipeline.vocabulary import split_words
+from pipeline.vocabulary import measured_words
 
 _CELL, _GAP = 48, 2  # pixels of a frame on the page, and between two
 _PITCH = _CELL + _GAP
@@ -54,7 +54,7 @@ def write_caption_page(
         axes.imshow(page, interpolation="nearest")
         words = list(caption.words) if caption.attention is not None else []
         _label(axes, words=words, seconds=seconds.numpy())
-        right = split_words(caption.text) in map(split_words, clip.captions)
+        right = measured_words(caption.text) in map(measured_words, clip.captions)
         axes.set_title(
             f"{clip.clip_id}: {' | '.join(clip.captions)}\nsaid: {caption.text}",
             loc="left",

@@ -2,7 +2,7 @@
 
 Counted here, clip by clip, so that bootstrap resamples cost nothing, and compared in the tests with
 torchmetrics, COCO's own code and published examples. METEOR is left out: its reference implementation is
-Java, and NLTK's downloads WordNet. Words are those of `split_words`: COCO's tokenizer drops punctuation.
+Java, and NLTK's downloads WordNet. Words are those of `measured_words`: COCO's tokenizer drops punctuation.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.metrics import Array, Measure
-from pipeline.vocabulary import split_words
+from pipeline.vocabulary import measured_words
 
 Words = list[str]
 Ngrams = Counter[tuple[str, ...]]
@@ -29,8 +29,8 @@ def measure_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     has is wrong. `bleu_1` to `bleu_4`: Papineni et al. 2002, of the corpus, not smoothed. `rouge_l`: the
     mean F1 of the longest common subsequence (Lin 2004) with the best reference. `cider`: see `cider_scores`.
     """
-    ours = [split_words(answer) for answer in answers]
-    theirs = [[split_words(text) for text in texts] for texts in references]
+    ours = [measured_words(answer) for answer in answers]
+    theirs = [[measured_words(text) for text in texts] for texts in references]
     pairs = list(zip(ours, theirs, strict=True))
     means = {
         "exact_match": np.array([answer in texts for answer, texts in pairs]),
@@ -59,8 +59,8 @@ def cider_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
     damped by the difference in length. As in COCO's code that length is the number of word pairs, and the
     idf counts clips among these references: a corpus of one clip, or of equal references, scores 0.
     """
-    answer_ngrams = [_ngrams(split_words(text)) for text in answers]
-    reference_ngrams = [[_ngrams(split_words(text)) for text in texts] for texts in references]
+    answer_ngrams = [_ngrams(measured_words(text)) for text in answers]
+    reference_ngrams = [[_ngrams(measured_words(text)) for text in texts] for texts in references]
     num_clips_with = Counter(ngram for texts in reference_ngrams for ngram in set().union(*texts))
     num_clips = len(answers)
 

@@ -1,5 +1,7 @@
 """Scores of answers in words against torchmetrics, and against the scores that others published."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from torchmetrics.functional.text import bleu_score, rouge_score
@@ -100,6 +102,37 @@ def test_exact_match_counts_answers_that_are_one_of_the_references():
     references = [["the one moves up", "one, up"], ["two"], ["three"], ["four"]]
     answers = ["One , up", "the two", "three", ""]
     assert metrics_of(answers, references)["exact_match"] == 2 / 4
+
+
+# Captions, and their words separated by hand.
+UNSPACED_OR_MARKED = [
+    ("लड़का बाईं ओर कूदता है", "लड़का बाईं ओर कूदता है"),
+    ("लड़की बाईं ओर कूदती है", "लड़की बाईं ओर कूदती है"),
+    ("लड़का नीचे गिरता है", "लड़का नीचे गिरता है"),
+    ("เด็กวิ่งไปทางซ้าย", "เด็ก วิ่ง ไป ทาง ซ้าย"),
+    ("เด็กเดินไปทางซ้าย แล้วหยุด", "เด็ก เดิน ไป ทาง ซ้าย แล้ว หยุด"),
+    ("男孩向左跑", "男孩 向左 跑"),
+]
+
+
+def test_metrics_of_all_scripts_are_of_whole_words():
+    texts, by_hand = zip(*UNSPACED_OR_MARKED, strict=True)
+    answers, references = list(texts[:-1]), [[text] for text in texts[1:]]
+    spaced_answers, spaced_references = list(by_hand[:-1]), [[text] for text in by_hand[1:]]
+    metrics = metrics_of(answers, references)
+    for order in (1, 2):
+        expected = float(bleu_score(spaced_answers, spaced_references, n_gram=order))
+        assert expected > 0
+        assert metrics[f"bleu_{order}"] == pytest.approx(expected, rel=1e-5)
+    places = [3 / 5, 0, 0, 4 / 7, 0]  # words that are equal, of the longer one's
+    assert metrics["token_accuracy"] == pytest.approx(np.mean(places))
+    longest_common = [2 * 3 / 10, 2 * 1 / 9, 0, 2 * 4 / 12, 0]
+    assert metrics["rouge_l"] == pytest.approx(np.mean(longest_common))
+
+
+def test_a_letter_written_in_two_ways_is_the_same_word():
+    answer, reference = "un été à Zürich", unicodedata.normalize("NFD", "Un été à Zürich")
+    assert metrics_of([answer], [[reference]])["exact_match"] == 1
 
 
 def test_token_accuracy_counts_places_and_missing_or_surplus_words_are_errors():
