@@ -1,6 +1,5 @@
 """The caption page: for some clips the frames, the references, what a model said, and where it looked."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.files import write_atomically
+from pipeline.figures import DOTS_PER_INCH, save_figure
 from pipeline.metrics import Array
 from pipeline.tasks import Predictions
 from pipeline.tasks.words import Caption
@@ -18,7 +17,6 @@ from pipeline.vocabulary import measured_words
 
 _CELL, _GAP = 48, 2  # pixels of a frame on the page, and between two
 _PITCH = _CELL + _GAP
-_DOTS_PER_INCH = 100
 _MARGIN_INCHES = 0.9
 _MIN_WIDTH_INCHES = 6
 
@@ -45,10 +43,10 @@ def write_caption_page(
         maps = attention_maps(caption, scan=scan, map_size=map_size)
         shown = (frames or {}).get(clip.clip_id)
         pages.append(_mosaic(maps, num_frames=len(seconds), frames=shown))
-    heights = [len(page) / _DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
-    width = max(page.shape[1] for page in pages) / _DOTS_PER_INCH + 2 * _MARGIN_INCHES
+    heights = [len(page) / DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
+    width = max(page.shape[1] for page in pages) / DOTS_PER_INCH + 2 * _MARGIN_INCHES
     width = max(width, _MIN_WIDTH_INCHES)  # room for a sentence over a single frame
-    figure = Figure((width, sum(heights)), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure((width, sum(heights)), layout="constrained")
     grid = figure.subplots(len(pages), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, page, (clip, caption, seconds) in zip(grid, pages, rows, strict=True):
         axes.imshow(page, interpolation="nearest")
@@ -62,9 +60,7 @@ def write_caption_page(
             wrap=True,
             color="green" if right else "firebrick",
         )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # equal pages, equal bytes
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> Array:

@@ -1,6 +1,5 @@
 """Drawings: pictures of some clips' answers, as PNG files that DVC shows."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.files import write_atomically
+from pipeline.figures import save_figure
 from pipeline.metrics import Estimate
-
-_DPI = 100
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def draw_timelines(path: Path, timelines: Sequence[Timeline], *, classes: Sequen
     all_axes[-1].set_xlabel("seconds", fontsize=8)
     handles = [all_axes[0].barh(0, 0, color=colour) for colour in colours]
     figure.legend(handles, classes, loc="outside upper center", ncols=min(len(classes), 6), fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_attention(path: Path, clips: Sequence[AttentionBars]) -> None:
@@ -73,13 +70,14 @@ def draw_attention(path: Path, clips: Sequence[AttentionBars]) -> None:
         axes.set_ylabel("weight", fontsize=7)
         axes.tick_params(labelsize=7)
     all_axes[-1].set_xlabel("seconds", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_comparison(path: Path, models: Mapping[str, Mapping[str, Estimate]]) -> None:
     """A panel a metric: each model's value and 95 % interval. All models have the metrics of the first."""
     names = list(next(iter(models.values())))
-    figure = Figure(figsize=(2.5 + 2 * len(names), 1 + 0.35 * len(models)), layout="constrained")
+    width_of_models = 0.5 + 0.07 * max(map(len, models))
+    figure = Figure(figsize=(width_of_models + 2 * len(names), 1 + 0.35 * len(models)), layout="constrained")
     all_axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     heights = range(len(models))
     for axes, name in zip(all_axes, names, strict=True):
@@ -87,12 +85,15 @@ def draw_comparison(path: Path, models: Mapping[str, Mapping[str, Estimate]]) ->
             estimate = metrics[name]
             axes.plot([estimate.low, estimate.high], [height, height], color="tab:grey", linewidth=3)
             axes.plot(estimate.value, height, "o", color="tab:blue")
-        axes.set_xlabel(name.replace("_", " "), fontsize=8)
+        axes.set_title(name.replace("_", " "), fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)  # as many numbers as have room
+        axes.ticklabel_format(axis="x", scilimits=(-3, 4))
+        axes.xaxis.get_offset_text().set_fontsize(7)
         axes.grid(axis="x", alpha=0.3)
     all_axes[0].set_yticks(heights, list(models))
     all_axes[0].set_ylim(len(models) - 0.5, -0.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _durations(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -109,9 +110,3 @@ def _colours(num_classes: int) -> NDArray[Any]:
     palette = colormaps["tab10" if num_classes <= 10 else "turbo"]
     positions = np.arange(num_classes) if num_classes <= 10 else np.linspace(0, 1, num_classes)
     return np.array([palette(position) for position in positions])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())

@@ -1,8 +1,13 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline import drawings
 from pipeline.drawings import AttentionBars, Timeline, draw_attention, draw_comparison, draw_timelines
 from pipeline.metrics import Estimate
 
@@ -59,3 +64,39 @@ def test_a_comparison_has_every_models_value(tmp_path: Path) -> None:
     three = num_pixels(tmp_path / "c.png", BLUE)
     draw_comparison(tmp_path / "c.png", dict(list(models.items())[:1]))
     assert abs(three - 3 * num_pixels(tmp_path / "c.png", BLUE)) < 0.1 * three
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"accuracy": (0.965, 0.03)},
+        {"loss": (0.3622, 0.05), "accuracy": (0.0005, 0.0004), "macro_f1": (0.9651, 0.00003)},
+        {
+            **{"mean_absolute_error": (123456.789, 50_000), "rmse": (1.2e-6, 3e-8), "r2": (-2345.6, 123)},
+            **{"perplexity": (1.3e9, 2e8), "exact_match": (0, 0), "teacher_forced_accuracy": (100.5, 0.01)},
+        },
+    ],
+)
+@pytest.mark.parametrize("name", ["LSTM", "a transformer of four layers, frames shuffled"])
+def test_numbers_and_names_of_a_comparison_do_not_overlap(tmp_path: Path, monkeypatch, metrics, name) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(drawings, "save_figure", lambda figure, _path: drawn.append(figure))
+    estimates = {
+        metric: Estimate(value, value - half, value + half) for metric, (value, half) in metrics.items()
+    }
+    draw_comparison(tmp_path / "c.png", {name: estimates, "mean-pool + linear": estimates})
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        boxes = [
+            label.get_window_extent()
+            for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+            if low <= place <= high
+        ]
+        assert boxes
+        assert all(left.x1 + 2 < right.x0 for left, right in pairwise(boxes))
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 + 2 < right.x0 for left, right in pairwise(titles))
+    assert figure.axes[0].get_window_extent().width > 100
+    assert all(label.get_window_extent().x0 >= 0 for label in figure.axes[0].get_yticklabels())
