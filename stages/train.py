@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvclive.live import Live
@@ -100,6 +101,7 @@ def main() -> None:
                         on_batch=progress.on_batch,
                         on_epoch=progress.on_epoch,
                     )
+                write_curves(Path(f"dvclive/train/{name}/curves"), result.history)
                 metrics[name] = _summary(result)
                 checkpoint = Checkpoint(
                     network=name,
@@ -156,6 +158,17 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._live.end()  # type: ignore[no-untyped-call]
         self._bar.close()
+
+
+def write_curves(folder: Path, history: Sequence[Metrics]) -> None:
+    """A CSV a metric, with columns epoch, train, val; empty where a split does not have the metric."""
+    for name in {name: None for metrics in history[-1].values() for name in metrics}:
+        values = [
+            [str(epoch), *(str(metrics[split].get(name, "")) for split in ("train", "val"))]
+            for epoch, metrics in enumerate(history)
+        ]
+        lines = [",".join(row) for row in [["epoch", "train", "val"], *values]]
+        write_atomically(folder / f"{name}.csv", ("\n".join(lines) + "\n").encode())
 
 
 def _load_tail(contract: FeatureContract, *, until: str) -> nn.Module:

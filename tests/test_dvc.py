@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from pipeline.store import Journal, open_view
@@ -205,6 +206,24 @@ def test_dvc_shows_metrics_and_plots(project: Project) -> None:
     project.dvc("plots", "show")
     page = (project.path / "dvc_plots/index.html").read_text()
     assert "Confusion" in page
+
+
+def test_dvc_draws_each_curve_once(project: Project) -> None:
+    shown = json.loads(project.dvc("plots", "show", "--json"))
+    assert "errors" not in shown
+    drawn: Counter[tuple[str, ...]] = Counter()  # values along a curve
+    for plot in (plot for plots in shown["data"].values() for plot in plots if plot["type"] == "vega"):
+        curves = defaultdict(list)
+        for point in plot["content"]["data"]["values"]:
+            if "dvc_inferred_y_value" in point:
+                curves[point["field"]].append(point["dvc_inferred_y_value"])
+        drawn.update(map(tuple, curves.values()))
+    for model in ("recurrent", "baseline"):
+        for split in ("train", "val"):
+            logged = project.path / f"dvclive/train/{model}/plots/metrics/{split}/loss.tsv"
+            rows = [line.split("\t") for line in logged.read_text().splitlines()]
+            losses = tuple(row[rows[0].index("loss")] for row in rows[1:])
+            assert drawn[losses] == 1
 
 
 def test_two_extractions_at_once_compute_each_clip_once(project: Project) -> None:

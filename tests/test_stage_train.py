@@ -152,6 +152,10 @@ def test_train_writes_checkpoints_metrics_and_curves(trained):
     losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
     assert len(losses) == 4
     assert losses[metrics["recurrent"]["best_epoch"]] == pytest.approx(metrics["recurrent"]["val_loss"])
+    curves = read_table(workspace / "dvclive/train/recurrent/curves/loss.csv")
+    assert [float(row["val"]) for row in curves] == pytest.approx(losses)
+    only_val = read_table(workspace / "dvclive/train/recurrent/curves/mAP.csv")
+    assert [(row["epoch"], row["train"]) for row in only_val] == [("0", ""), ("1", ""), ("2", ""), ("3", "")]
     assert "1 of 21 clips have no features and are left out: clip03" in stderr
 
 
