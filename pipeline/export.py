@@ -5,20 +5,18 @@
 
 Inside are normalisation, the frozen network, the tail if there is one, the trained model, and the step to
 probabilities or to values in the manifest's unit. Outside are decoding, sampling, resizing and cropping:
-the contract in the file's metadata says how. The batch's size is free. The number of frames is fixed, but
-in a .pt2 whose recurrent net is an LSTM, or none: torch's exporter unrolls the others.
+the contract in the file's metadata says how. The batch's size is free, and so is the number of frames; but
+of a model that reads windows (train.window) the file takes exactly one, since it does not average answers.
 
 A model that answers questions has a second input, questions (B, Q, S) int64: Q a clip, each the numbers of
-its words in the metadata's vocabulary, then <end>, then <pad>. Q is free; S is in a .pt2, and 20 in ONNX.
+its words in the metadata's vocabulary, then <end>, then <pad>. Q and S are free.
 """
 
-import contextlib
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,15 @@ from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint
 from pipeline.end_to_end import EndToEnd
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.export_recurrence import onnx_translations, whole_recurrences
 from pipeline.files import atomic_path
 from pipeline.tasks import QuestionAnswering, Task
 from pipeline.vocabulary import END, PAD
 
 METADATA_NAME = "framecache.json"  # an entry of ONNX's metadata, an extra file in a .pt2
 
-_NUM_QUESTION_WORDS = 20  # with the end: longer than most
+_NUM_FRAMES_TRACED = 3  # not 1, which torch would take to be always 1
+_NUM_QUESTION_WORDS = 8  # of those that the file is checked with
 
 Answer = Callable[..., Any]  # of frames (B, T, 3, H, W) uint8, see FramesToAnswer
 
@@ -71,7 +71,11 @@ class Exported:
     """What was written."""
 
     differences: tuple[float, ...]  # the largest of an answer, of each frames it was checked with
-    any_num_frames: bool  # whether it takes clips of another length, too
+    num_frames: int | None  # of the clips that it takes; None: any number
+
+    @property
+    def any_num_frames(self) -> bool:
+        return self.num_frames is None
 
 
 def export_chain(
@@ -86,46 +90,112 @@ def export_chain(
     """Write the chain to `path`, in the format of its suffix, once it is found equal to the original.
 
     The file is loaded again and runs on `check_with`, each frames (B, T, 3, H, W) uint8 with T =
-    `num_frames`, and on longer ones where it can, with some questions if it reads such. Differences are
-    relative to the largest answer where that is above 1.
+    `num_frames`, and on more and fewer where it takes them, with some questions if it reads such.
+    Differences are relative to the largest answer where that is above 1.
 
-    Raises ConfigError for an unknown suffix, or when packages that ONNX needs are not installed;
-    PipelineError when a difference is above the tolerance: then there is no file.
+    Raises ConfigError for an unknown suffix, when packages that ONNX needs are not installed, or when
+    `num_frames` is not the window of a model that reads windows; PipelineError when a difference is above
+    the tolerance: then there is no file.
     """
     form = find_format(path)
     chain = frames_to_answer(checkpoint, weights)
-    height, width = checkpoint.contract.preprocessing.crop_size
-    example = torch.zeros((2, num_frames, 3, height, width), dtype=torch.uint8)
+    example = example_frames(checkpoint, num_frames=num_frames)
     batch = torch.export.Dim("batch")
-    dimensions = [{0: batch, 1: torch.export.Dim.AUTO if form.frees_frames else None}]
+    dimensions = [{0: batch, 1: frames_dimension(checkpoint)}]
     if isinstance(checkpoint.task, QuestionAnswering):
-        num_words = torch.export.Dim("num_words") if form.frees_frames else None
-        dimensions += [{0: batch, 1: torch.export.Dim("num_questions"), 2: num_words}]
+        dimensions += [{0: batch, 1: torch.export.Dim("num_questions"), 2: torch.export.Dim("num_words")}]
 
     def inputs(frames: Tensor) -> tuple[Tensor, ...]:
         if not isinstance(checkpoint.task, QuestionAnswering):
             return (frames,)
         return frames, some_questions(checkpoint.task, num_clips=len(frames))
 
-    with whole_lstms(chain):
-        program = torch.export.export(chain, inputs(example), dynamic_shapes=tuple(dimensions))
-        any_num_frames = _takes_any_num_frames(program)
-        metadata = {
-            "num_frames": None if any_num_frames else num_frames,
-            "task": {"name": checkpoint.config.task, **checkpoint.task.describe()},
-            "contract": checkpoint.contract.model_dump(mode="json"),
-        }
-        with atomic_path(path) as partial:
-            names = ["frames", "questions"][: len(dimensions)]
-            form.save(program, partial, json.dumps(metadata, indent=1), inputs=names, outputs=["answers"])
-            exported = form.load(partial)
-            longer = [torch.cat([frames, frames[:, :1]], dim=1) for frames in check_with if any_num_frames]
-            differences = [
-                difference(exported(*inputs(frames)), chain(*inputs(frames)))
-                for frames in (*check_with, *longer)
-            ]
-            check_differences(differences, path=path, tolerance=tolerance)
-    return Exported(tuple(differences[: len(check_with)]), any_num_frames)
+    names = ["frames", "questions"][: len(dimensions)]
+    with atomic_path(path) as partial:
+        with whole_recurrences():
+            program = trace(chain, inputs(example), dynamic_shapes=tuple(dimensions))
+            taken = num_frames_taken(program)
+            metadata = describe(checkpoint, num_frames=taken)
+            form.save(program, partial, metadata, inputs=names, outputs=["answers"])
+        exported = form.load(partial)
+        differences = [
+            max(
+                difference(exported(*inputs(clips)), chain(*inputs(clips)))
+                for clips in of_other_lengths(frames, num_frames=taken)
+            )
+            for frames in check_with
+        ]
+        check_differences(differences, path=path, tolerance=tolerance)
+    return Exported(tuple(differences), taken)
+
+
+def example_frames(checkpoint: Checkpoint, *, num_frames: int) -> Tensor:
+    """Frames (2, T, 3, H, W) to trace with. Raises ConfigError when T is not the model's window."""
+    window = checkpoint.config.window
+    if window is not None and window != num_frames:
+        raise ConfigError(
+            f"The model reads windows of {window} frames (train.window), and so does the exported file: it"
+            f" can't take clips of {num_frames}."
+        )
+    height, width = checkpoint.contract.preprocessing.crop_size
+    return torch.zeros((2, window or _NUM_FRAMES_TRACED, 3, height, width), dtype=torch.uint8)
+
+
+def frames_dimension(checkpoint: Checkpoint) -> Any:
+    """The axis T of frames, for torch.export: as free as it can be, but where the model reads windows."""
+    return None if checkpoint.config.window else torch.export.Dim.AUTO
+
+
+def trace(
+    module: nn.Module, inputs: tuple[Tensor, ...], *, dynamic_shapes: tuple[Any, ...]
+) -> torch.export.ExportedProgram:
+    """The module as a program. Call it within `whole_recurrences`."""
+    with warnings.catch_warnings():
+        # Tracing, torch's own recurrent nets assign to a list of theirs.
+        warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
+        return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
+
+
+def num_frames_taken(program: torch.export.ExportedProgram) -> int | None:
+    """The number of frames that a program is for; None: any."""
+    name, *_ = program.graph_signature.user_inputs
+    (frames,) = [node for node in program.graph.nodes if node.name == name]
+    num_frames = frames.meta["val"].shape[1]
+    return int(num_frames) if is_concrete_int(num_frames) else None
+
+
+def of_other_lengths(frames: Tensor, *, num_frames: int | None) -> list[Tensor]:
+    """Frames (B, T, 3, H, W), and where a file takes any number of them, also one more, and one."""
+    if num_frames is not None:
+        return [frames]
+    return [frames, torch.cat([frames, frames[:, :1]], dim=1), frames[:, :1]]
+
+
+def describe(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
+    """A file's metadata, JSON."""
+    metadata = {
+        "num_frames": num_frames,
+        "clips": clips_sentence(checkpoint, num_frames=num_frames),
+        "task": {"name": checkpoint.config.task, **checkpoint.task.describe()},
+        "contract": checkpoint.contract.model_dump(mode="json"),
+    }
+    return json.dumps(metadata, indent=1)
+
+
+def clips_sentence(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
+    """Which clips a file takes, and what to do about others."""
+    sampling = json.dumps(checkpoint.contract.model_dump(mode="json")["sampling"])
+    frames = f"sampled as the model's features were ({sampling}), not cut or filled up"
+    if num_frames is None:
+        return f"Takes clips of any number of frames: all of them, {frames}."
+    if window := checkpoint.config.window:
+        stride = checkpoint.config.stride or window
+        return (
+            f"Takes exactly {num_frames} frames, a window of a clip's frames, {frames}. Of a longer clip give"
+            f" the windows that start at every frame number {stride} and the one at its end, and average the"
+            " answers, as the model does."
+        )
+    return f"Takes clips of exactly {num_frames} frames, {frames}; other clips are refused."
 
 
 def some_questions(task: QuestionAnswering, *, num_clips: int) -> Tensor:
@@ -136,12 +206,6 @@ def some_questions(task: QuestionAnswering, *, num_clips: int) -> Tensor:
         questions[:, number, number + 3] = END
         questions[:, number, number + 4 :] = PAD
     return questions
-
-
-def _takes_any_num_frames(program: torch.export.ExportedProgram) -> bool:
-    name, *_ = program.graph_signature.user_inputs
-    (frames,) = [node for node in program.graph.nodes if node.name == name]
-    return not is_concrete_int(frames.meta["val"].shape[1])
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -201,7 +265,12 @@ def _save_onnx(
     outputs: Sequence[str],
 ) -> None:
     exported = torch.onnx.export(
-        program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=inputs,
+        output_names=outputs,
+        custom_translation_table=onnx_translations(),
     )
     assert exported is not None
     exported.model.metadata_props[METADATA_NAME] = metadata
@@ -215,12 +284,11 @@ class Format:
     save: Callable[..., None]  # of a program, path, metadata, and the names of inputs and outputs
     load: Callable[[Path], Answer]
     packages: tuple[str, ...] = ()
-    frees_frames: bool = False  # whether the number of frames may be free
 
 
 FORMATS: dict[str, Format] = {
     ".onnx": Format(_save_onnx, load_onnx, packages=("onnx", "onnxscript", "onnxruntime")),
-    ".pt2": Format(_save_pt2, load_pt2, frees_frames=True),
+    ".pt2": Format(_save_pt2, load_pt2),
 }
 
 
@@ -241,29 +309,3 @@ def _check_installed(package: str) -> None:
         raise ConfigError(
             f"ONNX needs the package {package}. Run `pip install '.[export]'`, or export to .pt2."
         ) from None
-
-
-@contextlib.contextmanager
-def whole_lstms(chain: nn.Module) -> Iterator[None]:
-    """Have LSTMs traced in one piece, for any number of steps.
-
-    torch has a rule for that which asks whether MKL-DNN is on; the exporter switches it off. Other cells
-    are traced step by step, which takes a second for four steps.
-    """
-    mkldnn = torch.backends.mkldnn
-    lstms = [module for module in chain.modules() if isinstance(module, nn.LSTM)]
-
-    def whole(lstm: nn.LSTM, *inputs: Any) -> Any:  # steps, and a decoder's state
-        with mkldnn.flags(enabled=True, allow_tf32=mkldnn.allow_tf32):
-            return nn.LSTM.forward(lstm, *inputs)
-
-    for lstm in lstms:
-        lstm.forward = partial(whole, lstm)  # type: ignore[method-assign]
-    try:
-        with warnings.catch_warnings():
-            # Tracing, torch's own recurrent nets assign to a list of theirs.
-            warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
-            yield
-    finally:
-        for lstm in lstms:
-            del lstm.forward

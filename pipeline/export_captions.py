@@ -6,11 +6,10 @@
 
 A caption begins with <start>: give the last words (B,) int64 and the state, choose the next words (any but
 <pad>, <start> and <unknown>), and go on until <end>; a transformer keeps no state and takes all words so far
-(B, S). The metadata's task has the
-vocabulary. B is free, T is fixed. .pt2 files have the same inputs and outputs, in this order.
+(B, S). The metadata's task has the vocabulary. B and T are free. .pt2 files have the same inputs and outputs,
+in this order.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,19 @@ from torch import Tensor, nn
 from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint
 from pipeline.end_to_end import EndToEnd
-from pipeline.export import Exported, check_differences, difference, find_format, whole_lstms
+from pipeline.export import (
+    Exported,
+    check_differences,
+    describe,
+    difference,
+    example_frames,
+    find_format,
+    frames_dimension,
+    num_frames_taken,
+    of_other_lengths,
+    trace,
+)
+from pipeline.export_recurrence import whole_recurrences
 from pipeline.files import atomic_path
 from pipeline.models.attention import Memory
 from pipeline.models.captioning import CaptionModel
@@ -97,47 +108,47 @@ def export_captioner(
     look = FramesToMemory(network).eval().requires_grad_(False)
     look = look.to(memory_format=torch.contiguous_format)
     speak = NextWord(model).eval().requires_grad_(False)
-    height, width = checkpoint.contract.preprocessing.crop_size
-    frames = torch.zeros((2, num_frames, 3, height, width), dtype=torch.uint8)
-    metadata = {
-        "num_frames": num_frames,
-        "task": {"name": checkpoint.config.task, **checkpoint.task.describe()},
-        "contract": checkpoint.contract.model_dump(mode="json"),
-    }
-    description = json.dumps(metadata, indent=1)
-    batch = torch.export.Dim("batch")
+    frames = example_frames(checkpoint, num_frames=num_frames)
+    memory = look(frames)
+    state = [f"state_{number}" for number in range(len(memory) - 2)]
+    words, free = torch.full((2,), START), {0: torch.export.Dim("batch")}
+    words_dimensions: dict[int, Any] = free
+    if not isinstance(model.decoder, RecurrentDecoder):
+        words, words_dimensions = torch.full((2, 3), START), {**free, 1: torch.export.Dim("num_words")}
+    num_steps = torch.export.Dim("num_steps")  # an axis of another size where frames are fewer
+    memory_dimensions = [
+        {**free, **{axis: num_steps for axis, size in enumerate(part.shape) if size != fewer.shape[axis]}}
+        for part, fewer in zip(memory, look(frames[:, :-1]), strict=True)
+    ]
     step_path = path.with_suffix(f".step{path.suffix}")
-    with whole_lstms(look), atomic_path(path) as partial, atomic_path(step_path) as step:
-        memory = look(frames)
-        program = torch.export.export(look, (frames,), dynamic_shapes=({0: batch},))
-        state = [f"state_{number}" for number in range(len(memory) - 2)]
-        form.save(program, partial, description, inputs=["frames"], outputs=["states", "summary", *state])
-        words, num_words = torch.full((2,), START), {}
-        if not isinstance(model.decoder, RecurrentDecoder):
-            words, num_words = torch.full((2, 3), START), {1: torch.export.Dim("num_words")}
-        free = {0: batch}
-        shapes: tuple[Any, ...] = (
-            {**free, **num_words},
-            free,
-            free,
-            *([(free,) * len(state)] if state else []),
-        )
-        program = torch.export.export(speak, (words, *memory), dynamic_shapes=shapes)
-        form.save(
-            program,
-            step,
-            description,
-            inputs=["words", "states", "summary", *state],
-            outputs=["probabilities", "attention", *(f"new_{name}" for name in state)],
-        )
-        expected = [_say(look, speak, clips) for clips in check_with]
-        found = [_say(form.load(partial), form.load(step), clips) for clips in check_with]
+    with atomic_path(path) as partial, atomic_path(step_path) as step:
+        with whole_recurrences():
+            program = trace(look, (frames,), dynamic_shapes=({**free, 1: frames_dimension(checkpoint)},))
+            taken = num_frames_taken(program)
+            metadata = describe(checkpoint, num_frames=taken)
+            outputs = ["states", "summary", *state]
+            form.save(program, partial, metadata, inputs=["frames"], outputs=outputs)
+            of_state = (tuple(memory_dimensions[2:]),) if state else ()
+            shapes = (words_dimensions, *memory_dimensions[:2], *of_state)
+            program = trace(speak, (words, *memory), dynamic_shapes=shapes)
+            form.save(
+                program,
+                step,
+                metadata,
+                inputs=["words", "states", "summary", *state],
+                outputs=["probabilities", "attention", *(f"new_{name}" for name in state)],
+            )
+        loaded = form.load(partial), form.load(step)
         differences = [
-            max(difference(one, other) for one, other in zip(*pair, strict=True))
-            for pair in zip(found, expected, strict=True)
+            max(
+                difference(found, expected)
+                for clips in of_other_lengths(frames, num_frames=taken)
+                for found, expected in zip(_say(*loaded, clips), _say(look, speak, clips), strict=True)
+            )
+            for frames in check_with
         ]
         check_differences(differences, path=path, tolerance=tolerance)
-    return Exported(tuple(differences), any_num_frames=False)
+    return Exported(tuple(differences), taken)
 
 
 def _say(look: Callable[..., Any], speak: Callable[..., Any], frames: Tensor) -> list[Tensor]:

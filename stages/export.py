@@ -8,21 +8,23 @@ from torch import Tensor
 
 from pipeline.checkpoint import Checkpoint, load_checkpoint
 from pipeline.end_to_end import clip_pixels
-from pipeline.errors import ConfigError
-from pipeline.export import FORMATS, export_chain
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.export import FORMATS, clips_sentence, export_chain
 from pipeline.export_captions import export_captioner
 from pipeline.manifest import Clip, read_manifest
 from stages import console
 from stages.params import CorpusConfig, load_section
 from stages.predict import add_checkpoint_arguments, load_checkpoint_weights
 
-_EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, resized and cropped as its metadata say
-(framecache.json), and gives probabilities, or values in the manifest's unit. B is free; T is free in a .pt2
-with an LSTM, and fixed otherwise. A model for questions has a second input, questions (B, Q, S) int64, word
-numbers of the vocabulary in the metadata. A captioning model becomes two files: FILE looks at the frames, and
-beside it FILE with .step before its suffix says the next word (`pydoc pipeline.export_captions`). All are
-checked against the model on random frames and on those of a clip, and are written only if both agree. ONNX
-needs `pip install '.[export]'`."""
+_EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, sampled, resized and cropped as its metadata say
+(framecache.json), and gives probabilities, or values in the manifest's unit. B and T are free; only of a
+model that reads windows (train.window) T is the window. A model for questions has a second input, questions
+(B, Q, S) int64, word numbers of the vocabulary in the metadata. A captioning model becomes two files: FILE
+looks at the frames, and beside it FILE with .step before its suffix says the next word (`pydoc
+pipeline.export_captions`). All are checked against the model on random frames and on those of a clip, and are
+written only if both agree. ONNX needs `pip install '.[export]'`."""
+
+_NUM_FRAMES = 16  # of the clip to check with
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
         "--frames",
         type=int,
         metavar="T",
-        help="frames of a clip; by default train.window or extract.sampling's count, if the model has one",
+        help=f"check with the clip's first T frames; by default train.window, or {_NUM_FRAMES}",
     )
     parser.add_argument(
         "--clip",
@@ -52,11 +54,8 @@ def main() -> None:
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     weights = load_checkpoint_weights(checkpoint, given=arguments.weights)
-    num_frames = arguments.frames or checkpoint.config.window or checkpoint.contract.sampling.count
-    if num_frames is None:
-        raise ConfigError("The model reads clips of any length, the exported file of one: give --frames.")
-    clip, root = _clip_to_check(arguments.clip)
-    real = read_clip(clip, root=root, checkpoint=checkpoint, num_frames=num_frames)  # (1, T, 3, H, W)
+    num_frames = arguments.frames or checkpoint.config.window or _NUM_FRAMES
+    source, real = _frames_to_check(arguments.clip, checkpoint=checkpoint, num_frames=num_frames)
     noise = torch.randint(
         0, 256, (3, *real.shape[1:]), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -65,28 +64,44 @@ def main() -> None:
         checkpoint,
         weights,
         path=arguments.out,
-        num_frames=num_frames,
+        num_frames=real.shape[1],
         check_with=[noise, real],
         tolerance=arguments.tolerance,
     )
     _, _, _, height, width = real.shape
-    length = "T" if exported.any_num_frames else num_frames
+    length = exported.num_frames or "T"
     others = ", questions (B, Q, S) int64" if checkpoint.config.task == "question_answering" else ""
     frames = f"frames (B, {length}, 3, {height}, {width}) uint8"
     print(f"{arguments.out}: {frames}{others} -> {checkpoint.config.task}")
-    names = ("random frames", f"frames of {clip.sources[0]}")
+    names = ("random frames", f"frames of {source}")
     for name, difference in zip(names, exported.differences, strict=True):
         print(f"largest difference on {name}: {difference:.2g}")
+    print(clips_sentence(checkpoint, num_frames=exported.num_frames))
 
 
-def read_clip(clip: Clip, *, root: Path, checkpoint: Checkpoint, num_frames: int) -> Tensor:
-    """The clip's first frames, repeated from the start where it has fewer, (1, T, 3, H, W) uint8."""
+def _frames_to_check(given: Path | None, *, checkpoint: Checkpoint, num_frames: int) -> tuple[str, Tensor]:
+    """A clip's source, and its first frames (1, T, 3, H, W) uint8. Raises ConfigError when there are none."""
+    try:
+        clip, root = _clip_to_check(given)
+        pixels = read_first_frames(clip, root=root, checkpoint=checkpoint, num_frames=num_frames)
+    except (OSError, PipelineError) as error:
+        remedy = "Name another one" if given else "Name any video or image"
+        raise ConfigError(
+            f"There is no clip to check the exported file with: {error} {remedy}: --clip FILE."
+        ) from None
+    return clip.sources[0], pixels
+
+
+def read_first_frames(clip: Clip, *, root: Path, checkpoint: Checkpoint, num_frames: int) -> Tensor:
+    """At most `num_frames`, (1, T, 3, H, W) uint8; repeated from the start where a window needs more."""
     pixels: list[Tensor] = []
     for batch, _ in clip_pixels(clip, root=root, contract=checkpoint.contract):
         pixels += batch
         if len(pixels) >= num_frames:
             break
-    return torch.stack([pixels[number % len(pixels)] for number in range(num_frames)])[None].contiguous()
+    if checkpoint.config.window:
+        pixels = [pixels[number % len(pixels)] for number in range(num_frames)]
+    return torch.stack(pixels[:num_frames])[None].contiguous()
 
 
 def _clip_to_check(given: Path | None) -> tuple[Clip, Path]:

@@ -53,9 +53,9 @@ def make_checkpoint(weights: Weights, *, decoder: dict[str, object], **options: 
     return Checkpoint("recurrent", model, TASK, config, contract, shape, {})
 
 
-def random_frames(num_clips: int) -> torch.Tensor:
+def random_frames(num_clips: int, *, num_frames: int = NUM_FRAMES) -> torch.Tensor:
     generator = torch.Generator().manual_seed(num_clips)
-    return torch.randint(0, 256, (num_clips, NUM_FRAMES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (num_clips, num_frames, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,9 @@ def random_frames(num_clips: int) -> torch.Tensor:
         ({"cell": "transformer", "inject": "start"}, {}, ".pt2"),
     ],
 )
-def test_the_two_files_say_what_the_model_says(tmp_path: Path, weights, decoder, options, suffix):
+def test_the_two_files_say_what_the_model_says_of_clips_of_any_length(
+    tmp_path: Path, weights, decoder, options, suffix
+):
     checkpoint = make_checkpoint(weights, decoder=decoder, **options)
     path, step_path = tmp_path / f"model{suffix}", tmp_path / f"model.step{suffix}"
     exported = export_captioner(
@@ -76,7 +78,16 @@ def test_the_two_files_say_what_the_model_says(tmp_path: Path, weights, decoder,
     assert max(exported.differences) < 1e-4
     assert sorted(tmp_path.iterdir()) == [path, step_path]
 
-    frames = random_frames(4)
+    assert exported.any_num_frames
+    for num_frames in (1, NUM_FRAMES, 7):
+        check_words(checkpoint, weights, path, step_path, random_frames(4, num_frames=num_frames))
+
+
+def check_words(
+    checkpoint: Checkpoint, weights: Weights, path: Path, step_path: Path, frames: torch.Tensor
+) -> None:
+    """The files say of frames (4, T, 3, H, W) what the model says."""
+    suffix, is_transformer = path.suffix, checkpoint.config.decoder.cell == "transformer"
     model = checkpoint.model
     network = EndToEnd(MapsToMemory(model), contract=checkpoint.contract, weights=weights).eval()
     with torch.no_grad():
@@ -101,7 +112,7 @@ def test_the_two_files_say_what_the_model_says(tmp_path: Path, weights, decoder,
         kept = dict(enumerate(look(frames)))
     words = torch.full((4, 1), START)
     for _ in range(6):
-        given = words if decoder["cell"] == "transformer" else words[:, -1]
+        given = words if is_transformer else words[:, -1]
         if suffix == ".onnx":
             outputs = speak.run(None, {"words": given.numpy(), **kept})
             for node, value in zip(speak.get_outputs(), outputs, strict=True):
