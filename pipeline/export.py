@@ -185,17 +185,19 @@ def describe(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
 def clips_sentence(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
     """Which clips a file takes, and what to do about others."""
     sampling = json.dumps(checkpoint.contract.model_dump(mode="json")["sampling"])
-    frames = f"sampled as the model's features were ({sampling}), not cut or filled up"
     if num_frames is None:
-        return f"Takes clips of any number of frames: all of them, {frames}."
-    if window := checkpoint.config.window:
-        stride = checkpoint.config.stride or window
         return (
-            f"Takes exactly {num_frames} frames, a window of a clip's frames, {frames}. Of a longer clip give"
-            f" the windows that start at every frame number {stride} and the one at its end, and average the"
-            " answers, as the model does."
+            f"Takes clips of any number of frames. Give all that the contract's sampling, {sampling}, takes: if"
+            " a clip is cut or filled up, its answer is another."
         )
-    return f"Takes clips of exactly {num_frames} frames, {frames}; other clips are refused."
+    if not checkpoint.config.window:
+        return f"Takes clips of exactly {num_frames} frames (sampling {sampling}) and refuses others."
+    return (
+        f"Takes exactly {num_frames} frames and refuses others: a window of what the contract's sampling,"
+        f" {sampling}, takes of a clip. Of a longer clip give the windows that start at every frame number"
+        f" {checkpoint.config.stride or num_frames} and the one at its end, and average the answers, as the"
+        " model does."
+    )
 
 
 def some_questions(task: QuestionAnswering, *, num_clips: int) -> Tensor:

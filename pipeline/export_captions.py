@@ -109,7 +109,7 @@ def export_captioner(
     look = look.to(memory_format=torch.contiguous_format)
     speak = NextWord(model).eval().requires_grad_(False)
     frames = example_frames(checkpoint, num_frames=num_frames)
-    memory = look(frames)
+    memory = [part.clone() for part in look(frames)]  # of a view, the exporter would ask for its base
     state = [f"state_{number}" for number in range(len(memory) - 2)]
     words, free = torch.full((2,), START), {0: torch.export.Dim("batch")}
     words_dimensions: dict[int, Any] = free

@@ -87,7 +87,7 @@ def _frames_to_check(given: Path | None, *, checkpoint: Checkpoint, num_frames: 
     except (OSError, PipelineError) as error:
         remedy = "Name another one" if given else "Name any video or image"
         raise ConfigError(
-            f"There is no clip to check the exported file with: {error} {remedy}: --clip FILE."
+            f"No clip to check the exported file with: {str(error).rstrip('.')}. {remedy}: --clip FILE."
         ) from None
     return clip.sources[0], pixels
 

@@ -29,7 +29,9 @@ def weights() -> Weights:
     return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
 
 
-def make_checkpoint(weights: Weights, *, decoder: dict[str, object], **options: object) -> Checkpoint:
+def make_checkpoint(
+    weights: Weights, *, decoder: dict[str, object], network: str = "recurrent", **options: object
+) -> Checkpoint:
     contract = FeatureContract(
         sampling=Sampling(),
         preprocessing=Preprocessing(resize=32, crop=32),
@@ -47,10 +49,10 @@ def make_checkpoint(weights: Weights, *, decoder: dict[str, object], **options: 
         }
     )
     shape = map_shape(weights.arch, "layer1", height=32, width=32)
-    model = TASK.build_model("recurrent", config, map_shape=shape, seed=3).eval()
+    model = TASK.build_model(network, config, map_shape=shape, seed=3).eval()
     with torch.no_grad():
         model.decoder.head.weight *= 20  # sure of its words, whatever they are
-    return Checkpoint("recurrent", model, TASK, config, contract, shape, {})
+    return Checkpoint(network, model, TASK, config, contract, shape, {})
 
 
 def random_frames(num_clips: int, *, num_frames: int = NUM_FRAMES) -> torch.Tensor:
@@ -65,6 +67,7 @@ def random_frames(num_clips: int, *, num_frames: int = NUM_FRAMES) -> torch.Tens
         ({"cell": "gru", "inject": "every_step"}, {}, ".pt2"),
         ({"cell": "transformer", "inject": "attention"}, {"cell": "transformer"}, ".onnx"),
         ({"cell": "transformer", "inject": "start"}, {}, ".pt2"),
+        ({"cell": "gru", "inject": "attention", "num_layers": 2}, {"network": "baseline"}, ".onnx"),
     ],
 )
 def test_the_two_files_say_what_the_model_says_of_clips_of_any_length(

@@ -119,7 +119,7 @@ def test_metadata_say_how_frames_are_made_and_how_many_a_clip_has(tmp_path, weig
     export_to(tmp_path / f"model{suffix}", checkpoint, weights)
     metadata = read_metadata(tmp_path / f"model{suffix}")
     assert metadata["num_frames"] is None
-    assert metadata["clips"].startswith("Takes clips of any number of frames: all of them, sampled as")
+    assert metadata["clips"].startswith("Takes clips of any number of frames. Give all that")
     assert metadata["task"]["classes"] == ["left", "right", "up"]
     assert metadata["contract"]["preprocessing"] == {"resize": 40, "crop": 32, "interpolation": "bilinear"}
     assert metadata["contract"]["sampling"] == {"every": 2}
@@ -214,7 +214,7 @@ def test_the_stage_checks_with_some_frames_and_the_file_takes_all_of_a_clip(run,
     assert lines[0] == "out/model.pt2: frames (B, T, 3, 32, 32) uint8 -> classification"
     assert lines[1].startswith("largest difference on random frames: ")
     assert lines[2].startswith("largest difference on frames of clip.mp4: ")
-    assert lines[3].startswith("Takes clips of any number of frames: all of them, sampled as")
+    assert lines[3].startswith("Takes clips of any number of frames. Give all that")
     checkpoint = load_checkpoint(Path("checkpoints/recurrent"))
     clip = Clip(clip_id="clip", sources=("clip.mp4",), split="")
     frames = torch.cat(
@@ -241,7 +241,7 @@ def test_the_stage_fills_a_window_to_check_with(run):
 def test_without_a_corpus_the_stage_asks_for_a_clip_in_one_message(run, tmp_path):
     (tmp_path / "videos/clip.mp4").rename(tmp_path / "elsewhere.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    expected = "error: There is no clip to check the exported file with: "
+    expected = "error: No clip to check the exported file with: "
     for arguments, named in (
         ((), "clip.mp4"),
         (("--clip", "missing.mp4"), "missing.mp4"),
