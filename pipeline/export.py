@@ -187,8 +187,8 @@ def clips_sentence(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
     sampling = json.dumps(checkpoint.contract.model_dump(mode="json")["sampling"])
     if num_frames is None:
         return (
-            f"Takes clips of any number of frames. Give all that the contract's sampling, {sampling}, takes: if"
-            " a clip is cut or filled up, its answer is another."
+            "Takes clips of any number of frames. Give all that the contract's sampling,"
+            f" {sampling}, takes: if a clip is cut or filled up, its answer is another."
         )
     if not checkpoint.config.window:
         return f"Takes clips of exactly {num_frames} frames (sampling {sampling}) and refuses others."
