@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.checkpoint import Checkpoint
 from pipeline.contract import REVISION, FeatureContract
-from pipeline.errors import ContractError, ShapeError, WeightsError
+from pipeline.errors import ContractError, NonFiniteError, ShapeError, WeightsError
 from pipeline.evaluation import predict
-from pipeline.extract.runners import as_stored
+from pipeline.extract.runners import cast, pooled, row_peaks
 from pipeline.frames import clip_range, read_frames
 from pipeline.manifest import Clip
+from pipeline.store import why_unfit
 from pipeline.streaming import ResidentFeatures, make_loader
 from pipeline.streaming.features import CPU, Array
 
@@ -56,7 +57,8 @@ class EndToEnd(nn.Module):
                 f"Frames are {tuple(frames.shape)} {frames.dtype}, but the network reads (B, T, 3, H, W) ="
                 f" (clips, frames, 3, {height}, {width}) torch.uint8, as extract.preprocessing gives them."
             )
-        maps = as_stored(self.trunk(frames.flatten(0, 1))[0], self.contract)  # (B * T, C, h, w)
+        maps = self.trunk(frames.flatten(0, 1))[0]
+        maps = cast(pooled(maps, self.contract), self.contract)  # (B * T, C, h, w)
         maps = maps.unflatten(0, frames.shape[:2])  # type: ignore[no-untyped-call]
         return self.model(maps, lengths, **inputs)
 
@@ -114,13 +116,16 @@ def clip_features(
     Frames are decoded and dropped `batch_size` at a time, so a long video takes the memory of its features
     alone. `on_frames` is told how many were read since the last call.
 
-    Raises what `clip_pixels` does.
+    Raises what `clip_pixels` does, and NonFiniteError for values that can't be stored.
     """
     maps, frame_seconds = [], []
     for pixels, seconds in clip_pixels(
         clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
-        maps.append(as_stored(backbone(pixels)[contract.tap], contract).cpu())  # (N, C, h, w)
+        values = pooled(backbone(pixels)[contract.tap], contract)  # (N, C, h, w)
+        if reason := why_unfit(row_peaks(values).cpu().numpy(), seconds, contract):
+            raise NonFiniteError(f"{clip.clip_id} has no features: {reason} Then extract and train again.")
+        maps.append(cast(values, contract).cpu())
         frame_seconds.append(seconds)
         on_frames(len(pixels))
     num_frames = sum(map(len, maps))

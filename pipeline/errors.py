@@ -45,6 +45,10 @@ class StoreError(PipelineError, RuntimeError):
     """The feature store is missing, foreign, too new or damaged."""
 
 
+class NonFiniteError(PipelineError, ValueError):
+    """Features or answers are infinite or no numbers; the message names their clips."""
+
+
 class DiskFullError(PipelineError, OSError):
     """No space is left for what is being written. What was committed before is safe."""
 

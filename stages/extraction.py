@@ -86,8 +86,8 @@ def prepare(job: Job, *, retry: bool) -> Plan:
     job.digests.save()
     if retry:
         keys = {key for clip_key in todo.keys.values() for key in (clip_key, damaged_key(clip_key))}
-        retried = keys & job.journal.quarantined(job.forward_digest).keys()
-        job.journal.forgive(job.forward_digest, retried)
+        digests = [job.forward_digest, *(target.contract.digest() for target in job.targets)]
+        retried = set[bytes]().union(*(job.journal.forgive(digest, keys) for digest in digests))
         make_plan = partial(job.plan, retried=retried)
         todo = make_plan()
     if todo.to_extract and (num_shards := adopt_view(job.journal, path=FEATURES)):

@@ -26,6 +26,7 @@ from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_w
 from stages.extract_job import make_targets
 from tests.features import make_contract, make_layout
 from tests.media import write_video
+from tests.test_extract_finite import scaled_weights
 
 CPU = torch.device("cpu")
 NAMES = [str(number) for number in range(6)]
@@ -164,6 +165,19 @@ def test_two_workers_give_the_bits_of_one_process(
 
 
 @pytest.mark.usefixtures("forkserver")
+def test_clips_that_float16_can_not_hold_are_set_aside_by_workers_and_not_waited_for(
+    folder: Path, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").symlink_to(folder / "corpus")
+    save_weights(scaled_weights(layer4=1e6), path=tmp_path / "weights")
+    result, features = extract(tmp_path, tmp_path, NAMES[:3], dask=cluster.scheduler_address)
+    assert (result.num_clips, result.num_quarantined, result.failed) == (3, 3, {})
+    with open_view(features / "layer3") as three, open_view(features / "layer4") as four:
+        assert (three.clip_ids(), four.clip_ids()) == (NAMES[:3], [])
+    text = (features / "quarantine.csv").read_text()
+    assert text.count("layer4 at 0.000 s has a value of magnitude ") == 3
+
+
 def test_processes_of_this_machine_give_the_same_bits(folder: Path, alone: Path, tmp_path: Path) -> None:
     _, features = extract(folder, tmp_path, NAMES[:2], dask={"local": 1})
     assert_same(features, alone, NAMES[:2])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store import Journal, open_view, repack
+from pipeline.store import Journal, committing, open_view, repack, stored_keys
 from tests.features import (
     clip_maps,
     clip_source,
@@ -13,6 +13,7 @@ from tests.features import (
     frame_times,
     make_contract,
     make_layout,
+    make_writer,
     publish_clips,
 )
 
@@ -68,3 +69,25 @@ def test_a_damaged_copy_is_left_out_with_a_warning(tmp_path: Path, caplog: pytes
     target = make_layout(contract, format="hdf5")
     assert repack(journal, KEYS, contract=contract, layout=target, commit_seconds=1e9) == 1
     assert "reading clip 'walk'" in caplog.text
+
+
+def test_a_clip_that_float16_can_not_hold_is_quarantined_when_it_is_derived(tmp_path: Path) -> None:
+    wide, narrow = make_contract(dtype="float32"), make_contract()
+    journal = Journal(tmp_path / "journal")
+    fill(journal, wide, make_layout(wide), {"walk": 5})
+    writer = make_writer(journal, wide, make_layout(wide))
+    maps = clip_maps("run", 12, dtype="float32")
+    maps[7, 0] = -1e5
+    with committing(writer):
+        writer.append(clip_source("run"), maps, frame_times(12), final=True)
+    assert repack(journal, KEYS, contract=narrow, layout=make_layout(narrow), commit_seconds=1e9) == 1
+    assert set(stored_keys(journal.records(narrow, make_layout(narrow)).values())) == {KEYS[0]}
+    ((key, clip),) = journal.quarantined(narrow.digest()).items()
+    assert key == clip_source("run").key
+    assert clip.reason == (
+        "layer4 at 0.280 s has a value of magnitude 100000, and float16 ends at 65504. Set extract.dtype:"
+        " float32."
+    )
+    assert journal.quarantined(wide.digest()) == journal.quarantined(wide.forward_digest()) == {}
+    assert journal.forgive(narrow.digest(), KEYS) == {key}
+    assert journal.quarantined(narrow.digest()) == {}

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import DecodeError
 from pipeline.extract.decode import ClipEnd, Piece
 from pipeline.extract.plan import PlannedClip
-from pipeline.extract.runners import Rows, Runner
+from pipeline.extract.runners import PEAKS, Rows, Runner
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Computed:
-    """A segment and its rows (T, C, h, w), by tap."""
+    """A segment and, by tap, its rows (T, C, h, w) and their largest magnitudes (T,) before they were cast."""
 
     segment: Segment
     rows: Rows
+    peaks: Rows
 
 
 class Packer:
@@ -101,8 +102,10 @@ class Packer:
                 self._done.append(item)
             else:
                 stop = start + len(item.frame_seconds)
-                taps = {tap: values[start:stop] for tap, values in rows.items() if tap in item.clip.taps}
-                self._done.append(Computed(item, taps))
+                part = {name: values[start:stop] for name, values in rows.items()}
+                taps = {tap: part[tap] for tap in part if tap in item.clip.taps}
+                peaks = {tap: part[PEAKS + tap] for tap in taps if PEAKS + tap in part}
+                self._done.append(Computed(item, taps, peaks))
                 start = stop
 
     def _take_done(self) -> list[Computed | ClipEnd]:

@@ -246,9 +246,10 @@ class WorkerPool:
         return set(self._journal.directory(target.contract, target.layout).glob(f"*{RECORD_SUFFIX}"))
 
     def _missing(self, clips: Sequence[PlannedClip]) -> tuple[PlannedClip, ...]:
-        """Those of the clips that have not been committed, for all their taps, since the start."""
+        """Those of the clips that were not committed, for all taps that can store them, since the start."""
         stored = {
             target.contract.tap: stored_keys(map(read_record, self._record_paths(target) - before))
+            | self._journal.quarantined(target.contract.digest()).keys()
             for target, before in zip(self._job.targets, self._records_before, strict=True)
         }
         return tuple(clip for clip in clips if not all(clip.key in stored[tap] for tap in clip.taps))

@@ -71,7 +71,7 @@ def run(
     with (
         committing(*writers.values()),
         notes.judged(config.stall_seconds),
-        Writer(writers, journal, targets[0].contract.forward_digest(), result, on_progress, notes) as writer,
+        Writer(writers, targets, journal, result, on_progress, notes) as writer,
         decoding(
             planned,
             root=root,

@@ -37,7 +37,7 @@ class Plan:
     keys: Mapping[str, bytes]
     to_extract: tuple[PlannedClip, ...]
     num_unchanged: int
-    num_quarantined: int  # known from before
+    num_quarantined: int  # known from before, for all taps that they lack
     unreadable: Mapping[str, str]  # clip id -> the error that reading its source gave
     num_to_copy: int = 0  # only with `copies`
 
@@ -77,6 +77,7 @@ def plan(
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
     rejected = journal.quarantined(forward_digest)
+    unfit = {t.contract.tap: journal.quarantined(t.contract.digest()) for t in targets}
     keys: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
     missing: dict[bytes, tuple[Clip, tuple[str, ...]]] = {}
@@ -92,10 +93,11 @@ def plan(
             continue
         keys[clip.clip_id] = key
         usable = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
-        taps = [tap for tap, known in stored.items() if (usable or key) not in known]
-        if not taps:
+        lacking = [tap for tap, known in stored.items() if (usable or key) not in known]
+        taps = [tap for tap in lacking if usable not in unfit[tap]]
+        if not lacking:
             num_unchanged += 1
-        elif usable is None:
+        elif usable is None or not taps:
             num_quarantined += 1
         elif copies and all(usable in copies[tap] for tap in taps):
             num_to_copy += 1

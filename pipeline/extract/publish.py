@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -43,8 +43,8 @@ def publish_view(
 ) -> Published:
     """Publish the view of every clip (key by clip id) that has features, and enough of them.
 
-    The clips that the decoder rejected and those with fewer than `min_frames` frames are listed in
-    `quarantine.csv`. Policies are applied here and not when features are computed: changing them
+    The clips that the decoder rejected, those whose features a tap can't store and those with fewer than
+    `min_frames` frames are listed in `quarantine.csv`. Policies are applied here and not when features are computed: changing them
     computes nothing again.
 
     Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
@@ -64,6 +64,12 @@ def publish_view(
         records = journal.records(target.contract, target.layout)
         stored = stored_clips(records.values())
         clips = {clip_id: stored[key] for clip_id, key in usable.items() if key in stored}
+        unfit = journal.quarantined(target.contract.digest())
+        for clip_id, key in usable.items():
+            if key in unfit and clip_id not in clips:
+                before = faulty.get(clip_id, Faulty(clip_id, unfit[key].source, "", 0, "drop"))
+                reason = f"{before.reason} {unfit[key].reason}".strip()
+                faulty[clip_id] = replace(before, reason=reason, policy="drop")
         short = [clip_id for clip_id, clip in clips.items() if clip.num_frames < min_frames]
         if short:
             filed = {key: clip for record in records.values() for key, clip in record.clip_sources().items()}

@@ -18,7 +18,9 @@ from pipeline.contract import FeatureContract, Preprocessing
 from pipeline.extract.config import Target
 from pipeline.extract.lanes import LaneName, Lanes
 
-Rows = Mapping[str, np.ndarray[Any, Any]]  # {tap: (B, C, h, w) as stored}
+# {tap: (B, C, h, w) as stored}, and {PEAKS + tap: (B,) float32}: see `row_peaks`.
+Rows = Mapping[str, np.ndarray[Any, Any]]
+PEAKS = "peaks of "
 Forward = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -51,7 +53,12 @@ def make_runner(
 
     def forward(batch: Tensor) -> dict[str, Tensor]:
         maps = backbone(batch)
-        return {contract.tap: as_stored(maps[contract.tap], contract) for contract in contracts}
+        rows = {}
+        for contract in contracts:
+            values = pooled(maps[contract.tap], contract)
+            rows[contract.tap] = cast(values, contract)
+            rows[PEAKS + contract.tap] = row_peaks(values)
+        return rows
 
     shape = (batch_size, 3, *preprocessing.crop_size)
     batch = torch.empty(
@@ -65,14 +72,24 @@ def make_runner(
     return CpuRunner(forward, batch, preprocessing, lanes)
 
 
-def as_stored(maps: Tensor, contract: FeatureContract) -> Tensor:
-    """(B, C, h, w) in the network's precision -> pooled in float32, in the stored dtype, in C order."""
+def pooled(maps: Tensor, contract: FeatureContract) -> Tensor:
+    """(B, C, h, w) in the network's precision -> what is stored of it, before it is cast; means in float32."""
     if contract.pooling == "avg":
-        maps = maps.float().mean(dim=(2, 3), keepdim=True)
-    elif contract.pooling == "max":
-        maps = maps.amax(dim=(2, 3), keepdim=True)
-    dtype = getattr(torch, contract.dtype)
-    return maps.to(dtype, memory_format=torch.contiguous_format)
+        return maps.float().mean(dim=(2, 3), keepdim=True)
+    if contract.pooling == "max":
+        return maps.amax(dim=(2, 3), keepdim=True)
+    return maps
+
+
+def cast(maps: Tensor, contract: FeatureContract) -> Tensor:
+    """Pooled maps in the stored dtype, in C order."""
+    return maps.to(getattr(torch, contract.dtype), memory_format=torch.contiguous_format)
+
+
+def row_peaks(maps: Tensor) -> Tensor:
+    """The largest magnitude (B,) float32 of each of the maps (B, C, h, w), NaN if it has a NaN."""
+    dims = (1, 2, 3)
+    return torch.maximum(maps.amax(dims), -maps.amin(dims)).float()
 
 
 class CpuRunner:

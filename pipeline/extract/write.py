@@ -2,17 +2,18 @@
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.errors import DecodeError
 from pipeline.extract.compute import Computed
+from pipeline.extract.config import Target
 from pipeline.extract.decode import ClipEnd
 from pipeline.extract.lanes import ByteQueue
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
 from pipeline.memory import is_out_of_memory
-from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter
+from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter, why_unfit
 from pipeline.supervisor import Notes
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,16 @@ class Writer:
     def __init__(
         self,
         writers: Mapping[str, ShardWriter],
+        targets: Sequence[Target],
         journal: Journal,
-        forward_digest: str,
         result: Result,
         on_progress: OnProgress,
         notes: Notes,
     ) -> None:
         self._writers = writers
+        self._contracts = {target.contract.tap: target.contract for target in targets}
         self._journal = journal
-        self._forward_digest = forward_digest
+        self._forward_digest = targets[0].contract.forward_digest()
         self._result = result
         self._on_progress = on_progress
         self._notes = notes
@@ -49,6 +51,7 @@ class Writer:
         # One segment a clip is held back: only the next one, or the end, tells whether it is the last.
         self._held: dict[bytes, Computed] = {}
         self._num_frames: Counter[bytes] = Counter()
+        self._unfit: dict[bytes, dict[str, str]] = defaultdict(dict)  # why a clip's tap can't be stored
         self._thread = threading.Thread(target=self._work, name="write", daemon=True)
 
     def __enter__(self) -> "Writer":
@@ -81,6 +84,7 @@ class Writer:
 
     def _hold(self, item: Computed) -> None:
         key = item.segment.clip.key
+        self._check(item)
         if held := self._held.get(key):
             self._append(held, final=False)
         self._held[key] = item
@@ -89,10 +93,21 @@ class Writer:
         self._result.num_bytes += num_bytes
         self._on_progress(0, num_frames, num_bytes)
 
+    def _check(self, item: Computed) -> None:
+        """Nothing of a clip's tap is stored once one of its values can't be."""
+        segment = item.segment
+        unfit = self._unfit[segment.clip.key]
+        for tap, peaks in item.peaks.items():
+            reason = why_unfit(peaks, segment.frame_seconds, self._contracts[tap])
+            if reason and tap not in unfit:
+                unfit[tap] = reason
+                self._writers[tap].drop(_source(segment.clip))
+
     def _append(self, item: Computed, *, final: bool) -> None:
         segment = item.segment
         for tap, rows in item.rows.items():
-            self._writers[tap].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
+            if tap not in self._unfit[segment.clip.key]:
+                self._writers[tap].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
 
     def _end(self, end: ClipEnd) -> None:
         clip = end.clip
@@ -105,14 +120,26 @@ class Writer:
             error = DecodeError(f"{clip.clip.sources[0]}: no frame in the clip's time range.")
         if error is None and held is not None:
             self._append(held, final=True)
-            self._result.num_clips += 1
-            self._result.num_frames += num_frames
+            if len(self._unfit[clip.key]) < len(clip.taps):
+                self._result.num_clips += 1
+                self._result.num_frames += num_frames
+            self._set_aside(clip)
         else:
             for tap in clip.taps:
                 self._writers[tap].drop(_source(clip))
             self._fail(clip, error)
+        self._unfit.pop(clip.key, None)
         self._notes.done(clip.key)
         self._on_progress(1, 0, 0)
+
+    def _set_aside(self, clip: PlannedClip) -> None:
+        """Quarantine the clip for the taps that can't be stored, and for no other pooling or dtype."""
+        source = _source(clip)
+        for tap, reason in self._unfit[clip.key].items():
+            quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
+            self._journal.quarantine(self._contracts[tap].digest(), clip.key, quarantined)
+            log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
+        self._result.num_quarantined += bool(self._unfit[clip.key])
 
     def _fail(self, clip: PlannedClip, error: Exception | None) -> None:
         clip_id, source = clip.clip.clip_id, "|".join(clip.clip.sources)

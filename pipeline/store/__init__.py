@@ -1,6 +1,7 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
 from pipeline.store.digests import DigestCache
+from pipeline.store.finite import why_unfit
 from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
 from pipeline.store.layout import Layout, StoreConfig
 from pipeline.store.reader import FeatureView, open_view
@@ -31,4 +32,5 @@ __all__ = [
     "repackable_keys",
     "stored_clips",
     "stored_keys",
+    "why_unfit",
 ]

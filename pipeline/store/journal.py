@@ -5,7 +5,8 @@
   digests.arrow                          content digests of source files
   locks/<forward digest>.lock            one extraction per forward contract at a time
   locks/<forward digest>.writers.lock    shared by its Dask workers
-  quarantine/<forward digest>/<key>.clip clips whose bytes the decoder rejected
+  quarantine/<forward digest>/<key>.clip  clips whose bytes the decoder rejected
+  quarantine/<contract digest>/<key>.clip clips whose features can't be stored, of this tap and dtype
   contracts/<contract digest>/
     contract.json
     <layout>/<shard id>.shard            rows
@@ -60,7 +61,7 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A clip that the decoder rejected, or that crashed it."""
+    """A clip that the decoder rejected, that crashed it, or whose features can't be stored."""
 
     clip_id: str
     source: str
@@ -167,19 +168,21 @@ class Journal:
             for path in directory.iterdir():
                 if path.stem not in records:
                     path.unlink()
-            for folder in (directory.parent, self._quarantine_folder(forward_digest)):
+            quarantines = map(self._quarantine_folder, (forward_digest, contract.digest()))
+            for folder in (directory.parent, *quarantines):
                 for path in folder.glob(".*.partial-*"):
                     path.unlink()
 
-    def quarantine(self, forward_digest: str, key: bytes, clip: Quarantined) -> None:
-        folder = self._quarantine_folder(forward_digest)
+    def quarantine(self, digest: str, key: bytes, clip: Quarantined) -> None:
+        """Set a clip aside: for a forward contract, or for one contract, by its digest."""
+        folder = self._quarantine_folder(digest)
         folder.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([clip.__dict__])
         write_atomically(folder / f"{key.hex()}{QUARANTINE_SUFFIX}", seal(table, {}))
 
-    def quarantined(self, forward_digest: str) -> dict[bytes, Quarantined]:
-        """The clips that the decoder rejected, by key. A damaged entry is an untried clip."""
-        folder = self._quarantine_folder(forward_digest)
+    def quarantined(self, digest: str) -> dict[bytes, Quarantined]:
+        """The clips that were set aside for this digest, by key. A damaged entry is an untried clip."""
+        folder = self._quarantine_folder(digest)
         found = {}
         for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
             try:
@@ -190,14 +193,14 @@ class Journal:
             found[bytes.fromhex(path.stem)] = Quarantined(**table.to_pylist()[0])
         return found
 
-    def forgive(self, forward_digest: str, keys: Iterable[bytes]) -> int:
-        """Forget that these clips were rejected; how many were."""
-        folder = self._quarantine_folder(forward_digest)
-        paths = [folder / f"{key.hex()}{QUARANTINE_SUFFIX}" for key in keys]
-        present = [path for path in paths if path.exists()]
-        for path in present:
-            path.unlink()
-        return len(present)
+    def forgive(self, digest: str, keys: Iterable[bytes]) -> set[bytes]:
+        """Forget that these clips were set aside for this digest; the keys of those that were."""
+        folder = self._quarantine_folder(digest)
+        paths = {key: folder / f"{key.hex()}{QUARANTINE_SUFFIX}" for key in keys}
+        present = {key for key, path in paths.items() if path.exists()}
+        for key in present:
+            paths[key].unlink()
+        return present
 
     def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
         """Take over a shard from elsewhere (a view, DVC's cache): linked or copied, then its record written.
@@ -216,8 +219,8 @@ class Journal:
     def _writers_lock(self, forward_digest: str) -> Path:
         return self.path / "locks" / f"{forward_digest[:_NAME_LENGTH]}.writers.lock"
 
-    def _quarantine_folder(self, forward_digest: str) -> Path:
-        return self.path / "quarantine" / forward_digest[:_NAME_LENGTH]
+    def _quarantine_folder(self, digest: str) -> Path:
+        return self.path / "quarantine" / digest[:_NAME_LENGTH]
 
     def _contract_folder(self, contract: FeatureContract) -> Path:
         return self.path / "contracts" / contract.digest()[:_NAME_LENGTH]

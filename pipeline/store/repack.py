@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.store.journal import Journal, Span, StoredClip, stored_clips, stored_keys
+from pipeline.store.finite import row_peaks, why_unfit
+from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
 from pipeline.store.layout import Layout
 from pipeline.store.records import ClipSource, Record
 from pipeline.store.rows import ShardRows
@@ -32,8 +33,9 @@ def repack(
 ) -> int:
     """Store the clips `keys` under `contract` and `layout` from what the journal has of them elsewhere.
 
-    Returns how many it had. float16 is derived from float32, never the other way round. A clip whose
-    copy is damaged is left out, with a warning. The caller holds the lock.
+    Returns how many it had. float16 is derived from float32, never the other way round: a clip with values
+    that float16 can't hold is quarantined for `contract`. A clip whose copy is damaged is left out, with a
+    warning. The caller holds the lock.
     """
     missing = set(keys)
     num_clips = 0
@@ -53,10 +55,17 @@ def repack(
             for key, clip in sorted(found.items(), key=lambda item: _place(item[1])):
                 source = shards.source(clip, key)
                 try:
-                    _copy(source, clip, shards, source_layout, writer)
+                    _copy(source, clip, shards, source_layout, writer, contract)
                 except StoreError as error:
                     writer.drop(source)
                     log.warning("%s", error)
+                except _UnfitError as error:
+                    writer.drop(source)
+                    reason = str(error)
+                    quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
+                    journal.quarantine(contract.digest(), key, quarantined)
+                    missing.discard(key)
+                    log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
                 else:
                     missing.discard(key)
                     num_clips += 1
@@ -138,8 +147,19 @@ class _Shards:
         self._closer.close()
 
 
-def _copy(source: ClipSource, clip: StoredClip, shards: _Shards, layout: Layout, writer: ShardWriter) -> None:
-    """Read a clip's rows of `layout`, in pieces, and append them."""
+class _UnfitError(Exception):
+    """A clip's values can't be stored in the dtype that is asked for."""
+
+
+def _copy(
+    source: ClipSource,
+    clip: StoredClip,
+    shards: _Shards,
+    layout: Layout,
+    writer: ShardWriter,
+    contract: FeatureContract,
+) -> None:
+    """Read a clip's rows of `layout`, in pieces, and append them in the contract's dtype."""
     left = clip.num_frames
     size = max(1, _PIECE_BYTES // layout.row_bytes)
     for span in clip.spans:
@@ -149,5 +169,7 @@ def _copy(source: ClipSource, clip: StoredClip, shards: _Shards, layout: Layout,
             buffer = maps.reshape(-1).view(np.uint8).data
             shards.rows(span.shard_id).read_into(buffer, row=span.row + first, clip_id=source.clip_id)
             left -= len(maps)
-            maps = maps.astype(writer.dtype, copy=False)
-            writer.append(source, maps, seconds[first : first + len(maps)], final=left == 0)
+            times = seconds[first : first + len(maps)]
+            if maps.dtype != writer.dtype and (reason := why_unfit(row_peaks(maps), times, contract)):
+                raise _UnfitError(reason)
+            writer.append(source, maps.astype(writer.dtype, copy=False), times, final=left == 0)
