@@ -1,6 +1,7 @@
 """Checkpoints: a trained model as model.safetensors, and all that it needs as readable checkpoint.json."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from pipeline.contract import FeatureContract
 from pipeline.errors import ContractError, PipelineError
 from pipeline.files import write_atomically
+from pipeline.metrics import json_numbers
 from pipeline.tasks import TASKS, Task
 from pipeline.training import TrainConfig
 
@@ -27,7 +29,7 @@ class Checkpoint:
     config: TrainConfig
     contract: FeatureContract  # of the features that the model reads
     map_shape: tuple[int, int, int]  # (C, H, W) of these
-    metrics: dict[str, float]  # of the val split
+    metrics: Mapping[str, float | None]  # of the val split; None: not defined
     weights_source: str = "an unknown source"  # of the network that made the features, for people
 
 
@@ -40,12 +42,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "network": checkpoint.network,
         "task": checkpoint.task.describe(),
         "map_shape": checkpoint.map_shape,
-        "metrics": checkpoint.metrics,
+        "metrics": json_numbers(checkpoint.metrics),
         "weights_source": checkpoint.weights_source,
         "config": checkpoint.config.model_dump(mode="json"),
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
-    write_atomically(folder / _DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    text = json.dumps(description, indent=2, allow_nan=False)
+    write_atomically(folder / _DESCRIPTION, f"{text}\n".encode())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -119,7 +119,7 @@ class FeatureContract(BaseModel):
 
 
 def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _flatten(value: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def draw_comparison(path: Path, models: Mapping[str, Mapping[str, Estimate]]) ->
     for axes, name in zip(all_axes, names, strict=True):
         for height, metrics in zip(heights, models.values(), strict=True):
             estimate = metrics[name]
-            axes.plot([estimate.low, estimate.high], [height, height], color="tab:grey", linewidth=3)
+            if ends := estimate.interval:
+                axes.plot(ends, [height, height], color="tab:grey", linewidth=3)
             axes.plot(estimate.value, height, "o", color="tab:blue")
         axes.set_title(name.replace("_", " "), fontsize=8)
         axes.tick_params(labelsize=7)

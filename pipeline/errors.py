@@ -4,6 +4,14 @@ Anything else (OSError, MemoryError, AssertionError, ...) keeps its own type: an
 is worth another try, a `PipelineError` is not before the user has changed something.
 """
 
+from collections.abc import Iterable
+
+
+def listed(names: Iterable[str], *, at_most: int = 10) -> str:
+    """The first names, for a message."""
+    names = list(names)
+    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+
 
 class PipelineError(Exception):
     """Base class: the message states the value, the rule and the way out."""

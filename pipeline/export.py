@@ -179,7 +179,7 @@ def describe(checkpoint: Checkpoint, *, num_frames: int | None) -> str:
         "task": {"name": checkpoint.config.task, **checkpoint.task.describe()},
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
-    return json.dumps(metadata, indent=1)
+    return json.dumps(metadata, indent=1, allow_nan=False)
 
 
 def clips_sentence(checkpoint: Checkpoint, *, num_frames: int | None) -> str:

@@ -6,8 +6,10 @@ Written in numpy and compared with torchmetrics in the tests: torchmetrics has n
 times as long for a draw of as many clips and classes as UCF101's test split has (157 ms instead of 15).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,24 @@ Measure = Callable[[Array], dict[str, float]]
 
 UNLABELLED = -100  # the target of a frame that has no label
 
+# Metrics that are means over clips of a number from 0 to 1.
+_SHARES = {"accuracy", "accuracy_top5", "exact_match", "token_accuracy"}
+
+_Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within so many deviations
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A metric of some clips, and where it lies for 95 % of the clips that could have been drawn instead."""
 
     value: float
-    low: float
+    low: float  # NaN, like `high`, where that can't be known
     high: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its ends; None where they can't be known."""
+        return None if math.isnan(self.low) else (self.low, self.high)
 
 
 def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, Array]:
@@ -46,6 +58,32 @@ def interval(values: Array) -> tuple[float, float]:
     """What 95 % of the values (R,) lie between; NaN does not count."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def estimate(
+    name: str, value: float, draws: Array, *, num_clips: int, is_difference: bool = False
+) -> Estimate:
+    """The metric `name` of `num_clips` clips, or of two models' difference in it, from its resamples (R,).
+
+    Resamples that are all equal tell nothing of other clips. Where the metric is a mean over clips of numbers
+    within known bounds, they mean that all clips have the same number. Then the score interval of Wilson
+    (1927; eq. 4 in Brown, Cai and DasGupta 2001) of 0 in `num_clips` bounds the share of clips with another.
+    """
+    known = draws[~np.isnan(draws)]
+    if len(known) and np.ptp(known) > 1e-9 * np.abs(known).max():  # rounding is less
+        return Estimate(value, *interval(known))
+    if not len(known) or name not in _SHARES:
+        return Estimate(value, math.nan, math.nan)
+    lowest, highest = (-1.0, 1.0) if is_difference else (0.0, 1.0)
+    others = _Z**2 / (num_clips + _Z**2)
+    return Estimate(value, value - others * (value - lowest), value + others * (highest - value))
+
+
+def json_numbers(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Metrics for JSON, which has neither NaN nor infinity: None for one that is not defined."""
+    return {
+        name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()
+    }
 
 
 def measure_loss(losses: Array, weights: Array, *, clips: Array) -> Measure:

@@ -3,10 +3,12 @@
 import io
 import logging
 import math
+import operator
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,13 +16,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 
 from pipeline.devices import DeviceName
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.evaluation import predict
 from pipeline.files import write_atomically
 from pipeline.manifest import Clip
 from pipeline.models import ModelConfig
 from pipeline.streaming import Loader, LoaderConfig
-from pipeline.tasks import Predictions, Task, TaskConfig
+from pipeline.tasks import Task, TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +123,8 @@ def fit(
     epoch, to the same numbers as if it had never stopped. `on_batch` is called after each batch, `on_epoch`
     with each epoch's metrics, those before a resume included.
 
-    Raises ConfigError for a monitor that the task does not measure; PipelineError when a loss is no longer
-    finite, naming the clips of its batch.
+    Raises ConfigError for a monitor that the task does not measure; NonFiniteError, with the clips, for
+    features, answers or a loss that are not finite.
     """
     monitor, sign = resolve_monitor(task, config)
     precision = resolve_precision(config, device)
@@ -132,8 +134,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     history: list[Metrics] = []
     best_weights: dict[str, Tensor] = {}
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
+    if state := _load_state(state_path, model, device=device):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
@@ -142,7 +143,7 @@ def fit(
         for metrics in history:
             on_epoch(metrics)
 
-    best = best_epoch(history, monitor=monitor, sign=sign)
+    best = best_epoch(history, monitor=monitor, sign=sign, monitored=task.monitored)
     for epoch in range(len(history), config.epochs):
         if config.patience and epoch - best > config.patience:
             break
@@ -175,10 +176,8 @@ def fit(
         metrics = {"train": task.metrics(*map(torch.cat, zip(*rows, strict=True)))}
         predictions = predict(model, val.epoch(), task=task, device=device)
         metrics["val"] = task.measure(predictions)(np.ones(len(predictions.clips)))
-        if not math.isfinite(metrics["val"]["loss"]):
-            raise _val_loss_error(predictions, task, epoch=epoch)
         history.append(metrics)
-        best = best_epoch(history, monitor=monitor, sign=sign)
+        best = best_epoch(history, monitor=monitor, sign=sign, monitored=task.monitored)
         if best == epoch:
             best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         _save_state(
@@ -241,12 +240,18 @@ def resolve_monitor(task: Task, config: TrainConfig) -> tuple[str, int]:
     return monitor, task.monitors[monitor]
 
 
-def best_epoch(history: list[Metrics], *, monitor: str, sign: int) -> int:
-    """The first of the best, the loss deciding among equals; 0 before any."""
+def best_epoch(
+    history: list[Metrics],
+    *,
+    monitor: str,
+    sign: int,
+    monitored: Callable[[dict[str, float], str], float] = operator.getitem,
+) -> int:
+    """The first of the best, the loss deciding among equals; 0 before any. `monitored`: see `Task`."""
 
     def score(epoch: int) -> tuple[float, float]:
         metrics = history[epoch]["val"]
-        value = sign * metrics[monitor]
+        value = sign * monitored(metrics, monitor)
         return -math.inf if math.isnan(value) else value, -metrics["loss"]
 
     return max(range(len(history)), key=score, default=0)
@@ -255,32 +260,36 @@ def best_epoch(history: list[Metrics], *, monitor: str, sign: int) -> int:
 def _check_finite(
     losses: list[Tensor], clips: list[tuple[Clip, ...]], *, epoch: int, config: TrainConfig
 ) -> None:
-    """Raise PipelineError with the clips of the first batch whose loss is infinite or NaN."""
+    """Raise NonFiniteError with the clips of the first batch whose loss is infinite or NaN."""
     faulty = (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
     if faulty:
         names = ", ".join(clip.clip_id for clip in clips[faulty[0]])
-        raise PipelineError(
-            f"The loss is {losses[faulty[0]].item()} in epoch {epoch}, in the batch of {names}. Look at these"
-            f" clips' features and targets; if they are sound, lower train.learning_rate"
+        raise NonFiniteError(
+            f"The loss is {losses[faulty[0]].item()} in epoch {epoch}, in the batch of {names}. Their"
+            " features are finite, so the weights have diverged: lower train.learning_rate"
             f" ({config.learning_rate}) or set train.grad_clip."
         )
 
 
-def _val_loss_error(predictions: Predictions, task: Task, *, epoch: int) -> PipelineError:
-    """Names the clips whose own loss is infinite or NaN."""
-    names = [
-        one.clips[0].clip_id
-        for one in predictions.by_clip()
-        if not math.isfinite(task.measure(one)(np.ones(1))["loss"])
-    ]
-    return PipelineError(
-        f"The loss of the val split is not finite in epoch {epoch}, because of {', '.join(names)}. Look at"
-        " these clips' features and targets; if they are sound, lower train.learning_rate."
-    )
-
-
 def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _load_state(path: Path, model: nn.Module, *, device: torch.device) -> dict[str, Any] | None:
+    """What `_save_state` wrote; None, with a warning, for what is unreadable or of another model."""
+    if not path.exists():
+        return None
+    try:
+        data = io.BytesIO(path.read_bytes())
+        state: dict[str, Any] = torch.load(data, map_location=device, weights_only=True)
+        found = {name: value.shape for name, value in state["model"].items()}
+    except (ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        log.warning("%s is damaged (%s): training starts anew.", path, error)
+        return None
+    if found != {name: value.shape for name, value in model.state_dict().items()}:
+        log.warning("%s is of a model of another shape: training starts anew.", path)
+        return None
+    return state
 
 
 def _save_state(path: Path, state: dict[str, object]) -> None:

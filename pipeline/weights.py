@@ -91,6 +91,11 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
         if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
     }
     check_state(config.arch, state)
+    if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise WeightsError(
+            f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
+            " infinite or NaN. Choose another weights.source."
+        )
     mean, std = config.mean or trained.mean, config.std or trained.std
     if mean is None or std is None:
         log.warning(

@@ -83,7 +83,8 @@ def main() -> None:
             "baseline": _score(checkpoints["baseline"], view, found, config),
         }
     metrics = {name: score.as_json() for name, score in scores.items()}
-    write_atomically(Path("metrics/evaluate.json"), (json.dumps(metrics, indent=2) + "\n").encode())
+    text = json.dumps(metrics, indent=2, allow_nan=False)
+    write_atomically(Path("metrics/evaluate.json"), f"{text}\n".encode())
     cell = recurrent.config.cell
     model = {"transformer": "transformer", "none": "no recurrence"}.get(cell, cell.upper())
     labels = {
@@ -95,7 +96,13 @@ def main() -> None:
     report = comparison_table(named)
     draw_comparison(PLOTS / "images/comparison.png", {name: s.metrics for name, s in named.items()})
     monitor, sign = resolve_monitor(recurrent.task, recurrent.config)
-    report += "\n\n" + order_sentence(scores["recurrent"], scores["shuffled"], metric=monitor, sign=sign)
+    report += "\n\n" + order_sentence(
+        scores["recurrent"],
+        scores["shuffled"],
+        metric=monitor,
+        sign=sign,
+        monitored=recurrent.task.monitored,
+    )
     write_atomically(Path("reports/evaluate.txt"), (report + "\n").encode())
     print(report)
 

@@ -233,7 +233,7 @@ def write_report(
         "frames_per_second": rate,
         **lanes,
     }
-    write_atomically(REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    write_atomically(REPORT, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _listed(clips: Mapping[str, str]) -> str:

@@ -1,6 +1,8 @@
 """Reads params.yaml: one section a stage, each validated by the pydantic model of the code that uses it."""
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,11 +51,25 @@ def load_section(name: str, model: type[Config], *, path: Path = Path("params.ya
         raise ConfigError(f"{path}: unknown section {unknown[0]!r}. Available: {', '.join(SECTIONS)}.")
     if name not in document:
         raise ConfigError(f"{path}: section {name!r} is missing.")
+    for key, value in _leaves(name, document[name]):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {key}: {value} is not allowed. Give a finite number, or null.")
     try:
         return model.model_validate(document[name])
     except ValidationError as error:
         lines = [_explain(name, problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(key, item)
+    else:
+        yield key, value
 
 
 def _explain(section: str, problem: Any, model: type[BaseModel]) -> str:

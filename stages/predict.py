@@ -12,7 +12,7 @@ from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint, load_checkpoint
 from pipeline.devices import resolve_device
 from pipeline.end_to_end import answer_clip, make_backbone
-from pipeline.errors import DecodeError, PipelineError, WeightsError
+from pipeline.errors import DecodeError, NonFiniteError, PipelineError, WeightsError
 from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip, Question
 from pipeline.memory import is_out_of_memory
@@ -29,7 +29,8 @@ def main() -> None:
         description=__doc__,
         epilog="A source is a video, an image, or a folder: of images, which is one clip, or of clips and"
         " such folders; beside videos each image is a clip. Frames are sampled and preprocessed as the"
-        " model's features were. Exits with 1 when a source could not be read; the others are answered.",
+        " model's features were. Exits with 1 when a source could not be read or answered; the others are"
+        " answered.",
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="video, image or folder")
     add_checkpoint_arguments(parser)
@@ -86,14 +87,14 @@ def main() -> None:
                     num_answers=arguments.top,
                 )
                 results.append({"source": str(source), "answers": answers})
-            except (DecodeError, OSError, MemoryError, RuntimeError) as error:
+            except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                     raise
                 log.error("%s", error)
                 results.append({"source": str(source), "error": str(error)})
             bar.update()
     if arguments.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps(results, indent=1, allow_nan=False))
     else:
         console.print_table(
             [
@@ -103,7 +104,9 @@ def main() -> None:
             ]
         )
     if num_failed := sum("error" in result for result in results):
-        raise PipelineError(f"{num_failed} of {len(results)} sources could not be read, see above.")
+        raise PipelineError(
+            f"{num_failed} of {len(results)} sources could not be read or answered, see above."
+        )
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -94,7 +94,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     _check_there(arguments.view)
     sets = journal_sets(journal_path()) + view_sets(arguments.view)
     if arguments.json:
-        print(json.dumps([_to_json(each) for each in sets], indent=1))
+        print(json.dumps([_to_json(each) for each in sets], indent=1, allow_nan=False))
     elif sets:
         console.print_table([_to_row(each, arguments.view) for each in sets])
     else:

@@ -9,10 +9,13 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from dvclive.live import Live
 from torch import nn
 from tqdm import tqdm
@@ -23,6 +26,7 @@ from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, ManifestError, WeightsError
 from pipeline.files import file_digest, file_lock, write_atomically
 from pipeline.manifest import read_manifest
+from pipeline.metrics import json_numbers
 from pipeline.models import MODELS
 from pipeline.models.tail import TailFeatures
 from pipeline.store import FeatureView, open_view
@@ -46,6 +50,7 @@ def main() -> None:
     config = load_section("train", TrainConfig)
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)
     with open_view(Path("features") / config.tap) as view:
+        tail = _load_tail(view.contract, until=config.tail) if config.tail else None
         work = state_folder(config, view, manifest_path=manifest_path)
         clips = with_features(read_manifest(manifest_path).clips(), view)
         train_clips = [clip for clip in clips if clip.split == "train"]
@@ -58,7 +63,6 @@ def main() -> None:
         task = TASKS[config.task].from_clips(train_clips, config)
         task.check(val_clips)  # an unknown label is an error now, not after the first epoch
         device = resolve_device(config.device)
-        tail = _load_tail(view.contract, until=config.tail) if config.tail else None
         features = keep_resident(
             view,
             train_clips + val_clips,
@@ -114,17 +118,32 @@ def main() -> None:
                     weights_source=_weights_source(view.contract),
                 )
                 save_checkpoint(Path("checkpoints") / name, checkpoint)
-            write_atomically(Path("metrics/train.json"), (json.dumps(metrics, indent=2) + "\n").encode())
+            text = json.dumps(metrics, indent=2, allow_nan=False)
+            write_atomically(Path("metrics/train.json"), f"{text}\n".encode())
             shutil.rmtree(work)
 
 
 def state_folder(config: TrainConfig, view: FeatureView, *, manifest_path: Path) -> Path:
-    """Where an unfinished run keeps its state: another place for other parameters, features or manifest.
+    """Where an unfinished run keeps its state: elsewhere for other parameters, features, manifest or code.
 
     It is outside of the outs, which DVC removes before it runs a stage.
     """
-    identity = json.dumps([config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex()])
+    parts = [config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex(), code_digest()]
+    identity = json.dumps(parts, allow_nan=False)
     return journal_path() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+def code_digest() -> str:
+    """Of torch's version, and of the source of the modules of `pipeline` and `stages` that are loaded."""
+    root = Path(__file__).parents[1]
+    loaded = {
+        Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
+    }
+    hasher = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(loaded):
+        if path.is_relative_to(root / "pipeline") or path.is_relative_to(root / "stages"):
+            hasher.update(f"{path.relative_to(root)}\0".encode() + file_digest(path))
+    return hasher.hexdigest()
 
 
 class Progress:
@@ -149,7 +168,8 @@ class Progress:
         )
         for split, values in metrics.items():
             for name, value in values.items():
-                self._live.log_metric(f"{split}/{name}", value)
+                if math.isfinite(value):  # else dvclive would write the text "nan"
+                    self._live.log_metric(f"{split}/{name}", value)
         self._live.next_step()  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> "Progress":
@@ -202,12 +222,16 @@ def _say_waiting(holder: str) -> None:
     log.info("Waiting for another run that trains the same: %s.", holder)
 
 
-def _summary(result: Fit) -> dict[str, float]:
+def _summary(result: Fit) -> dict[str, float | None]:
     best = result.history[result.best_epoch]
     return {
         "num_epochs": len(result.history),
         "best_epoch": result.best_epoch,
-        **{f"{split}_{name}": value for split, values in best.items() for name, value in values.items()},
+        **{
+            f"{split}_{name}": value
+            for split, values in best.items()
+            for name, value in json_numbers(values).items()
+        },
     }
 
 

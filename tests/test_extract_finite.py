@@ -1,4 +1,4 @@
-"""Values that can't be stored: which clips and taps are set aside, and that another dtype tries them again."""
+"""Values that can't be stored: which clips and taps are set aside, and that another dtype tries again."""
 
 import csv
 from dataclasses import replace
@@ -109,7 +109,7 @@ def test_what_the_network_itself_makes_infinite_is_not_blamed_on_the_dtype(
     assert (result.num_clips, result.num_quarantined) == (0, 2)
     for _, _, reason, *_ in quarantine_csv(features):
         assert reason.startswith(
-            "layer4 at 0.000 s: the network itself gives nan, which no extract.dtype mends. Look at the weights"
+            "layer4 at 0.000 s: the network itself gives nan, which no extract.dtype mends. Look at the"
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.evaluation import predict
 from pipeline.manifest import Clip, FrameLabel
 from pipeline.models import build_model
@@ -155,28 +155,67 @@ def test_an_epoch_whose_monitor_is_undefined_is_never_the_best():
     assert best_epoch(history, monitor="accuracy", sign=-1) == 2
 
 
-def test_a_loss_that_is_not_finite_names_the_clips_of_its_batch(tmp_path):
+@pytest.mark.parametrize(("clip_id", "value"), [("train17", torch.inf), ("val3", torch.nan)])
+def test_features_that_are_not_finite_are_named_by_clip_and_train_nothing(tmp_path, clip_id, value):
     config = TrainConfig(**SMALL)
     batches = loaders(config)
     features = batches["train"].features
-    first, count = features.spans["train17"]
-    features.rows[first + count - 1, 0] = torch.inf
-    (samples,) = [batch for batch in batches["train"].plan(0) if "train17" in {s.clip.clip_id for s in batch}]
-    names = ", ".join(sample.clip.clip_id for sample in samples)
-    message = rf"loss is nan in epoch 0, in the batch of {names}\. .* train.learning_rate \(0.02\)"
-    model = build_model("baseline", config, map_shape=(2, 1, 1), num_outputs=2)
-    with pytest.raises(PipelineError, match=message):
-        fit(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "state.pt", **batches)
-    assert not (tmp_path / "state.pt").exists()
+    first, count = features.spans[clip_id]
+    features.rows[first + count - 1, 0] = value
+    with pytest.raises(NonFiniteError, match=rf"^features/layer4: the features of {clip_id} have values"):
+        fit(new_model(config), task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+    assert not (tmp_path / "s.pt").exists()
 
 
-def test_a_val_loss_that_is_not_finite_names_its_clips(tmp_path):
+def test_a_loss_that_is_not_finite_though_the_features_are_names_its_batch_and_the_learning_rate(tmp_path):
     config = TrainConfig(**SMALL)
     batches = loaders(config)
-    features = batches["val"].features
-    features.rows[features.spans["val3"][0], 0] = torch.nan
-    with pytest.raises(PipelineError, match=r"val split is not finite in epoch 0, because of val3\. "):
-        fit(new_model(config), task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+    model = new_model(config)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    names = ", ".join(sample.clip.clip_id for sample in batches["train"].plan(0)[0])
+    message = rf"loss is nan in epoch 0, in the batch of {names}\. .* train.learning_rate \(0.02\)"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+
+
+def test_a_state_of_another_model_or_a_damaged_one_is_a_fresh_start(tmp_path, caplog):
+    config = TrainConfig(**{**SMALL, "epochs": 2})
+    fresh = run(new_model(config), config, tmp_path / "fresh.pt")
+    path = tmp_path / "state.pt"
+    wider = TrainConfig(**{**SMALL, "epochs": 2, "hidden_size": 9})
+    for length, message in (
+        (None, "is of a model of another shape"),
+        (-100, "is damaged"),
+        (0, "is damaged"),
+    ):
+        run(new_model(wider), wider, path)
+        path.write_bytes(path.read_bytes()[:length])
+        model = new_model(config)
+        assert run(model, config, path) == fresh
+        assert f"{path} {message}" in caplog.text
+        caplog.clear()
+        path.unlink()
+
+
+def test_of_values_with_several_scales_each_has_a_say_in_the_best_epoch():
+    task = Regression(mean=(0.0, 0.0), std=(1e6, 1.0))
+    wide, narrow = (5.0e5, 4.9e5), (0.2, 3.0)  # mean errors of both values after two epochs
+    history = []
+    for errors in zip(wide, narrow, strict=True):
+        outputs = torch.tensor([errors, errors]) / torch.tensor([1e6, 1.0])
+        history.append({"val": task.metrics(outputs, torch.zeros(2, 2))})
+    for epoch, errors in enumerate(zip(wide, narrow, strict=True)):
+        metrics = history[epoch]["val"]
+        assert [metrics["mae_1"], metrics["mae_2"]] == pytest.approx(errors)  # in units
+        assert metrics["mae"] == pytest.approx(sum(errors) / 2)
+        standardised = (errors[0] / 1e6 + errors[1]) / 2
+        for monitor in ("mae", "rmse"):
+            assert task.monitored(metrics, monitor) == pytest.approx(standardised)
+    for monitor, sign in task.monitors.items():
+        if monitor != "r2":  # the targets do not differ
+            assert best_epoch(history, monitor=monitor, sign=sign, monitored=task.monitored) == 0
+    assert Regression((0.0,), (7.0,)).monitored({"mae": 3.0, "loss": 1.0}, "mae") == 3.0
 
 
 def test_a_cosine_falls_from_one_to_zero():

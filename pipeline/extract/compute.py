@@ -23,7 +23,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Computed:
-    """A segment and, by tap, its rows (T, C, h, w) and their largest magnitudes (T,) before they were cast."""
+    """A segment and, by tap, its rows (T, C, h, w) and their `row_peaks` (T,)."""
 
     segment: Segment
     rows: Rows

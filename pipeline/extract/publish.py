@@ -44,8 +44,8 @@ def publish_view(
     """Publish the view of every clip (key by clip id) that has features, and enough of them.
 
     The clips that the decoder rejected, those whose features a tap can't store and those with fewer than
-    `min_frames` frames are listed in `quarantine.csv`. Policies are applied here and not when features are computed: changing them
-    computes nothing again.
+    `min_frames` frames are listed in `quarantine.csv`. Policies are applied here and not when features are
+    computed: changing them computes nothing again.
 
     Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
     """

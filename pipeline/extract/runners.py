@@ -73,7 +73,7 @@ def make_runner(
 
 
 def pooled(maps: Tensor, contract: FeatureContract) -> Tensor:
-    """(B, C, h, w) in the network's precision -> what is stored of it, before it is cast; means in float32."""
+    """(B, C, h, w) in the network's precision -> what is stored of it, yet to be cast; means in float32."""
     if contract.pooling == "avg":
         return maps.float().mean(dim=(2, 3), keepdim=True)
     if contract.pooling == "max":

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contract import FeatureContract
+from pipeline.errors import NonFiniteError, listed
 from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
 CPU = torch.device("cpu")
+
+_CHECKED_BYTES = 1 << 20  # at once: what a CPU's cache holds
 
 
 class Features(Protocol):
@@ -74,6 +78,15 @@ class ResidentFeatures:
         first = self.spans[clip_id][0] + first_frame
         out[:] = self.rows[first : first + len(out)].cpu().numpy()
 
+    @cached_property
+    def non_finite_clips(self) -> tuple[str, ...]:
+        """The clips with values that are infinite or NaN; looked for once."""
+        num_rows = max(1, _CHECKED_BYTES // max(1, self.rows[:1].nbytes))
+        if all(map(is_finite, torch.split(self.rows, num_rows))):
+            return ()
+        spans = self.spans.items()
+        return tuple(name for name, (first, n) in spans if not is_finite(self.rows[first : first + n]))
+
 
 def keep_resident(
     features: Features,
@@ -127,10 +140,33 @@ def _load(
     return ResidentFeatures(features.path, features.contract, rows, seconds, spans)
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether no value is infinite or NaN. On a CPU no thread of torch is needed."""
+    if values.device.type != "cpu":
+        return bool(torch.stack(torch.aminmax(values)).isfinite().all())
+    array: Array = values.numpy()
+    if array.dtype != np.float16:
+        return bool(np.isfinite(array).all())
+    # Whether all bits of an exponent are set: NumPy's isfinite takes six times as long for float16.
+    exponents: Array = np.bitwise_and(array.view(np.uint16), 0x7C00)
+    return bool(exponents.max(initial=0) < 0x7C00)
+
+
+def refuse_non_finite(clip_ids: Sequence[str], *, path: Path) -> None:
+    """Raise NonFiniteError, if there are any, for clips whose features at `path` are not finite."""
+    if clip_ids:
+        raise NonFiniteError(
+            f"{path}: the features of {listed(clip_ids)} have values that are infinite or NaN. Extract them"
+            " again with extract.dtype: float32, or take these clips out of the manifest."
+        )
+
+
 def with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
     """The clips that have features; the others (quarantined at extraction) are named in a warning."""
     found = [clip for clip in clips if clip.clip_id in features]
     if missing := [clip.clip_id for clip in clips if clip.clip_id not in features]:
-        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-        log.warning("%d of %d clips have no features and are left out: %s", len(missing), len(clips), shown)
+        left_out = listed(missing)
+        log.warning(
+            "%d of %d clips have no features and are left out: %s", len(missing), len(clips), left_out
+        )
     return found

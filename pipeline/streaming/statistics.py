@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.manifest import Clip
 from pipeline.sequences import pool
-from pipeline.streaming.features import Features
+from pipeline.streaming.features import Features, is_finite, refuse_non_finite
 
 _CLIPS_PER_TASK = 16
 _PIECE_BYTES = 8 << 20  # what a task reads at once: a long clip must not need memory for all of it
@@ -32,6 +32,8 @@ def channel_statistics(
 
     Only the clips' own rows are read. Dask runs the tasks on threads; their sums are added in the clips'
     order, so the result does not depend on the number of threads.
+
+    Raises NonFiniteError, with the clip, for features that are infinite or NaN.
     """
     from dask.base import compute  # imported here: half a second that only training needs
     from dask.delayed import delayed
@@ -60,6 +62,8 @@ def _sums(features: Features, clips: Sequence[Clip], pooling: str) -> np.ndarray
         for first in range(0, num_frames, len(piece)):
             rows = piece[: num_frames - first]  # (T, C, H, W)
             features.read_into(clip.clip_id, rows, first_frame=first)
+            if not is_finite(torch.from_numpy(rows)):
+                refuse_non_finite([clip.clip_id], path=features.path)
             values = pool(torch.from_numpy(rows).double(), pooling).numpy()
             sums[0] += values.sum(axis=(0, 2, 3))
             sums[1] += np.einsum("tchw,tchw->c", values, values)

@@ -136,6 +136,9 @@ class QuestionAnswering(Task):
             for clip, logits in zip(batch.clips, self.outputs(model, batch).cpu(), strict=True)
         ]
 
+    def numbers(self, output: Answers) -> Tensor:
+        return output.logits
+
     def measure(self, predictions: Predictions) -> Measure:
         """Loss and accuracy over the questions of all clips."""
         pairs = [

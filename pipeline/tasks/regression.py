@@ -1,6 +1,7 @@
 """Regression: one or several numbers a clip."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -58,6 +59,13 @@ class Regression(Task):
         """Mean squared error of standardised values (B, V)."""
         return functional.mse_loss(outputs, targets)
 
+    def monitored(self, metrics: Mapping[str, Any], monitor: str) -> Any:
+        """Of several values, errors in units of each one's deviation: else the widest alone would decide."""
+        if monitor not in ("mae", "rmse") or self.num_outputs == 1:
+            return metrics[monitor]
+        errors = [metrics[f"{monitor}_{number}"] / std for number, std in enumerate(self.std, start=1)]
+        return sum(errors) / len(errors)
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The loss of standardised values (N, V), and errors in the manifest's unit."""
         return self._measure(outputs.cpu(), targets.cpu())(np.ones(len(targets)))
@@ -96,6 +104,9 @@ def _refuse_missing(clips: Sequence[Clip], *, num_values: int) -> None:
         if not clip.values
         else f"Clip {clip.clip_id!r} has {len(clip.values)} values, and others have {num_values}: every clip"
         " needs as many. Correct the manifest's column 'value'."
-        for clip in clips
         if len(clip.values) != num_values
+        else f"Clip {clip.clip_id!r} has the value {max(clip.values, key=abs)}, which is no finite number."
+        " Correct the manifest's column 'value'."
+        for clip in clips
+        if len(clip.values) != num_values or not all(map(math.isfinite, clip.values))
     )

@@ -1,6 +1,6 @@
 """Task: what is asked of a clip. The one place that knows targets, loss, metrics and the shape of outputs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -166,6 +166,15 @@ class Task(Protocol):
     def answers(self, model: nn.Module, batch: Batch) -> Any:
         """One answer a sample, for evaluation; the outputs, unless a task decodes them."""
         return self.outputs(model, batch)
+
+    def numbers(self, output: Any) -> Tensor:
+        """Of a clip's output, see `Predictions`, what must be finite."""
+        values: Tensor = output
+        return values
+
+    def monitored(self, metrics: Mapping[str, Any], monitor: str) -> Any:
+        """What epochs and models are compared by: the metric `monitor`, a number or an array."""
+        return metrics[monitor]
 
     def rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What of a training batch is kept for `metrics` until the epoch ends."""

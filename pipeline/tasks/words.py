@@ -198,6 +198,10 @@ class Captioning(_Words):
             captions.append(Caption(join_words(words), sentence, words, attention, score))
         return captions
 
+    def numbers(self, output: Caption) -> Tensor:
+        """The log-probabilities of what it says, and of its references' words."""
+        return torch.cat([output.scores[:, 0], torch.tensor([output.sentence.log_probability])])
+
     def measure(self, predictions: Predictions) -> Measure:
         captions: tuple[Caption, ...] = predictions.outputs
         return self._measure(
