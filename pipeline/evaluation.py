@@ -216,8 +216,8 @@ def order_sentence(
     difference = estimate(metric, first - second, draws, num_clips=ordered.num_clips, is_difference=True)
     if ordered.num_clips < _CLIPS_OF_A_VERDICT:
         verdict = (
-            f"{ordered.num_clips} clips are too few to tell whether the order of frames helps this model; it"
-            f" takes {_CLIPS_OF_A_VERDICT}."
+            "too few clips to tell whether the order of frames helps this model"
+            f" ({ordered.num_clips}; it takes {_CLIPS_OF_A_VERDICT})."
         )
     elif min(sign * difference.low, sign * difference.high) > 0:
         verdict = "the model uses the order of frames."

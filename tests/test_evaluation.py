@@ -10,7 +10,7 @@ from pipeline.manifest import FrameLabel
 from pipeline.metrics import UNLABELLED, Estimate
 from pipeline.models import ModelConfig, build_model
 from pipeline.streaming import Loader
-from pipeline.tasks import Classification, FrameLabels
+from pipeline.tasks import Classification, FrameLabels, Regression
 from tests.toy import make_clip, make_features, order_task, random_maps
 
 CPU = torch.device("cpu")
@@ -123,6 +123,21 @@ def test_a_score_has_every_metric_with_its_interval():
     assert document["intervals"]["mAP"] == [result.metrics["mAP"].low, result.metrics["mAP"].high]
 
 
+def test_what_is_not_known_is_null_in_json_and_said_in_the_table():
+    metrics = {"loss": Estimate(0.25, np.nan, np.nan), "mAP": Estimate(np.nan, np.nan, np.nan)}
+    result = Score(metrics, {name: np.full(5, e.value) for name, e in metrics.items()}, 1)
+    assert result.as_json() == {
+        "loss": 0.25,
+        "mAP": None,
+        "num_clips": 1,
+        "intervals": {"loss": None, "mAP": None},
+    }
+    assert comparison_table({"LSTM": result}).splitlines() == [
+        "                  loss                  mAP  clips",
+        "LSTM  0.2500 [unknown]  undefined [unknown]      1",
+    ]
+
+
 def test_the_table_has_a_row_a_model_and_a_column_a_metric():
     table = comparison_table({"LSTM": make_score(0.95), "mean-pool + linear": make_score(0.25)})
     assert table.splitlines() == [
@@ -141,3 +156,35 @@ def test_the_report_says_whether_the_order_of_frames_was_used():
         assert "not shown that the order" in order_sentence(ordered, other, metric="accuracy", sign=1)
     error = replace(make_score(2.0))
     assert "uses the order" in order_sentence(error, make_score(3.0), metric="accuracy", sign=-1)
+
+
+@pytest.mark.parametrize("num_clips", [1, 19, 20])
+def test_there_is_no_verdict_from_fewer_than_twenty_clips(num_clips):
+    ordered, shuffled = (replace(make_score(value), num_clips=num_clips) for value in (0.9, 0.5))
+    sentence = order_sentence(ordered, shuffled, metric="accuracy", sign=1)
+    assert sentence.startswith("In order against shuffled: accuracy +0.4000 [")
+    assert ("the model uses the order" in sentence) == (num_clips == 20)
+    few = f"too few clips to tell whether the order of frames helps this model ({num_clips}; it takes 20)."
+    assert sentence.endswith(few) == (num_clips < 20)
+
+
+def test_a_single_clip_shows_nothing_about_the_order_of_frames():
+    ordered, shuffled = (Score({"loss": Estimate(v, v, v)}, {"loss": np.full(9, v)}, 1) for v in (0.5, 0.503))
+    assert order_sentence(ordered, shuffled, metric="loss", sign=-1) == (
+        "In order against shuffled: loss -0.0030 [unknown]: too few clips to tell whether the order of frames"
+        " helps this model (1; it takes 20)."
+    )
+
+
+def test_models_of_several_values_are_compared_in_units_of_each_ones_deviation():
+    task = Regression((0.0, 0.0), (1e6, 1.0))
+
+    def score_of(wide: float, narrow: float) -> Score:
+        metrics = {"mae": (wide + narrow) / 2, "mae_1": wide, "mae_2": narrow}
+        draws = {name: value * np.linspace(0.9, 1.1, 11) for name, value in metrics.items()}
+        return Score({name: Estimate(v, v, v) for name, v in metrics.items()}, draws, 40)
+
+    # In order the narrow value is right, and the wide one a little worse.
+    scores = (score_of(1.01e5, 0.0), score_of(1.00e5, 2.0))
+    sentence = order_sentence(*scores, metric="mae", sign=-1, monitored=task.monitored)
+    assert sentence.startswith("In order against shuffled: mae -0.9995 [-1.094, -0.905]: the model uses")

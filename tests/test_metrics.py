@@ -13,7 +13,9 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 from pipeline.metrics import (
     UNLABELLED,
     class_scores,
+    estimate,
     interval,
+    json_numbers,
     measure_classes,
     measure_loss,
     measure_values,
@@ -157,3 +159,52 @@ def test_the_bootstrap_interval_of_a_share_is_that_of_the_binomial():
 
 def test_resamples_without_a_value_do_not_count():
     assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+
+
+def wilson(num_hits: int, num_clips: int) -> tuple[float, float]:
+    """The score interval: every share within 1.96 of its own deviations of the one that was seen."""
+    z, seen = 1.959963984540054, num_hits / num_clips
+    middle = (seen + z**2 / (2 * num_clips)) / (1 + z**2 / num_clips)
+    half = z / (1 + z**2 / num_clips) * (seen * (1 - seen) / num_clips + z**2 / (4 * num_clips**2)) ** 0.5
+    return middle - half, middle + half
+
+
+@pytest.mark.parametrize("num_clips", [1, 8, 143])
+@pytest.mark.parametrize("right", [False, True])
+def test_where_all_resamples_of_a_share_are_equal_its_interval_is_wilsons(num_clips, right):
+    logits = torch.tensor([[1.0, 0.0]]).repeat(num_clips, 1)
+    measure = measure_classes(logits, torch.full((num_clips,), 0 if right else 1))
+    draws = resample(measure, num_clips=num_clips, num_resamples=100, seed=0)
+    found = estimate("accuracy", float(right), draws["accuracy"], num_clips=num_clips)
+    assert found.interval == pytest.approx(wilson(num_clips * right, num_clips), abs=1e-12)
+    if num_clips == 8:  # statsmodels: proportion_confint(0, 8, method="wilson")
+        assert found.interval == pytest.approx((0.675592, 1.0) if right else (0.0, 0.324408), abs=1e-6)
+    unknown = estimate("macro_f1", float(right), draws["macro_f1"], num_clips=num_clips)
+    assert unknown.interval is None
+
+
+def test_equal_shares_of_each_clips_frames_are_no_certainty_either():
+    found = estimate("accuracy", 0.5, np.array([0.5, 0.5 + 1e-15, 0.5]), num_clips=8)
+    assert found.interval == pytest.approx((0.5 - 0.324408 / 2, 0.5 + 0.324408 / 2), abs=1e-6)
+
+
+def test_a_difference_that_is_the_same_for_all_clips_has_the_interval_of_its_range():
+    share = 3.8414588 / (30 + 3.8414588)  # of clips that may differ, by Wilson
+    for value, ends in ((0.0, (-share, share)), (1.0, (1 - 2 * share, 1.0)), (-1.0, (-1.0, -1 + 2 * share))):
+        found = estimate("accuracy", value, np.full(9, value), num_clips=30, is_difference=True)
+        assert found.interval == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("draws", [[0.7, 0.7, 0.7], [np.nan, 0.7], [np.nan, np.nan]])
+def test_an_interval_that_can_not_be_known_is_none(draws):
+    assert estimate("loss", 0.7, np.array(draws), num_clips=1).interval is None
+
+
+def test_resamples_that_differ_have_the_bootstraps_interval():
+    draws = np.array([0.0, 0.25, 0.5, np.nan])
+    assert estimate("accuracy", 0.25, draws, num_clips=4).interval == interval(draws) == (0.0125, 0.4875)
+
+
+def test_json_has_null_where_a_metric_is_not_defined():
+    metrics = {"accuracy": 0.5, "mAP": np.nan, "perplexity": np.inf}
+    assert json_numbers(metrics) == {"accuracy": 0.5, "mAP": None, "perplexity": None}

@@ -20,6 +20,14 @@ def write(tmp_path: Path, text: str) -> Path:
         ("extract: {dtype: float8}", r"extract.dtype: 'float8' is not allowed.*'float16' or 'float32'"),
         ("extract: {taps: []}", r"extract.taps: \[\] is not allowed"),
         ("extract: {batch_size: 0}", r"extract.batch_size: 0 is not allowed.*greater than or equal to 1"),
+        (
+            "extract: {sampling: {fps: .inf}}",
+            r"extract.sampling.fps: inf is not allowed. Give a finite number",
+        ),
+        (
+            "extract: {stall_seconds: .nan}",
+            r"extract.stall_seconds: nan is not allowed. Give a finite number",
+        ),
         ("extract: {batch_size: many}", r"extract.batch_size: 'many' is not allowed"),
         (
             "extract: {sampling: {every: 2, fps: 3}}",

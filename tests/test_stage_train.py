@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from safetensors.torch import load_file
 
 import stages.evaluate
 import stages.train
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, NonFiniteError, WeightsError
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.store import Journal, committing, open_view
 from pipeline.training import TrainConfig
 from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages.train import state_folder
 from tests.features import (
+    clip_maps,
     clip_source,
     fill,
     frame_times,
@@ -84,13 +86,13 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
     (path / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def start(stage: str, workspace: Path) -> "subprocess.Popen[str]":
+def start(stage: str, workspace: Path, *, code: Path = REPOSITORY) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],
         cwd=workspace,
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("DVC")},
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(code),
             "OMP_NUM_THREADS": "1",
         },
         stdout=subprocess.PIPE,
@@ -99,8 +101,8 @@ def start(stage: str, workspace: Path) -> "subprocess.Popen[str]":
     )
 
 
-def run(stage: str, workspace: Path, *, status: int = 0) -> tuple[str, str]:
-    process = start(stage, workspace)
+def run(stage: str, workspace: Path, *, status: int = 0, code: Path = REPOSITORY) -> tuple[str, str]:
+    process = start(stage, workspace, code=code)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == status, stderr
     return stdout, stderr
@@ -198,8 +200,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return outputs(workspace)
 
 
-def kill_in_the_middle(workspace: Path, *, model: str) -> None:
-    process = start("train", workspace)
+def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> None:
+    process = start("train", workspace, code=code)
     while not list(workspace.glob(f".framecache/training/*/{model}.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
@@ -224,6 +226,24 @@ def test_another_configuration_does_not_resume_the_run(tmp_path):
     write_params(workspace, train={"learning_rate": 0.5})
     _, stderr = run("train", workspace)
     assert "resumes" not in stderr
+
+
+def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
+    code = tmp_path / "code"
+    for name in ("pipeline", "stages"):
+        shutil.copytree(REPOSITORY / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    workspace = make_workspace(tmp_path / "workspace", train=LONG)
+    kill_in_the_middle(workspace, model="baseline", code=code)
+    path = code / "pipeline/tasks/classification.py"
+    old, new = "return losses * weights, weights", "return losses * 3, weights"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    _, stderr = run("train", workspace, code=code)
+    assert "resumes" not in stderr
+    curve = workspace / "dvclive/train/recurrent/plots/metrics/train/loss.tsv"
+    losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
+    assert len(losses) == LONG["epochs"]
+    assert losses[0] == pytest.approx(3 * np.log(3), rel=0.2)  # of three classes, before it has learned
 
 
 def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path):
@@ -273,8 +293,19 @@ def run_here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict
     monkeypatch.setattr(sys, "argv", ["stage"])
     stages.train.main()
     stages.evaluate.main()
-    metrics: dict[str, dict[str, Any]] = json.loads(Path("metrics/evaluate.json").read_text())
+    for path in (*Path().glob("metrics/*.json"), *Path().glob("checkpoints/*/*.json")):
+        read_strictly(path)
+    metrics: dict[str, dict[str, Any]] = read_strictly(Path("metrics/evaluate.json"))
     return metrics
+
+
+def read_strictly(path: Path) -> Any:
+    """JSON, which has no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{path} has {name}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
 
 
 def test_frames_are_labelled_and_windows_of_a_clip_are_one_clip(tmp_path, monkeypatch):
@@ -288,6 +319,42 @@ def test_frames_are_labelled_and_windows_of_a_clip_are_one_clip(tmp_path, monkey
     assert [row["actual"] for row in rows] == [name for label in labels for name in (label, "rest")]
     hits = sum(row["actual"] == row["predicted"] for row in rows)
     assert metrics["recurrent"]["accuracy"] == pytest.approx(hits / 10)
+
+
+def test_frames_whose_labels_lie_between_them_leave_metrics_undefined_and_not_nan(tmp_path, monkeypatch):
+    workspace = make_workspace(tmp_path, train={"task": "frame_labels"})
+    manifest = workspace / "manifests/toy.csv"
+    manifest.write_text(manifest.read_text().replace("0.0-0.04:", "0.01-0.02:").replace("0.04-", "0.05-"))
+    metrics = run_here(workspace, monkeypatch)
+    assert metrics["recurrent"]["accuracy"] is None
+    assert metrics["recurrent"]["intervals"]["accuracy"] is None
+    assert read_strictly(workspace / "metrics/train.json")["recurrent"]["val_accuracy"] is None
+    assert "nan" not in (workspace / "reports/evaluate.txt").read_text()
+    assert not list(workspace.glob("dvclive/**/accuracy.tsv"))
+
+
+@pytest.mark.parametrize(("number", "stage"), [(2, "train"), (13, "train"), (18, "evaluate")])
+@pytest.mark.parametrize("resident_mb", [0, 2048])
+def test_features_that_are_not_finite_end_a_stage_with_the_name_of_their_clip(
+    tmp_path, monkeypatch, number, stage, resident_mb
+):
+    workspace = make_workspace(tmp_path, train={"epochs": 1, "resident_mb": resident_mb})
+    if stage == "evaluate":
+        run_here(workspace, monkeypatch)
+    contract = make_contract()
+    journal, layout = Journal(workspace / "journal2"), make_layout(contract)
+    writer = make_writer(journal, contract, layout)
+    with committing(writer):
+        for i, clip_id in enumerate(CLIP_IDS):
+            maps = clip_maps(clip_id, 4)
+            maps[2] = np.inf if i == number else maps[2]
+            writer.append(clip_source(clip_id), maps, frame_times(4), final=True)
+    publish_clips(journal, contract, layout, CLIP_IDS, workspace / "features")
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    message = rf"^features/layer4: the features of {CLIP_IDS[number]} have values that are infinite or NaN\."
+    with pytest.raises(NonFiniteError, match=message):
+        getattr(stages, stage).main()
 
 
 def test_several_values_are_predicted_in_their_units(tmp_path, monkeypatch):
