@@ -1,5 +1,6 @@
 """`python -m stages.predict`, in this process: new sources by a checkpoint that was never trained."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.export_captions import MapsToMemory
 from pipeline.frames import read_frames
 from pipeline.models.attention import Memory
 from pipeline.vocabulary import END, pad_groups
-from pipeline.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
 from tests.media import write_image, write_image_folder, write_video
@@ -229,3 +230,30 @@ def test_questions_are_asked_of_every_source(capsys, workspace, weights):
         capsys, workspace, "media/clips", "--checkpoint", "checkpoints/regression", *questions, status=2
     )
     assert "the model's task is regression: --question is for" in stderr
+
+
+def test_a_source_whose_features_or_answers_are_not_finite_is_an_error_and_no_row(capsys, workspace, weights):
+    checkpoint = make_checkpoint("regression", weights)
+    for parameter in checkpoint.model.parameters():
+        parameter.data.fill_(torch.nan)
+    save_checkpoint(workspace / "checkpoints/diverged", checkpoint)
+    arguments = ["media/clips", "--checkpoint", "checkpoints/diverged", "--json"]
+    stdout, stderr = run(capsys, workspace, *arguments, status=1)
+    assert "NaN" not in stdout.replace("infinite or NaN", "")
+    for result in json.loads(stdout):
+        assert set(result) == {"source", "error"}
+        assert f"answers for 1 of 1 clips are infinite or NaN: {result['source']}." in result["error"]
+    assert "error: 2 of 2 sources could not be read or answered, see above." in stderr
+
+    bright = dataclasses.replace(weights, state={**weights.state})
+    bright.state["layer4.1.bn2.weight"] = weights.state["layer4.1.bn2.weight"] * 1e7
+    save_weights(bright, path=workspace / "weights/bright.safetensors")
+    bright = load_weights(workspace / "weights/bright.safetensors")
+    save_checkpoint(workspace / "checkpoints/bright", make_checkpoint("regression", bright))
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/bright"]
+    stdout, stderr = run(capsys, workspace, *arguments, status=1)
+    assert stdout == ""
+    assert (
+        "error: media/clips/video.mp4 has no features: layer4 at 0.000 s has a value of magnitude" in stderr
+    )
+    assert "and float16 ends at 65504. Set extract.dtype: float32." in stderr

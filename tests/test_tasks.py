@@ -139,6 +139,15 @@ def test_the_clips_with_too_few_values_are_the_ones_that_are_named():
     assert "'b'" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_no_finite_number_is_refused_by_clip(value):
+    clips = [make_clip("c0", values=(1.0, 2.0)), make_clip("c1", values=(1.0, value))]
+    with pytest.raises(
+        ManifestError, match=rf"Clip 'c1' has value 1.0\|{value}: every number must be finite\."
+    ):
+        Regression.from_clips(clips, CONFIG)
+
+
 def test_values_are_standardised_by_the_train_split_and_reported_in_their_unit():
     clips = [make_clip(f"c{i}", values=values) for i, values in enumerate([(1.0, 50.0), (3.0, 50.0)])]
     task = Regression.from_clips(clips, CONFIG)

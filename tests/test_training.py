@@ -312,6 +312,29 @@ def test_a_net_learns_labels_of_frames_and_values_of_clips(tmp_path, kind, metri
     assert result.history[result.best_epoch]["val"][metric] > enough
 
 
+def test_the_best_epoch_of_several_values_is_that_of_their_standardised_errors(tmp_path):
+    config = TrainConfig(**{**SMALL, "epochs": 12, "learning_rate": 0.1, "schedule": "constant"})
+    clips, maps = {}, {}
+    for split, seed in (("train", 0), ("val", 1)):
+        described, more = frame_task(30, split=split, seed=seed)
+        clips[split] = [replace(clip, values=(1e6 * clip.values[0], clip.values[1])) for clip in described]
+        maps |= more
+    task = Regression.from_clips(clips["train"], config)
+    result = fit(
+        task.build_model("recurrent", config, map_shape=(2, 1, 1)),
+        task=task,
+        train=make_loader(make_features(maps), clips["train"], config, device=CPU, shuffle_seed=0),
+        val=make_loader(make_features(maps), clips["val"], config, device=CPU),
+        config=config,
+        device=CPU,
+        state_path=tmp_path / "state.pt",
+    )
+    errors = np.array([[m["val"]["mae_1"], m["val"]["mae_2"]] for m in result.history])  # in units
+    deviations = np.std([clip.values for clip in clips["train"]], axis=0)
+    best = int((errors / deviations).mean(axis=1).argmin())
+    assert result.best_epoch == best != int(errors.mean(axis=1).argmin())
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

