@@ -45,7 +45,8 @@ def main() -> None:
         description=__doc__,
         epilog="Reads corpus.manifest and train.* from params.yaml, the manifest, and features/<train.tap>/;"
         " writes checkpoints/<model>/, metrics/train.json and the curves in dvclive/train/<model>/."
-        " A run that was killed goes on after its last complete epoch.",
+        " A run that was killed goes on after its last complete epoch, if parameters, features, manifest and"
+        " code are the same.",
     ).parse_args()
     config = load_section("train", TrainConfig)
     manifest_path = Path(load_section("corpus", CorpusConfig).manifest)

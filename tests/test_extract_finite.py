@@ -19,10 +19,11 @@ from pipeline.extract import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, finite, open_view
-from pipeline.weights import WeightsConfig, obtain_weights
+from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages.extract_job import make_targets
 from tests.features import make_contract
 from tests.media import write_video
+from tests.project import NAMES, Project
 from tests.test_extract import extract, make_backbone
 
 CLIPS = [Clip(clip_id=name, sources=(f"{name}.mp4",), split="train") for name in ("low", "high")]
@@ -150,3 +151,23 @@ def test_float16_holds_what_is_rounded_to_its_largest_value(value: float, fits: 
     assert np.isfinite(torch.tensor(value).half().item()) == fits
     peaks = finite.row_peaks(np.full((1, 1, 1, 1), value, np.float32))
     assert (finite.why_unfit(peaks, np.zeros(1), make_contract()) is None) == fits
+
+
+def test_the_stage_fails_beyond_the_allowed_share_and_tries_again_when_it_is_asked_or_the_dtype_is_another(
+    project: Project,
+) -> None:
+    """In the real stage: all clips overflow float16."""
+    save_weights(scaled_weights(layer4=1e6), path=project.path / "weights/resnet18.safetensors")
+    stage = ("python", "-m", "stages.extract")
+    output = project.run(*stage, check=False)
+    assert "8 of 8 clips can't be used, more than extract.max_failed_share (0.5) allows:" in output
+    assert output.count("Clip clip0 is quarantined: layer4 at 0.000 s has a value of magnitude") == 1
+    assert output.count("and float16 ends at 65504. Set extract.dtype: float32.") == 16  # log, and the error
+    again = project.run(*stage, "--retry-quarantined", check=False)
+    assert "8 quarantined before, tried again" in again
+    assert again.count("is quarantined: layer4 at 0.000 s") == 8
+    project.set({"extract.dtype": "float32"})
+    project.run(*stage)
+    with open_view(project.path / "features/layer4") as view:
+        assert view.clip_ids() == NAMES
+        assert view.read("clip0").max() > 65520

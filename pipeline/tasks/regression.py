@@ -105,7 +105,7 @@ def _refuse_missing(clips: Sequence[Clip], *, num_values: int) -> None:
         else f"Clip {clip.clip_id!r} has {len(clip.values)} values, and others have {num_values}: every clip"
         " needs as many. Correct the manifest's column 'value'."
         if len(clip.values) != num_values
-        else f"Clip {clip.clip_id!r} has value {'|'.join(map(str, clip.values))}: every number must be finite."
+        else f"Clip {clip.clip_id!r} has value {'|'.join(map(str, clip.values))}: each must be finite."
         " Correct the manifest's column 'value'."
         for clip in clips
         if len(clip.values) != num_values or not all(map(math.isfinite, clip.values))
