@@ -182,13 +182,14 @@ class Progress:
 
 
 def write_curves(folder: Path, history: Sequence[Metrics]) -> None:
-    """A CSV a metric, with columns epoch, train, val; empty where a split does not have the metric."""
+    """A CSV a metric, with columns epoch, train, val; empty where a split has no such number."""
+    finite = [{split: json_numbers(values) for split, values in metrics.items()} for metrics in history]
     for name in {name: None for metrics in history[-1].values() for name in metrics}:
-        values = [
-            [str(epoch), *(str(metrics[split].get(name, "")) for split in ("train", "val"))]
-            for epoch, metrics in enumerate(history)
+        rows = [
+            (epoch, *(metrics[split].get(name) for split in ("train", "val")))
+            for epoch, metrics in enumerate(finite)
         ]
-        lines = [",".join(row) for row in [["epoch", "train", "val"], *values]]
+        lines = ["epoch,train,val", *(",".join("" if v is None else str(v) for v in row) for row in rows)]
         write_atomically(folder / f"{name}.csv", ("\n".join(lines) + "\n").encode())
 
 
