@@ -1,21 +1,26 @@
-# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate,
-# `make stress` kills the store more often and records it.
+# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate, `make check` a quick
+# part of it while you work, `make stress` kills the store more often and records it.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test stress install format
+.PHONY: repro check test lint stress install format
 
 repro: install
 	@dvc repro
 	@cat reports/evaluate.txt
 
-test: install
+check: lint
+	pytest -n auto --dist worksteal -m "not slow"
+
+test: lint
+	pytest -n auto --dist worksteal
+
+lint: install
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
-	pytest -n auto --dist worksteal
 
 stress: install
 	python -m tests.stress
