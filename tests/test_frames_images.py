@@ -286,13 +286,14 @@ OTHERS = {
     b"  <html lang=en>": "it is an HTML page",
     b'<svg xmlns="a">': "it is an SVG drawing",
     b'{"error": 404}': "it is text",
+    "caf\xe9".encode("latin-1"): "it is text",
     b"": "it is empty",
     bytes(100): "it begins with nothing but zeros",
     b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
     b"\0\0\0\x18ftypisom\0\0\0\0": "it is a video (MP4 or MOV)",
     b"%PDF-1.4": "it is a PDF",
     b"PK\x03\x04": "it is an archive",
-    b"hello": "its bytes are not an image's",
+    b"\x01hello": "its bytes are not an image's",
 }
 
 
@@ -385,6 +386,25 @@ def test_an_animated_png_s_frames_are_composed_as_its_specification_says(
     np.testing.assert_allclose(pixels, composed(frames), atol=1.5 if blending else 0.51)
     later = next(read_frames([tmp_path / "a.png"], sampling=Sampling(count=1)))
     np.testing.assert_array_equal(later.pixels, pixels[2:3])
+
+
+@pytest.mark.parametrize("num_colours", [2, 4, 16])
+def test_an_animated_png_of_few_colours_is_read(tmp_path: Path, num_colours: int) -> None:
+    """Its pixels have 1, 2 or 4 bits, and frames behind the first cover what changes."""
+    palette = np.random.default_rng(6).integers(0, 256, (num_colours, 3), dtype=np.uint8)
+    numbers = np.random.default_rng(7).integers(0, num_colours, (12, 17), dtype=np.uint8)
+    shown = [numbers.copy() for _ in range(3)]
+    shown[1][3:8, 5:10] ^= 1
+    shown[2][2:9, 4:16] ^= 1
+    images = [Image.fromarray(frame, "P") for frame in shown]
+    for image in images:
+        image.putpalette(palette.tobytes())
+    file = BytesIO()
+    images[0].save(file, "PNG", save_all=True, append_images=images[1:], duration=50)
+    assert file.getvalue()[24] == num_colours.bit_length() - 1
+    pixels, times = read(tmp_path / "a.png", file.getvalue())
+    assert times == pytest.approx([0, 0.05, 0.1])
+    np.testing.assert_array_equal(pixels, palette[np.stack(shown)])
 
 
 def test_one_frame_behind_a_hidden_picture_is_the_clip(tmp_path: Path) -> None:

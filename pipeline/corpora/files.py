@@ -1,6 +1,5 @@
 """Which files of a corpus are clips, where they lie, and which can't be used."""
 
-import codecs
 import logging
 import os
 import sys
@@ -9,28 +8,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from pipeline.errors import ManifestError
-from pipeline.frames import images_in_folder, is_image, is_video
+from pipeline.frames import foreign_kind, images_in_folder, is_image, is_video
 from pipeline.manifest import Clip
 from pipeline.sources import Fault, fault_of
 
 log = logging.getLogger(__name__)
 
 _MAX_NAMED = 10  # files in a message
-_HEAD_BYTES = 512
-_HEIF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
-)
-_HEIF_REMEDIES = {
-    "HEIC": "Install pillow-heif (`pip install pillow-heif`), or convert it to JPEG.",
-    "AVIF": "Install Pillow 11.3 or newer, or convert it to PNG.",
-}
-_TEXT_FORMATS = (b"P1", b"P2", b"P3", b"YUV4MPEG2")  # images and videos that begin as text
+_HEAD_BYTES = 4096
 _SPACES = "begins or ends with white space, which does not count in a manifest."
-_PAGE = Fault("is an HTML page", "Its download went wrong: download it again, or delete it.")
-_TEXT = Fault("is a text", "Its download went wrong: download it again, or delete it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +75,7 @@ def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
 
     Raises ManifestError if none can be used.
     """
-    faults = {source: fault_of(root, source) or content_fault(root / source) for source in sources}
+    faults = {source: fault_of(root, source) or _content_fault(root / source) for source in sources}
     bad = {source: fault for source, fault in faults.items() if fault}
     alike: dict[Fault, list[str]] = defaultdict(list)
     for source, fault in bad.items():
@@ -164,32 +151,16 @@ def _name_problem(name: str) -> str | None:
     return "holds a control character." if any(ord(char) < 32 or ord(char) == 127 for char in name) else None
 
 
-def content_fault(path: Path) -> Fault | None:
+def _content_fault(path: Path) -> Fault | None:
     """What a file is that its name calls a video or an image, and is none; of a folder, its first image."""
     if path.is_dir():
-        path = images_in_folder(path)[0]
-        if fault := fault_of(path.parent, path.name):
-            return fault
+        images = images_in_folder(path)
+        if not images:
+            return Fault("is a folder without images", "Name a video, an image or a folder of images.")
+        path = images[0]
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         return Fault(f"can't be read: {error.strerror}", "Correct its permissions, or look at the disk.")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
-        return _PAGE
-    if is_image(path) and head[4:8] == b"ftyp":
-        kind = _HEIF_BRANDS.get(head[8:12])
-        if kind is None:
-            return Fault("is a video with an image's name", "Rename it: .mp4.")
-        Image.init()
-        if {"HEIC": "HEIF"}.get(kind, kind) not in Image.OPEN:
-            return Fault(f"is a {kind} image, which Pillow can't read here", _HEIF_REMEDIES[kind])
-    return _TEXT if _is_text(head) and not head.startswith(_TEXT_FORMATS) else None
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # whose last letter may be cut
-    except UnicodeDecodeError:
-        return False
-    return bool(text) and all(char.isprintable() or char in "\t\r\n" for char in text)
+    return foreign_kind(head, is_image=is_image(path)) if head else None

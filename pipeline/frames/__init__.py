@@ -13,6 +13,7 @@ from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames.animation import AnimatedPng, open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
+from pipeline.frames.foreign import foreign_kind
 from pipeline.frames.images import Images
 from pipeline.frames.limits import Limits, NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
@@ -26,6 +27,7 @@ __all__ = [
     "Limits",
     "clip_of_folder",
     "clip_range",
+    "foreign_kind",
     "images_in_folder",
     "is_image",
     "is_video",

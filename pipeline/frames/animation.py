@@ -64,24 +64,30 @@ class Animation:
 
 
 class _Frame(NamedTuple):
-    """Where a frame of an animated PNG goes on the canvas, and how; and its pixels as a PNG of its own."""
+    """A frame of an animated PNG: its pixels as a PNG of its own, and what fcTL says of it."""
 
-    top: int
-    left: int
-    height: int
+    png: bytes
     width: int
-    duration_ms: float
+    height: int
+    left: int
+    top: int
+    delay: int
+    delay_unit: int  # of a second; 0: 100
     disposal: int
     blending: int
-    data: bytes
+
+    @property
+    def duration_ms(self) -> float:
+        return self.delay / (self.delay_unit or 100) * 1000 or _DEFAULT_DURATION_MS
 
 
 @dataclass(frozen=True, slots=True)
 class AnimatedPng:
     """An animated PNG (https://www.w3.org/TR/png-3/#apng-frame-based-animation).
 
-    Pillow decodes its frames, which are put together here. Pillow 13 itself takes a default picture that is
-    no frame for one, blends half-transparent pixels too dark, and does not restore what a frame covered.
+    Pillow decodes its frames, which are put together here: Pillow 13 takes a default picture that is no frame
+    for one, blends half-transparent pixels too dark, and does not restore what a frame covered; FFmpeg 8
+    gives wrong pixels below 8 bits (of 16 colours, say), and does not blend 16 bits.
     """
 
     path: Path
@@ -89,8 +95,8 @@ class AnimatedPng:
     height: int
     width: int
     orientation: int
+    num_promised: int
     items: Sequence[_Frame]
-    damage: str  # why there are fewer frames than the file promises; or empty
     pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
     @classmethod
@@ -98,14 +104,13 @@ class AnimatedPng:
         """None for a PNG that does not move."""
         with explained(path, data):
             width, height = struct.unpack_from(">II", data, 16)
-            num_frames, items = _read_frames(data)
+            num_promised, items = _read_frames(data)
         if not items:
             return None
         check_frame_size(path, height=height, width=width, limits=limits)
-        check_num_frames(path, num_frames, limits=limits)
-        damage = f"it has {len(items)} of {num_frames} frames" if len(items) < num_frames else ""
+        check_num_frames(path, num_promised, limits=limits)
         times = _times([item.duration_ms for item in items])
-        return cls(path, limits, height, width, orientation(split(data)[1]), items, damage, times)
+        return cls(path, limits, height, width, orientation(split(data)[1]), num_promised, items, times)
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB.
@@ -115,7 +120,7 @@ class AnimatedPng:
         canvas = np.zeros((self.height, self.width, 3), np.uint8)  # on black, where opacity does not matter
         wanted = set(positions.tolist())
         for number, item in enumerate(self.items[: positions[-1] + 1]):
-            with opened(self.path, item.data, limits=self.limits) as image:
+            with opened(self.path, item.png, limits=self.limits) as image:
                 pixels = to_pixels(image)
             area = canvas[item.top : item.top + item.height, item.left : item.left + item.width]
             if area.shape[:2] != pixels.shape[:2]:
@@ -132,49 +137,34 @@ class AnimatedPng:
 
     def check_end(self) -> None:
         """Raise NotFramesError when there are fewer frames than the file promises."""
-        if self.damage:
-            raise NotFramesError(self.path, self.damage)
+        if len(self.items) < self.num_promised:
+            raise NotFramesError(self.path, f"it has {len(self.items)} of {self.num_promised} frames")
 
 
 def _read_frames(data: bytes) -> tuple[int, list[_Frame]]:
-    """How many frames a PNG promises, and those that it has; none where it is one still picture."""
+    """How many frames a PNG promises, and those that it has; none where it is a still picture."""
     num_frames = 0
-    shared: list[tuple[bytes, bytes]] = []  # chunks that belong to every frame: PLTE, tRNS
-    controls: list[bytes] = []
-    pixels: list[list[bytes]] = []  # of each control's frame
-    is_hidden = False  # the default picture is no frame
+    shared = b""  # chunks that belong to every frame: PLTE, tRNS
+    found: list[tuple[bytes, list[bytes]]] = []  # what is said of each frame, and its pixels
     for name, body, _ in png_chunks(data):
         if name == b"IHDR":
             header = body
         elif name in (b"PLTE", b"tRNS"):
-            shared.append((name, body))
+            shared += png_chunk(name, body)
         elif name == b"acTL":
-            (num_frames,) = struct.unpack_from(">I", body)
+            num_frames = int.from_bytes(body[:4])
         elif name == b"fcTL":
-            controls.append(body)
-            pixels.append([])
-        elif name == b"fdAT" and pixels:
-            pixels[-1].append(body[4:])
-        elif name == b"IDAT":
+            found.append((body, []))
+        elif name in (b"IDAT", b"fdAT"):
             if not num_frames:
-                return 0, []
-            if pixels:
-                pixels[-1].append(body)
-            is_hidden = not pixels
-    if num_frames == 1 and not is_hidden:
-        return 0, []
+                break
+            if found:  # else the default picture is no frame
+                found[-1][1].append(body if name == b"IDAT" else body[4:])
     frames = []
-    for control, parts in zip(controls[:num_frames], pixels, strict=False):
-        width, height, left, top, delay, unit, disposal, blending = struct.unpack_from(">4xIIIIHHBB", control)
-        chunks = [
-            (b"IHDR", struct.pack(">II", width, height) + header[8:]),
-            *shared,
-            *((b"IDAT", part) for part in parts),
-            (b"IEND", b""),
-        ]
-        png = PNG + b"".join(png_chunk(name, body) for name, body in chunks)
-        duration_ms = delay / (unit or 100) * 1000 or _DEFAULT_DURATION_MS
-        frames.append(_Frame(top, left, height, width, duration_ms, disposal, blending, png))
+    for control, parts in found[:num_frames]:
+        place = struct.unpack_from(">4xIIIIHHBB", control)
+        chunks = png_chunk(b"IHDR", control[4:12] + header[8:]) + shared + png_chunk(b"IDAT", b"".join(parts))
+        frames.append(_Frame(PNG + chunks, *place))
     return num_frames, frames
 
 

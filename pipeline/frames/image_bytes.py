@@ -22,7 +22,6 @@ _MANY_ZEROS = 16
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 
 _WEBP_PIXELS = frozenset([b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"])
-_WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # of VP8X: a profile, EXIF, XMP
 
 # A HEIF file's entry of an item that is EXIF: version and flags, number, protection, type.
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
@@ -196,10 +195,7 @@ def _split_webp(data: bytes) -> tuple[bytes, bytes]:
     while position + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, position)
         end = position + 8 + size + size % 2
-        if name == b"VP8X":
-            flags = data[position + 8] & ~_WEBP_METADATA_FLAGS if position + 8 < len(data) else 0
-            kept.append(data[position : position + 8] + bytes([flags]) + data[position + 9 : end])
-        elif name in _WEBP_PIXELS:
+        if name in _WEBP_PIXELS:
             kept.append(data[position:end])
         elif name == b"EXIF":
             exif = exif or data[position + 8 : end]

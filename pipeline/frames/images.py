@@ -84,11 +84,9 @@ def explained(path: Path, data: bytes) -> Iterator[None]:
     except (NotFramesError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        what, remedy = foreign_kind(data) or (
-            "its bytes are not an image's",
-            "Replace or re-encode the file.",
-        )
-        raise NotFramesError(path, what, remedy=remedy) from error
+        if fault := foreign_kind(data, is_image=True):
+            raise NotFramesError(path, f"it {fault.reason}", remedy=fault.remedy) from error
+        raise NotFramesError(path, "its bytes are not an image's") from error
     except Exception as error:  # from memory nothing but the bytes can be wrong, and PIL raises any type
         said = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "the file", str(error))
         is_sentence = isinstance(error, OSError | SyntaxError | ValueError | EOFError) and said
