@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from pipeline.corpora import folder_corpus, labels_corpus, name_clips
 from pipeline.corpora.files import clips_by_stem
 from pipeline.errors import ManifestError, PipelineError
+from pipeline.frames import foreign_kind
 from pipeline.manifest import Clip, FrameLabel
 from tests.builders import link, touch
 from tests.media import write_image, write_image_folder
@@ -79,6 +81,7 @@ def test_links_that_lead_back_end(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     link(tmp_path / "a/up", "..")
     assert sorted(splits_of(tmp_path)) == ["a/v_1.mp4", "b/v_2.mp4"]
     assert f"{tmp_path / 'self'} is a link that leads back to {tmp_path}" in caplog.text
+    assert clips_by_stem(tmp_path / "a") == {"v_1": "v_1.mp4"}  # not what lies beside it
     link(tmp_path / "a/to_b", "../b")  # a circle of two, in which each file counts once
     link(tmp_path / "b/to_a", "../a")
     assert clips_by_stem(tmp_path) == {"v_1": "a/v_1.mp4", "v_2": "a/to_b/v_2.mp4"}
@@ -129,6 +132,37 @@ def test_files_that_are_not_what_they_are_named_are_left_out_and_said(
     assert sorted(splits_of(tmp_path)) == ["a/good.jpg", "a/good.mp4"]
     assert "Left out, 1 of 3 clips." in caplog.text
     assert f"a/{said}" in caplog.text
+
+
+def test_images_and_videos_that_begin_as_text_are_clips(tmp_path: Path) -> None:
+    touch(tmp_path, "a/empty.mp4", "a/empty.jpg")
+    images = {"grey.ppm": b"P2\n2 1\n255\n65 66\n", "colour.ppm": b"P6\n1 1\n255\nABC"}
+    for name, content in images.items():
+        (tmp_path / "a" / name).write_bytes(content)
+    (tmp_path / "a/v.y4m").write_bytes(b"YUV4MPEG2 W2 H2 F1:1\nFRAME\nABCDEF")
+    assert {Path(source).name for source in splits_of(tmp_path)} == {
+        *images,
+        "v.y4m",
+        "empty.mp4",
+        "empty.jpg",
+    }
+    assert all(foreign_kind(content, is_image=True) is None for content in images.values())
+
+
+def test_an_avif_image_is_a_clip_exactly_if_pillow_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a/good.jpg", index=1)
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "AVIF")
+    data = file.getvalue()
+    (tmp_path / "a/1.jpg").write_bytes(data)
+    (tmp_path / "a/2.avif").write_bytes(data[:8] + b"mif1" + data[12:])  # the brand of both HEIC and AVIF
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    assert sorted(splits_of(tmp_path)) == ["a/1.jpg", "a/2.avif", "a/good.jpg"]
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    assert list(splits_of(tmp_path)) == ["a/good.jpg"]
+    assert "a/1.jpg is an AVIF image, which Pillow can't read here (and so a/2.avif). Install" in caplog.text
 
 
 def test_a_heic_image_is_a_clip_exactly_if_pillow_reads_it(
@@ -208,6 +242,15 @@ def test_a_labels_csv_may_have_any_column_of_a_manifest(tmp_path: Path) -> None:
     ]
     assert [(item.question, item.answer) for item in clips[1].questions] == [("who?", "Ann")]
     assert [clip.clip_id for clip in name_clips(clips)] == ["a_1-2.5", "a_2-end", "x/1"]
+
+
+def test_a_folder_that_a_labels_csv_names_and_that_has_no_images_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path / "videos", "a.mp4", "folder/1.mp4")
+    clips = labels_of(tmp_path, "source,label\na.mp4,run\nfolder,hop\n")
+    assert [clip.sources for clip in clips] == [("a.mp4",)]
+    assert "folder is a folder without images. Name a video, an image or a folder of images." in caplog.text
 
 
 def test_a_labels_csv_without_targets_leaves_labels_to_the_folders(tmp_path: Path) -> None:

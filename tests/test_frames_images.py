@@ -322,6 +322,12 @@ def test_avif_is_read_where_pillow_reads_it_under_any_image_s_name(tmp_path: Pat
     )
 
 
+def test_an_avif_is_turned_as_it_says(tmp_path: Path) -> None:
+    data = encoded(PIXELS, "AVIF", exif=turned_exif()[6:])
+    assert b"irot" in data  # Pillow's encoder makes a turn of its own of EXIF's
+    np.testing.assert_array_equal(read(tmp_path / "a.avif", data)[0][0], np.rot90(decoded(data), -1))
+
+
 @given(
     data=st.sampled_from([JPEG, PNG, encoded(PIXELS, "WEBP"), tiff_image(PIXELS)]),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),

@@ -34,16 +34,27 @@ def visible(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, list[Path]]]:
-    """(folder, its visible files) of a folder and all below it. A link that leads back up is left out."""
-    real = folder.resolve()
-    if real in above:
-        log.warning("Left out: %s is a link that leads back to %s.", folder, real)
-        return
+    """(folder, its visible files) of a folder and all below it, without links that lead back up."""
     entries = visible(folder)
     yield folder, [entry for entry in entries if not entry.is_dir()]
+    above = (*above, folder.resolve())
     for entry in entries:
-        if entry.is_dir():
-            yield from walk(entry, above=(*above, real))
+        if entry.is_dir() and not leads_back(entry, above=above):
+            yield from walk(entry, above=above)
+
+
+def leads_back(folder: Path, *, above: Sequence[Path] = ()) -> bool:
+    """Whether a folder is a link to one that it lies in, or to one of those `above`. Warns of it."""
+    real = folder.resolve()
+    is_loop = folder.is_symlink() and (real in above or folder.parent.resolve().is_relative_to(real))
+    if is_loop:
+        log.warning("Left out: %s is a link that leads back to %s.", folder, real)
+    return is_loop
+
+
+def is_clip_file(path: Path) -> bool:
+    """Whether the file's name is a video's or an image's."""
+    return is_video(path) or is_image(path)
 
 
 def clips_by_stem(root: Path) -> Mapping[str, str]:

@@ -13,6 +13,8 @@ from pipeline.corpora.files import (
     check_names,
     contents,
     find_faults,
+    is_clip_file,
+    leads_back,
     listing,
     some,
     suffixes,
@@ -21,7 +23,7 @@ from pipeline.corpora.files import (
 )
 from pipeline.corpora.splits import SPLIT_NAMES
 from pipeline.errors import DecodeError, ManifestError
-from pipeline.frames import clip_of_folder, images_in_folder, is_image, is_video
+from pipeline.frames import clip_of_folder, images_in_folder
 from pipeline.manifest import SPLITS, Clip
 from pipeline.sources import fault_of
 
@@ -119,15 +121,15 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
     problems: list[str] = []
     for entry in visible(top):
         if not entry.is_dir():
-            if is_image(entry) or is_video(entry):
+            if is_clip_file(entry):
                 raise ManifestError(f"{entry} lies in no class folder. Move it into one, or give --labels.")
             others.append(entry)
             continue
-        if _leads_back(entry):
+        if leads_back(entry):
             continue
         for clip in visible(entry):
             if not clip.is_dir():
-                if is_image(clip) or is_video(clip):
+                if is_clip_file(clip):
                     clips.append((clip, entry.name))
                 else:
                     others.append(clip)
@@ -137,7 +139,7 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
                 except DecodeError as error:
                     problems.append(str(error))
                 clips.append((clip, entry.name))
-            elif not _leads_back(clip) and _has_clips(clip):
+            elif not leads_back(clip) and _has_clips(clip):
                 problems.append(f"{clip} holds clips, and a class folder holds these itself.")
     if problems:
         heading = f"{top} is not <class>/<clip>. Rearrange it; or name clips and labels in a CSV: --labels."
@@ -155,19 +157,12 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
     return clips
 
 
-def _leads_back(path: Path) -> bool:
-    is_loop = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
-    if is_loop:
-        log.warning("Left out: %s is a link that leads back to %s.", path, path.resolve())
-    return is_loop
-
-
 def _has_clips(folder: Path) -> bool:
-    return any(is_video(file) or is_image(file) for _, files in walk(folder) for file in files)
+    return any(is_clip_file(file) for _, files in walk(folder) for file in files)
 
 
 def _has_clip_files(folder: Path) -> bool:
-    return any(not file.is_dir() and (is_video(file) or is_image(file)) for file in visible(folder))
+    return any(is_clip_file(file) for file in visible(folder) if not file.is_dir())
 
 
 def _names(paths: Sequence[Path]) -> str:

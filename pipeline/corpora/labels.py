@@ -31,13 +31,13 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
     )
     check_cells(table, problems, required=("source",))
     rows = table.to_pylist()
-    _check_rows(rows, folder, problems)
+    has_targets = any(row[name] for row in rows for name in _TARGETS)
+    _check_rows(rows, folder, problems, has_targets=has_targets)
     problems.raise_if_any()
     if not rows:
         raise ManifestError(f"{path} names no clips.")
     sources = [tuple(row["source"].split("|")) for row in rows]
     splits = [_top_split(item) for item in sources]
-    has_targets = any(row[name] for row in rows for name in _TARGETS)
     clips = []
     for row, item, split in zip(rows, sources, splits, strict=True):
         row["clip_id"] = row["clip_id"] or ""
@@ -48,11 +48,10 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
     return Corpus(tuple(clip for clip in clips if bad.keys().isdisjoint(clip.sources)), tuple(bad))
 
 
-def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems) -> None:
+def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems, *, has_targets: bool) -> None:
     """Report what is wrong between rows, and between a row and the disk."""
     seen: dict[tuple[str, Any], int] = {}
     faults: list[tuple[int, str, Fault]] = []
-    has_targets = any(row[name] for row in rows for name in _TARGETS)
     for index, row in enumerate(rows):
         line = int(problems.rows[index])
         if row["source"] is None:

@@ -47,7 +47,9 @@ def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
     Raises ManifestError for files whose clips have several groups.
     """
     members: dict[int, list[Clip]] = defaultdict(list)
-    numbers = _components([[*clip.sources, *_key(clip)] for clip in clips])
+    numbers = _components(
+        [[*clip.sources, *([("group", clip.group)] if clip.group else [])] for clip in clips]
+    )
     for clip, number in zip(clips, numbers, strict=True):
         members[number].append(clip)
     groups: dict[int, str | None] = {}
@@ -63,10 +65,6 @@ def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
             "\n  ".join(["Clips of one file are one group, and these have several:", *problems])
         )
     return [replace(clip, group=groups[number]) for clip, number in zip(clips, numbers, strict=True)]
-
-
-def _key(clip: Clip) -> list[Hashable]:
-    return [("group", clip.group)] if clip.group else []
 
 
 def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) -> list[Clip]:

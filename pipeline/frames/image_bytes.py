@@ -44,7 +44,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
         return _split_webp(data)
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _without_tiff_tags(data), b""  # Pillow turns a TIFF by itself
-    if data[4:8] == b"ftyp":  # AVIF and HEIC are turned by properties of their own, not by EXIF
+    if data[4:8] == b"ftyp":  # AVIF and HEIC have their turn elsewhere
         return _EXIF_ITEM.sub(rb"\1skip", data), b""
     return data, b""
 

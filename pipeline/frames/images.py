@@ -53,7 +53,7 @@ class Images:
             data, exif = split(read_bytes(path, limits=self.limits))
             with opened(path, data, limits=self.limits) as image:
                 pixels = on_black(to_pixels(image))
-                exif = exif or image.info.get("exif") or b""  # HEIC's; TIFF turns its pixels itself
+                exif = exif or image.info.get("exif") or b""  # AVIF's turn, told as EXIF; TIFF turns itself
             yield turned(pixels, orientation(exif))
 
 
