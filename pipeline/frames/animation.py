@@ -67,8 +67,6 @@ class _Frame(NamedTuple):
     """A frame of an animated PNG: its pixels as a PNG of its own, and what fcTL says of it."""
 
     png: bytes
-    width: int
-    height: int
     left: int
     top: int
     delay: int
@@ -122,8 +120,9 @@ class AnimatedPng:
         for number, item in enumerate(self.items[: positions[-1] + 1]):
             with opened(self.path, item.png, limits=self.limits) as image:
                 pixels = to_pixels(image)
-            area = canvas[item.top : item.top + item.height, item.left : item.left + item.width]
-            if area.shape[:2] != pixels.shape[:2]:
+            height, width, _ = pixels.shape
+            area = canvas[item.top : item.top + height, item.left : item.left + width]
+            if area.shape[:2] != (height, width):
                 raise NotFramesError(self.path, f"frame {number} lies outside of the picture")
             before = area.copy()
             area[:] = on_black(pixels) if item.blending == _SOURCE else over(pixels, before)
@@ -162,7 +161,7 @@ def _read_frames(data: bytes) -> tuple[int, list[_Frame]]:
                 found[-1][1].append(body if name == b"IDAT" else body[4:])
     frames = []
     for control, parts in found[:num_frames]:
-        place = struct.unpack_from(">4xIIIIHHBB", control)
+        place = struct.unpack_from(">12xIIHHBB", control)
         chunks = png_chunk(b"IHDR", control[4:12] + header[8:]) + shared + png_chunk(b"IDAT", b"".join(parts))
         frames.append(_Frame(PNG + chunks, *place))
     return num_frames, frames
