@@ -3,6 +3,7 @@
 As in tests/media.py, frames show their own index.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 from tests.media import index_frame
 
@@ -172,6 +174,23 @@ def without_first_packets(source: Path, target: Path, *, num_packets: int) -> Pa
                 packet.stream = stream
                 writer.mux(packet)
     return target
+
+
+def write_motion_jpeg(path: Path, *, index: int, orientation: int) -> Path:
+    """Three frames at 5 fps that show `index`, each a JPEG with EXIF that says how it is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = io.BytesIO()
+    Image.fromarray(index_frame(index)).save(image, "JPEG", quality=95, subsampling=2, exif=exif)
+    with av.open(path, "w") as container:
+        stream = add_stream(container, "mjpeg", rate=5)
+        stream.pix_fmt = "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(image.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 5), stream, True
+            container.mux(packet)
+    return path
 
 
 def write_transparent(path: Path, *, codec: str) -> Path:

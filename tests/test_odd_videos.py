@@ -16,6 +16,7 @@ from tests.media import ENCODER_OPTIONS, frame_index, write_video
 from tests.odd_videos import (
     without_first_packets,
     write_message_samples,
+    write_motion_jpeg,
     write_not_coded,
     write_repeated_time,
     write_transparent,
@@ -207,6 +208,16 @@ def test_a_clip_that_ends_before_the_damage_is_whole(tmp_path: Path) -> None:
     assert read(path, start_seconds=0.4, end_seconds=0.8)[0] == list(range(10, 20))
     with pytest.raises(DecodeError, match="it ends after"):
         read(path, start_seconds=0.4, end_seconds=3.0)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, -1), (3, 2), (8, 1)])
+def test_motion_jpeg_whose_frames_have_exif_is_turned_as_it_says(
+    tmp_path: Path, orientation: int, turns: int
+) -> None:
+    path = write_motion_jpeg(tmp_path / "exif.avi", index=0xA35C, orientation=orientation)
+    (batch,) = read_frames([path], sampling=ALL)
+    assert frame_index(np.rot90(batch.pixels[0], -turns)) == 0xA35C
+    assert len(batch.pixels) == 3
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])

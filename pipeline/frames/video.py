@@ -205,7 +205,10 @@ def _to_rgb(frame: Any, *, reformatter: VideoReformatter) -> np.ndarray:
     pixels: np.ndarray = rgb.to_ndarray()
     if has_alpha:
         pixels = on_black(pixels)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 has no name for EXIF, as in Motion JPEG, and then tells the angle alone
+        return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
     if matrix is None:
         return pixels
     # x' = a x + c y, y' = b x + d y: https://ffmpeg.org/doxygen/trunk/group__lavu__video__display.html
