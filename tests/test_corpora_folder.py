@@ -134,6 +134,16 @@ def test_files_that_are_not_what_they_are_named_are_left_out_and_said(
     assert f"a/{said}" in caplog.text
 
 
+def test_a_link_to_nothing_is_left_out_and_said_to_stop_dvc(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a/good.mp4")
+    (tmp_path / "a/gone.mp4").symlink_to("../.git/annex/objects/x/gone.mp4")
+    assert list(splits_of(tmp_path)) == ["a/good.mp4"]
+    assert "a/gone.mp4 was not fetched by git-annex" in caplog.text
+    assert "`dvc repro` stops at links to nothing" in caplog.text
+
+
 def test_images_and_videos_that_begin_as_text_are_clips(tmp_path: Path) -> None:
     touch(tmp_path, "a/empty.mp4", "a/empty.jpg")
     images = {"grey.ppm": b"P2\n2 1\n255\n65 66\n", "colour.ppm": b"P6\n1 1\n255\nABC"}

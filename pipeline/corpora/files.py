@@ -101,6 +101,10 @@ def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
         heading = (
             f"Left out, {len(bad)} of {len(faults)} clips. Build the manifest again when this is mended:"
         )
+        if any((root / source).is_symlink() for source in bad):
+            lines.append(
+                "DVC reads all of the folder, and `dvc repro` stops at links to nothing: mend them first."
+            )
         log.warning("%s", "\n  ".join([heading, *lines]))
     return bad
 
