@@ -11,10 +11,10 @@ from stages.adoption import adoptable_keys
 from stages.extract_job import FEATURES, Job, read_job, read_sources, size_text
 
 
-def show_plan() -> None:
+def show_plan(*, reread: bool = False) -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
     job = read_job(only_plan=True)
-    read_sources(job)
+    read_sources(job, again=reread)
     todo = job.plan()
     if todo.to_extract:
         todo = job.plan(copies=_copies(job))

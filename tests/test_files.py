@@ -1,11 +1,15 @@
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import xxhash
 
 from pipeline.files import atomic_path, combined_digest, file_digest, link, write_atomically
-from pipeline.store import DigestCache
+from pipeline.store import DigestCache, digests
+from pipeline.store.tables import seal
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
@@ -47,26 +51,62 @@ def test_a_link_to_another_filesystem_is_a_symlink_and_says_so(
         target.unlink()
 
 
-def _age(path: Path) -> None:
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 10_000_000_000))
+@pytest.fixture
+def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as old enough to be remembered: nothing can set their ctime back."""
+    monkeypatch.setattr(digests, "_RACY_NS", 0)
 
 
+@pytest.mark.usefixtures("old_files")
 def test_digests_are_of_content_and_remembered_by_stat(tmp_path: Path) -> None:
     path = tmp_path / "video"
     path.write_bytes(b"frames")
-    _age(path)
     cache = DigestCache(tmp_path / "digests.arrow")
+    assert cache.unknown([str(path)]) == {str(path): 6}
     assert cache.digest(path) == file_digest(path) == xxhash.xxh3_128_digest(b"frames")
     cache.save()
 
-    stat = path.stat()
-    path.write_bytes(b"FRAMES")  # same size; the same mtime is forged: only then is the cache believed
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = DigestCache(tmp_path / "digests.arrow")
-    assert again.digest(path) == xxhash.xxh3_128_digest(b"frames")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert again.digest(path) == xxhash.xxh3_128_digest(b"FRAMES")
+    assert again.unknown([str(path)]) == {}
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert again.unknown([str(path)]) == {str(path): 6}
+    again.digest(path)
+    assert again.unknown([str(path)]) == {}
+    again.forget([str(path), "missing"])
+    assert again.unknown([str(path), "missing"]) == {str(path): 6}
+
+
+@pytest.mark.usefixtures("old_files")
+@pytest.mark.parametrize("how", ["cp -a", "by hand"])
+def test_other_content_of_the_same_size_inode_and_mtime_is_seen(tmp_path: Path, how: str) -> None:
+    path, other = tmp_path / "video", tmp_path / "other"
+    path.write_bytes(b"frames")
+    other.write_bytes(b"FRAMES")
+    shutil.copystat(path, other)
+    cache = DigestCache(tmp_path / "digests.arrow")
+    cache.digest(path)
+    before = path.stat()
+    if how == "cp -a":
+        subprocess.run(["cp", "-a", other, path], check=True)
+    else:
+        path.write_bytes(b"FRAMES")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    for name in ("st_ino", "st_size", "st_mtime_ns"):
+        assert getattr(after, name) == getattr(before, name)
+    assert cache.digest(path) == xxhash.xxh3_128_digest(b"FRAMES")
+
+
+def test_digests_of_an_earlier_version_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(b"frames")
+    stat = path.stat()
+    columns = {"device": stat.st_dev, "inode": stat.st_ino, "size_bytes": 6, "mtime_ns": stat.st_mtime_ns}
+    table = pa.table({**{name: [value] for name, value in columns.items()}, "digest": [b"0" * 16]})
+    (tmp_path / "digests.arrow").write_bytes(seal(table, {}))
+    cache = DigestCache(tmp_path / "digests.arrow")
+    assert cache.digest(path) == xxhash.xxh3_128_digest(b"frames")
+    cache.save()
 
 
 def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
@@ -83,9 +123,9 @@ def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
 
 def test_the_combined_digest_depends_on_order_and_on_the_text() -> None:
     one, two = b"1" * 16, b"2" * 16
-    digests = {
+    found = {
         combined_digest([one, two]),
         combined_digest([two, one]),
         combined_digest([one, two], extra="x"),
     }
-    assert len(digests) == 3
+    assert len(found) == 3

@@ -12,6 +12,7 @@ from pipeline.extract.config import Target
 from pipeline.extract.plan import clip_key, plan, usable_key
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
+from pipeline.store.digests import _identity
 from stages.dvc_cache import fitting
 from stages.extract_plan import show_plan
 from tests.features import clip_maps, frame_times, make_contract, make_layout, make_writer
@@ -61,6 +62,23 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
     text = plan_text(project, capsys)
     assert plans(text) == ["9 new, 0 unchanged"]
     assert "Frames: 18, counted in 9 of 9 clips.\n" in text
+
+
+def test_sources_are_read_again_when_asked_for(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    # As where a filesystem hides that a file was changed: what is remembered is of other content.
+    cache = Journal(project.path / ".framecache").digest_cache()
+    for path in project.videos.iterdir():
+        cache._known[_identity(path)] = path.name.encode().ljust(16)
+    cache._changed = True
+    cache.save()
+    show_plan()
+    assert "Plan:\n  8 source changed\n" in capsys.readouterr().out
+    show_plan(reread=True)
+    assert "Plan:\n  8 unchanged\n" in capsys.readouterr().out
 
 
 def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from pipeline.store.tables import seal, unseal
 log = logging.getLogger(__name__)
 
 _SCHEMA = pa.schema(
-    [pa.field(name, pa.int64(), nullable=False) for name in ("device", "inode", "size_bytes", "mtime_ns")]
+    [
+        pa.field(name, pa.int64(), nullable=False)
+        for name in ("device", "inode", "size_bytes", "mtime_ns", "ctime_ns")
+    ]
     + [pa.field("digest", pa.binary(16), nullable=False)]
 )
 
@@ -26,7 +29,9 @@ _RACY_NS = 2_000_000_000
 
 _NUM_THREADS = 8  # a network's disk answers several as fast as one
 
-Identity = tuple[int, int, int, int]  # device, inode, size, mtime_ns
+# Device, inode, size, mtime_ns, ctime_ns. `cp -a` and `rsync -t` restore all but the last, which no program
+# can set. A new hardlink changes it too: then the file is read once more.
+Identity = tuple[int, int, int, int, int]
 
 
 class DigestCache:
@@ -45,6 +50,8 @@ class DigestCache:
             except StoreError:
                 log.warning("%s is damaged: all sources are read again.", path)
                 return
+            if table.schema.names != _SCHEMA.names:
+                return  # of an earlier version: the sources are read again
             *stat, digests = (column.to_pylist() for column in table.columns)
             self._known = dict(zip(zip(*stat, strict=True), digests, strict=True))
 
@@ -54,7 +61,7 @@ class DigestCache:
         found = self._known.get(identity)
         if found is None:
             found = file_digest(path)
-            if _identity(path) == identity and time.time_ns() - identity[3] > _RACY_NS:
+            if _identity(path) == identity and time.time_ns() - max(identity[3:]) > _RACY_NS:
                 self._known[identity] = found
                 self._changed = True
         return found
@@ -69,6 +76,12 @@ class DigestCache:
                     sizes[path] = identity[2]
         return sizes
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """Have the content of these files read again, whatever their stat says."""
+        for path in paths:
+            with contextlib.suppress(OSError):  # raised when its digest is asked for
+                self._known.pop(_identity(path), None)
+
     def learn(self, paths: Collection[str]) -> Iterator[str]:
         """Digest these files, several at once; each path when it is done."""
         return in_threads(self._learn, paths, num_threads=_NUM_THREADS)
@@ -79,8 +92,8 @@ class DigestCache:
         return path
 
     def save(self) -> None:
-        """Write what was learnt, and forget what files were before they changed."""
-        if not self._changed:
+        """Write what was learnt, if it may be written, and forget what files were before they changed."""
+        if not self._changed or not os.access(self._path.parent, os.W_OK):
             return
         latest = {identity[:2]: (*identity[2:], digest) for identity, digest in self._known.items()}
         rows = [(*key, *values) for key, values in sorted(latest.items())]
@@ -91,4 +104,4 @@ class DigestCache:
 
 def _identity(path: str | Path) -> Identity:
     stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
