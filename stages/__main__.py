@@ -11,6 +11,7 @@ _NOT_STAGES = {
     "adoption",
     "dvc_cache",
     "extraction",
+    "git_history",
     "extract_job",
     "extract_plan",
     "manifest_probe",

@@ -178,6 +178,9 @@ def _print_damages(damages: Sequence[Damage]) -> None:
 
 def _gc(arguments: argparse.Namespace) -> None:
     journal = _existing_journal()
+    for project in arguments.project:
+        if not project.is_dir():
+            raise StoreError(f"--project {project} is no folder. Correct the path.")
     if "FRAMECACHE_JOURNAL" in os.environ and not arguments.project:
         log.warning("If other projects share %s, name them with --project.", journal.path)
     # Only looking needs no lock: it would wait for an extraction's end.

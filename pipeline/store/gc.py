@@ -1,11 +1,11 @@
 """Garbage of a journal: the shards that nothing needs, and what killed runs left behind."""
 
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contract import FeatureContract
+from pipeline.files import remove_folder
 from pipeline.store.journal import Journal, read_contract
 from pipeline.store.records import RECORD_SUFFIX
 
@@ -22,7 +22,7 @@ class Need:
 
     name: str  # of who needs them
     shard_ids: frozenset[str] = frozenset()
-    fits: Callable[[FeatureContract], bool] = lambda _: False
+    fits: Callable[[FeatureContract], bool] | None = None
     since_seconds: float = 0  # of the contracts that fit: only shards committed after this Unix time
 
 
@@ -88,7 +88,10 @@ def find_garbage(
             if not shards:
                 continue
             contract = read_contract(folder / "contract.json")
-            since = min((need.since_seconds for need in needs if need.fits(contract)), default=float("inf"))
+            since = min(
+                (need.since_seconds for need in needs if need.fits and need.fits(contract)),
+                default=float("inf"),
+            )
             kept = {
                 shard.shard_id
                 for shard in shards
@@ -115,14 +118,14 @@ def remove(journal: Journal, garbage: Garbage) -> None:
     for path in garbage.leftovers:
         path.unlink(missing_ok=True)
     for path in garbage.training:
-        shutil.rmtree(path)
+        remove_folder(path)
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     for folder in journal.path.glob("contracts/*/"):
         for directory in folder.glob("*/"):
             if not any(directory.iterdir()):
                 directory.rmdir()
         if not any(folder.glob("*/")):
-            shutil.rmtree(folder)
+            remove_folder(folder)
 
 
 def _shards(directory: Path) -> Iterator[Shard]:
