@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from pipeline.store import open_view
-from tests.project import NAMES, Project
+from tests.project import NAMES, Project, plans
 
 
 def store(project: Project, *arguments: str, check: bool = True) -> str:
@@ -54,7 +54,7 @@ def test_a_damaged_shard_is_made_again_and_does_not_come_back_from_dvcs_cache(
     assert "clip0" in output
 
     assert "Now run `dvc repro`" in store(project, "repair")
-    assert "Plan: 8 new" in project.dvc("repro")
+    assert plans(project.dvc("repro")) == ["8 new, 0 unchanged"]
     assert "are as they were written" in store(project, "verify")
     assert_same_features(project, finished)
     assert "up to date" in project.dvc("repro")
@@ -86,63 +86,72 @@ def test_damaged_tables_are_made_again_from_the_journal(project: Project, finish
 
     store(project, "repair")
     output = project.dvc("repro")
-    assert "Plan: 8 unchanged" in output
+    assert plans(output) == ["8 unchanged"]
     assert "are as they were written" in store(project, "verify")
     assert features_md5(project) == features_md5(finished)
 
 
-def test_gc_keeps_what_any_revision_or_experiment_needs_and_frees_the_rest(project: Project) -> None:
-    def taps() -> set[str]:
-        """What the journal has, told apart by sampling."""
-        contracts = (project.path / ".framecache/contracts").glob("*/contract.json")
-        return {str(yaml.safe_load(path.read_text())["sampling"]) for path in contracts}
+def samplings(project: Project) -> set[str]:
+    """What the journal has, told apart by sampling: `all`, or every how many frames."""
+    contracts = (project.path / ".framecache/contracts").glob("*/contract.json")
+    found = [yaml.safe_load(path.read_text())["sampling"] for path in contracts]
+    return {each if each == "all" else str(each["every"]) for each in found}
 
-    def extract(every: int) -> None:
-        project.set({"extract.sampling": {"every": every}})
-        project.dvc("repro", "extract")
 
-    extract(2)
-    project.commit()  # and a revision before it has `all`
-    project.dvc("exp", "run", "--name", "three", "--set-param", "extract.sampling={every:3}", "extract")
-    extract(4)  # is in the workspace for a while only
-    project.run("git", "checkout", "--quiet", "--force", "HEAD")
-    project.dvc("exp", "run", "--queue", "--name", "five", "--set-param", "extract.sampling={every:5}")
-    project.set({"extract.sampling": {"every": 5}})
-    project.run("python", "-m", "stages.extract")  # as far as a run of it came before it was killed
+def back_to_head(project: Project) -> None:
     project.run("git", "checkout", "--quiet", "--force", "HEAD")
     project.dvc("checkout", "--force", "extract")
-    everything = {"all", *(f"{{'every': {n}}}" for n in (2, 3, 4, 5))}
-    assert taps() == everything
+
+
+def test_gc_keeps_what_any_revision_or_experiment_needs_and_frees_the_rest(project: Project) -> None:
+    project.set({"extract.sampling": {"every": 2}})
+    project.dvc("repro", "extract")
+    project.commit()  # and a revision before it has `all`
+    project.dvc("exp", "run", "--name", "three", "--set-param", "extract.sampling={every:3}", "extract")
+    for every in (4, 5):  # 4 is tried only; a run of 5, which is queued, was killed
+        project.set({"extract.sampling": {"every": every}})
+        project.run("python", "-m", "stages.extract")
+    project.dvc("exp", "run", "--queue", "--name", "five")
+    back_to_head(project)
+    assert samplings(project) == {"all", "2", "3", "4", "5"}
 
     before = {path for path in (project.path / ".framecache").rglob("*") if path.is_file()}
-    output = store(project, "gc")
-    assert "queued experiment" in output
+    assert "queued experiment" in store(project, "gc")
     assert {path for path in (project.path / ".framecache").rglob("*") if path.is_file()} == before
-    dropped = [
-        path
-        for path in before
-        if path.suffix == ".shard"
-        and yaml.safe_load((path.parent.parent / "contract.json").read_text())["sampling"] == {"every": 4}
-    ]
-    inodes = {path.stat().st_ino for path in dropped}
-    output = store(project, "gc", "--yes")
-    assert taps() == everything - {"{'every': 4}"}
-
-    cache = project.path / ".dvc/cache/files/md5"
-    assert inodes <= {path.stat().st_ino for path in cache.glob("*/*")}
-    command = next(line for line in output.splitlines() if line.startswith("  dvc gc"))
-    project.run(*command.split(), "--force")
-    assert not inodes & {path.stat().st_ino for path in cache.glob("*/*")}
-
+    store(project, "gc", "--yes")
+    assert samplings(project) == {"all", "2", "3", "5"}
     project.dvc("exp", "remove", "three")
     project.dvc("exp", "remove", "--queue")
     store(project, "gc", "--yes")
-    assert taps() == {"all", "{'every': 2}"}
+    assert samplings(project) == {"all", "2"}
     assert "are as they were written" in store(project, "verify")
 
-    # Without the lists of features, whatever fits a revision's parameters stays.
-    shutil.rmtree(cache)
+
+def test_gc_names_the_command_that_frees_what_is_shared_with_dvcs_cache(project: Project) -> None:
+    project.set({"extract.sampling": {"every": 4}})
+    project.dvc("repro", "extract")  # is in the workspace for a while only
+    shards = {path.stat().st_ino for path in (project.path / "features").glob("layer4/c/*/0/0/0")}
+    back_to_head(project)
+    output = store(project, "gc", "--yes")
+    assert samplings(project) == {"all"}
+
+    cache = project.path / ".dvc/cache/files/md5"
+    assert shards <= {path.stat().st_ino for path in cache.glob("*/*")}
+    command = next(line for line in output.splitlines() if line.startswith("  dvc gc"))
+    project.run(*command.split(), "--force")
+    assert not shards & {path.stat().st_ino for path in cache.glob("*/*")}
+
+
+def test_without_its_list_of_features_all_that_fits_a_revision_is_kept(project: Project) -> None:
+    for every in (2, 4):
+        project.set({"extract.sampling": {"every": every}})
+        project.run("python", "-m", "stages.extract")
+    project.run("git", "checkout", "--quiet", "--force", "HEAD")
+    project.run("python", "-m", "stages.extract")
+    project.set({"extract.sampling": {"every": 2}})
+    project.commit()
+    shutil.rmtree(project.path / ".dvc/cache/files/md5")
     assert "(its list of features is not in DVC's cache)" in store(project, "gc", "--yes")
-    assert taps() == {"all", "{'every': 2}"}
+    assert samplings(project) == {"all", "2"}
     project.run("git", "checkout", "--quiet", "HEAD~1")
-    assert "Plan: 8 unchanged" in project.dvc("repro", "--force", "extract")
+    assert plans(project.run("python", "-m", "stages.extract")) == ["8 unchanged"]

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.store import open_view
 from pipeline.store.care import journal_checks, verify, view_checks
-from tests.project import NAMES, Project
+from tests.project import NAMES, Project, plans
 from tests.test_dvc import plan_of
 
 
@@ -133,10 +133,8 @@ def test_queued_experiments_with_the_same_new_parameters_compute_each_clip_once(
         time.sleep(1)
     assert status.count("Success") == 2, status
     names = re.findall(r"^(\w{7})", status, flags=re.MULTILINE)
-    plans = [
-        plan for name in names for plan in re.findall(r"Plan: (.*)\.", project.dvc("queue", "logs", name))
-    ]
-    assert sorted(plans) == ["8 pooling changed: none -> avg, 0 unchanged", "8 unchanged"]
+    found = [plan for name in names for plan in plans(project.dvc("queue", "logs", name))]
+    assert sorted(found) == ["8 pooling changed: none -> avg, 0 unchanged", "8 unchanged"]
     assert before < {path.name for path in (project.path / ".framecache").rglob("*.shard")}
     assert verify(journal_checks(project.path / ".framecache")) == []
 
