@@ -1,10 +1,66 @@
 """The errors that a user can cause, each also the builtin that a Python programmer would expect.
 
 Anything else (OSError, MemoryError, AssertionError, ...) keeps its own type: an OSError may pass and
-is worth another try, a `PipelineError` is not before the user has changed something.
+is worth another try, a `PipelineError` is not before the user has changed something. `os_error_text`
+says an OSError in a sentence.
 """
 
+import errno
+import os
+import re
 from collections.abc import Iterable
+
+_NO_ACCESS = "Have its owner give you access (`ls -ld` names the owner), or choose another place."
+_NO_ANSWER = (
+    "The disk or its connection does not answer as it should: look at it, then run the command again."
+)
+_NO_SPACE = "What was committed is kept: make space, then run the same command to go on."
+_REMEDIES = {
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOENT: "Correct the path, or create what is missing.",
+    errno.EEXIST: "Something else has this name: move it away, or choose another name.",
+    errno.ENOTDIR: "A file is where a folder is needed: move it away, or correct the path.",
+    errno.EISDIR: "A folder is where a file is needed: correct the path.",
+    errno.ENOTEMPTY: "Something else writes to this folder: end it, then run the command again.",
+    errno.ELOOP: "Its symlinks form a circle: correct them.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EFBIG: _NO_SPACE,
+    errno.EMFILE: "Allow more open files (`ulimit -n 65536`), then run the command again.",
+    errno.ENFILE: "The machine has too many open files: end other programs, then run the command again.",
+    errno.ENOMEM: "The machine has too little memory: end other programs, then run the command again.",
+    errno.EIO: _NO_ANSWER,
+    errno.ESTALE: _NO_ANSWER,
+    errno.ETIMEDOUT: _NO_ANSWER,
+    errno.ENODEV: _NO_ANSWER,
+    errno.ENXIO: _NO_ANSWER,
+}
+
+
+def os_error_text(error: OSError) -> str | None:
+    """E.g. `Permission denied: /data/x. Have its owner ...`: what, where, and the way out.
+
+    None when the error names no file and its kind is none that a user can mend: then it is a bug.
+    """
+    if error.filename is None and error.errno not in _REMEDIES:
+        return None
+    names = [
+        name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)
+    ]
+    text = str(error.strerror or error)
+    if names:
+        text += ": " + " -> ".join(map(os.fsdecode, names))
+    # The name that a file has while it is written means nothing to the reader.
+    text = re.sub(r"\.([^/\s]+)\.partial-\w+", r"\1", text)
+    return f"{text}. {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else f"{text}."
+
+
+def error_text(error: Exception) -> str:
+    """What to tell of an error that a clip's source gave."""
+    return (isinstance(error, OSError) and os_error_text(error)) or str(error)
 
 
 def listed(names: Iterable[str], *, at_most: int = 10) -> str:

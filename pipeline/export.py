@@ -13,6 +13,7 @@ its words in the metadata's vocabulary, then <end>, then <pad>. Q and S are free
 """
 
 import importlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -254,8 +255,10 @@ def _save_pt2(
     inputs: Sequence[str],  # noqa: ARG001 (a .pt2 has the names of forward's parameters)
     outputs: Sequence[str],  # noqa: ARG001
 ) -> None:
-    with path.open("wb") as file:  # by name, torch would insist on the suffix .pt2
-        torch.export.save(program, file, extra_files={METADATA_NAME: metadata})
+    # By name, torch would insist on the suffix .pt2; in memory, since it hides a full disk in a RuntimeError.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA_NAME: metadata})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _save_onnx(

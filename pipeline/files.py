@@ -12,12 +12,13 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
 
-from pipeline.errors import DiskFullError
+from pipeline.errors import DiskFullError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,12 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it is flushed and becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = partial_path(path)
     try:
         with naming_full_disk(path):
             yield partial
+            share(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -64,6 +66,44 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` as the new content of `path`."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, shared like the folder that it is in."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    with naming_full_disk(path):
+        path.mkdir(exist_ok=True)
+    share(path)
+
+
+def share(path: Path) -> None:
+    """Give a group that may write to the folder of `path` the same right to `path`, whatever the umask.
+
+    So one `chmod g+ws` shares a journal. Left alone are what belongs to somebody else, and files that
+    have another name too, e.g. in DVC's read-only cache.
+    """
+    folder, own = path.parent.stat(), path.stat()
+    shared = folder.st_mode & stat.S_IWGRP and not folder.st_mode & stat.S_ISVTX  # not /tmp
+    is_folder = stat.S_ISDIR(own.st_mode)
+    if not shared or own.st_uid != os.geteuid() or (own.st_nlink > 1 and not is_folder):
+        return
+    rights = stat.S_IRGRP | stat.S_IWGRP | (stat.S_IXGRP | folder.st_mode & stat.S_ISGID if is_folder else 0)
+    # Some filesystems (FAT, some network mounts) have no modes to change, and no need to.
+    with contextlib.suppress(PermissionError, NotImplementedError):
+        if own.st_gid != folder.st_gid:
+            os.chown(path, -1, folder.st_gid)
+        path.chmod(stat.S_IMODE(own.st_mode) | rights)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it. Raises OSError that names it."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:  # names what is inside by its last part alone
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_directory(path: Path) -> None:
@@ -80,17 +120,24 @@ def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = Fals
     """Hold the lock `path`, a file that is made; the lock dies with its process.
 
     Any number may share it, or one has it for itself. While that can't be, `on_wait` is told once who
-    had it last, and the call blocks.
+    had it last, and the call blocks. Raises StoreError where the filesystem has no locks.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+b", buffering=0) as file:
+        share(path)
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            on_wait(file.read().decode().strip() or "another process")
+            on_wait(file.read().decode(errors="replace").strip() or "another process")
             fcntl.flock(file, kind)
+        except OSError as error:
+            raise StoreError(
+                f"{path} can't be locked: its filesystem has no file locks (flock: {error.strerror}). Without"
+                " them two runs would mix their features. Mount it with locks, or put the journal on a disk"
+                " that has them: FRAMECACHE_JOURNAL=/another/folder."
+            ) from error
         with naming_full_disk(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, in {Path.cwd()}".encode())

@@ -2,13 +2,15 @@
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, os_error_text
 from pipeline.memory import keep_freed_memory
+from stages.params import named_journal
 
 
 class _Handler(logging.Handler):
@@ -28,7 +30,10 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; exit with 1 and the message for an error that the user can mend."""
+    """Run a stage; exit with 1 and the message for an error that the user can mend.
+
+    With FRAMECACHE_TRACEBACK set, an OSError keeps its traceback.
+    """
     logging.basicConfig(level=logging.INFO, handlers=[_Handler()], force=True)
     for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -37,9 +42,35 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack letters of names and labels
     try:
         main()
+        sys.stdout.flush()
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if _reader_has_left(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        text = os_error_text(error)
+        if text is None or "FRAMECACHE_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {text}{_journal_hint(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. What was committed is kept: run the same command to go on.", file=sys.stderr)
         sys.exit(130)
+
+
+def _reader_has_left(error: OSError) -> bool:
+    """Whether nobody reads the output any more, as in `| head`. See docs.python.org, library/signal."""
+    return isinstance(error, BrokenPipeError) and error.filename is None
+
+
+def _journal_hint(error: OSError) -> str:
+    """The way out where the journal is the place that can't be used."""
+    name, journal = str(error.filename), str(named_journal())
+    if name != journal and not name.startswith(f"{journal}/"):
+        return ""
+    return (
+        " It is of the journal: FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere, and takes over"
+        " what DVC has of them."
+    )

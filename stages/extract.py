@@ -1,10 +1,18 @@
 """Frames -> feature maps: runs the frozen network over every clip that has no features yet."""
 
 import argparse
+import logging
+import os
 import sys
+from pathlib import Path
 
+from pipeline.errors import StoreError
 from pipeline.supervisor import supervise
 from stages import console
+
+log = logging.getLogger(__name__)
+
+FEATURES = Path("features")
 
 
 def main() -> None:
@@ -26,16 +34,43 @@ def main() -> None:
         action="store_true",
         help="try the clips again that the decoder rejected before",
     )
+    parser.add_argument(
+        "--read-sources",
+        action="store_true",
+        help="read all sources again: by default those whose size, times and inode are as before are not",
+    )
     arguments = parser.parse_args()
     if arguments.plan:
         from stages.extract_plan import show_plan  # takes seconds to import
 
-        show_plan()
+        show_plan(reread=arguments.read_sources)
         return
     command = [sys.executable, "-m", "stages.extraction"]
     if arguments.retry_quarantined:
         command.append("--retry-quarantined")
-    sys.exit(supervise(command))
+    if arguments.read_sources:
+        command.append("--read-sources")
+    status = supervise(command)
+    if status and not FEATURES.exists() and _dvc_has_features():
+        log.warning(
+            "%s/ is missing: DVC removes it before the stage. `dvc checkout %s` brings the last one back.",
+            FEATURES,
+            FEATURES,
+        )
+    sys.exit(status)
+
+
+def _dvc_has_features() -> bool:
+    """Whether `dvc checkout` brings back what dvc.lock names. A queued run's folder is left to DVC."""
+    if Path(os.environ.get("DVC_ROOT", ".")).resolve() != Path.cwd():
+        return False
+    from stages.dvc_cache import tracked_files  # takes a second to import
+
+    try:
+        files = tracked_files(FEATURES)
+    except StoreError:
+        return False
+    return bool(files) and all(file.exists() for file in files.values())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What stage extract is asked for: parameters, clips, network, journal."""
 
-import subprocess
+import shutil
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from pipeline.manifest import Clip, check_sources, read_manifest, source_faults
 from pipeline.sources import Fault
 from pipeline.store import DigestCache, Journal, Layout
 from pipeline.weights import load_weights
+from stages.dvc_cache import share_journal
+from stages.git_history import run_git
 from stages.params import CorpusConfig, journal_path, load_section
 
 FEATURES = Path("features")
@@ -68,7 +70,7 @@ def read_job(*, only_plan: bool = False) -> Job:
     corpus = load_section("corpus", CorpusConfig)
     config = load_section("extract", ExtractConfig)
     root = visible_root(corpus.root)
-    manifest = read_manifest(Path(corpus.manifest))
+    manifest = read_manifest(visible_manifest(corpus.manifest))
     faults = source_faults(manifest, root=root)
     if all(faults.keys() & set(clip.sources) for clip in manifest):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
@@ -84,14 +86,18 @@ def read_job(*, only_plan: bool = False) -> Job:
             backend="eager" if only_plan else config.backend,
         )
     targets = make_targets(config, weights, backbone)
+    if not only_plan:
+        share_journal(journal_path())
     journal = Journal(journal_path(), create=not only_plan)
     return Job(
         config, tuple(manifest), root, faults, backbone, tuple(targets), journal, journal.digest_cache()
     )
 
 
-def read_sources(job: Job) -> None:
-    """Read the sources that are new or changed, for the plan, with a progress bar."""
+def read_sources(job: Job, *, again: bool = False) -> None:
+    """Read the sources that are new or changed, or `again` all, for the plan, with a progress bar."""
+    if again:
+        job.digests.forget(source_paths(job.clips, root=job.root))
     sizes = job.digests.unknown(source_paths(job.clips, root=job.root))
     total = sum(sizes.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="read sources", delay=1) as bar:
@@ -142,21 +148,38 @@ def visible_root(root: str) -> Path:
     )
 
 
+def visible_manifest(manifest: str) -> Path:
+    """The manifest, refused if queued experiments, which run in another folder, can't see it."""
+    path = Path(manifest)
+    if path.is_absolute() or not path.is_file() or _git_tracks(path) or _dvc_tracks(path):
+        return path  # one that is missing has its own message
+    raise ConfigError(
+        f"corpus.manifest: {manifest!r} is tracked by neither git nor DVC, so queued experiments would not"
+        f" find it. Track it: `git add {manifest}`, with -f if git ignores it."
+    )
+
+
 def _git_tracks(path: Path) -> bool:
-    """Whether git has files of this folder. Without git there are no experiments: then True."""
-    listing = subprocess.run(["git", "ls-files", "--", path], capture_output=True, text=True, check=False)
-    return bool(listing.stdout) or "not a git repository" in listing.stderr
+    """Whether git has this file, or files of this folder. Without git there are no experiments: then True."""
+    if shutil.which("git") is None:
+        return True
+    listing = run_git(Path(), "ls-files", "--", str(path), check=False)
+    if listing.returncode and b"not a git repository" not in listing.stderr:
+        raise ConfigError(f"git does not say whether it tracks {path}: {listing.stderr.decode().strip()}")
+    return bool(listing.stdout) or listing.returncode != 0
 
 
 def _dvc_tracks(path: Path) -> bool:
-    from dvc.exceptions import OutputNotFoundError
+    from dvc.exceptions import DvcException, NotDvcRepoError, OutputNotFoundError
     from dvc.repo import Repo  # takes a second to import
 
     try:
         with Repo() as repo:
             return bool(repo.find_outs_by_path(str(path), strict=False))
-    except OutputNotFoundError:
+    except (OutputNotFoundError, NotDvcRepoError):
         return False
+    except DvcException as error:
+        raise ConfigError(f"DVC does not say whether it tracks {path}: {error}") from error
 
 
 def size_text(num_bytes: float) -> str:

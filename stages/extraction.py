@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.extract import (
     Plan,
     PlannedClip,
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, required=True)
     parser.add_argument("--orders", type=int, required=True)
     parser.add_argument("--retry-quarantined", action="store_true")
+    parser.add_argument("--read-sources", action="store_true")
     arguments = parser.parse_args()
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
@@ -53,7 +54,10 @@ def main() -> None:
     with job.journal.lock(job.forward_digest, on_wait=_say_waiting):
         for target in job.targets:
             job.journal.sweep(target.contract, target.layout)
-        todo = prepare(job, retry=arguments.retry_quarantined and not orders.num_restarts)
+        first = not orders.num_restarts
+        todo = prepare(
+            job, retry=arguments.retry_quarantined and first, reread=arguments.read_sources and first
+        )
         log.info("Plan:\n%s", todo.summary())
         result, set_aside = compute(job, todo, notes=notes, orders=orders)
         failed = {**todo.unreadable, **set_aside, **result.failed}
@@ -75,10 +79,10 @@ def main() -> None:
     write_report(job, result, num_restarts=orders.num_restarts, failed={}, published=published)
 
 
-def prepare(job: Job, *, retry: bool) -> Plan:
+def prepare(job: Job, *, retry: bool, reread: bool = False) -> Plan:
     """The plan, when all that can be had without computing is in the journal."""
     try:
-        read_sources(job)
+        read_sources(job, again=reread)
     finally:  # what was read of the sources is not read again
         job.digests.save()
     make_plan = partial(job.plan)
@@ -90,6 +94,11 @@ def prepare(job: Job, *, retry: bool) -> Plan:
         retried = set[bytes]().union(*(job.journal.forgive(digest, keys) for digest in digests))
         make_plan = partial(job.plan, retried=retried)
         todo = make_plan()
+    if todo.to_extract and job.journal.is_read_only:
+        raise StoreError(
+            f"{len(todo.to_extract)} clips have no features, and the journal {job.journal.path} can't be"
+            " written. Keep them elsewhere: FRAMECACHE_JOURNAL=/another/folder takes over what DVC has."
+        )
     if todo.to_extract and (num_shards := adopt_view(job.journal, path=FEATURES)):
         log.info("Adopted %d shards of an earlier run from DVC.", num_shards)
         todo = make_plan()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from pipeline.contract import Preprocessing, Sampling
-from pipeline.errors import DecodeError, ManifestError
+from pipeline.errors import DecodeError, ManifestError, error_text
 from pipeline.files import write_atomically
 from pipeline.frames import ClipInfo, Limits, clip_range, probe
 from pipeline.manifest import Clip, read_manifest
@@ -46,7 +46,7 @@ def run_probe(options: argparse.Namespace) -> None:
         try:
             return probe(**clip_range(clip, root=root), **dict(config))
         except (DecodeError, OSError) as error:
-            return str(error)
+            return error_text(error)
 
     found: dict[str, ClipInfo] = {}
     broken: dict[str, str] = {}

@@ -12,7 +12,7 @@ from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint, load_checkpoint
 from pipeline.devices import resolve_device
 from pipeline.end_to_end import answer_clip, make_backbone
-from pipeline.errors import DecodeError, NonFiniteError, PipelineError, WeightsError
+from pipeline.errors import DecodeError, NonFiniteError, PipelineError, WeightsError, error_text
 from pipeline.frames import images_in_folder, is_image, is_video
 from pipeline.manifest import Clip, Question
 from pipeline.memory import is_out_of_memory
@@ -91,7 +91,7 @@ def main() -> None:
                 if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                     raise
                 log.error("%s", error)
-                results.append({"source": str(source), "error": str(error)})
+                results.append({"source": str(source), "error": error_text(error)})
             bar.update()
     if arguments.json:
         print(json.dumps(results, indent=1, allow_nan=False))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.checkpoint import Checkpoint, save_checkpoint
 from pipeline.contract import FeatureContract
 from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, ManifestError, WeightsError
-from pipeline.files import file_digest, file_lock, write_atomically
+from pipeline.files import file_digest, file_lock, make_folder, remove_folder, write_atomically
 from pipeline.manifest import read_manifest
 from pipeline.metrics import json_numbers
 from pipeline.models import MODELS
@@ -34,7 +33,7 @@ from pipeline.streaming import channel_statistics, keep_resident, make_loader, w
 from pipeline.tasks import TASKS
 from pipeline.training import Fit, Metrics, TrainConfig, fit
 from stages import console
-from stages.params import CorpusConfig, journal_path, load_section
+from stages.params import CorpusConfig, load_section, training_folder
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def main() -> None:
         val = make_loader(features, val_clips, config, device=device)
         metrics = {}
         with file_lock(work.with_name(f"{work.name}.lock"), on_wait=_say_waiting):
-            work.mkdir(exist_ok=True)
+            make_folder(work)
             for name in MODELS:
                 model = task.build_model(
                     name,
@@ -121,7 +120,7 @@ def main() -> None:
                 save_checkpoint(Path("checkpoints") / name, checkpoint)
             text = json.dumps(metrics, indent=2, allow_nan=False)
             write_atomically(Path("metrics/train.json"), f"{text}\n".encode())
-            shutil.rmtree(work)
+            remove_folder(work)
 
 
 def state_folder(config: TrainConfig, view: FeatureView, *, manifest_path: Path) -> Path:
@@ -131,7 +130,7 @@ def state_folder(config: TrainConfig, view: FeatureView, *, manifest_path: Path)
     """
     parts = [config.model_dump(mode="json"), view.digest, file_digest(manifest_path).hex(), code_digest()]
     identity = json.dumps(parts, allow_nan=False)
-    return journal_path() / "training" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return training_folder() / hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def code_digest() -> str:

@@ -20,7 +20,7 @@ from distributed import Nanny, Worker, get_worker
 from pipeline.backbone import Backbone
 from pipeline.contract import REVISION
 from pipeline.devices import resolve_device
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, os_error_text
 from pipeline.extract.config import ExtractConfig, Target
 from pipeline.extract.engine import run
 from pipeline.extract.plan import PlannedClip
@@ -148,6 +148,8 @@ def extract(job: Job, task: int, planned: Sequence[PlannedClip]) -> Result:
         where = f"On {socket.gethostname()}"
         if is_out_of_memory(error):
             raise PipelineError(f"{where}: out of memory: {error}. Lower extract.batch_size.") from None
+        if isinstance(error, OSError) and (text := os_error_text(error)):
+            raise PipelineError(f"{where}: {text}") from None
         raise RuntimeError(f"{where}: {traceback.format_exc()}") from None
 
 

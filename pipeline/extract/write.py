@@ -5,7 +5,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, error_text
 from pipeline.extract.compute import Computed
 from pipeline.extract.config import Target
 from pipeline.extract.decode import ClipEnd
@@ -150,7 +150,7 @@ class Writer:
             self._result.num_quarantined += 1
             log.warning("Clip %s is quarantined: %s", clip_id, error)
         elif error and (isinstance(error, OSError | TimeoutError) or is_out_of_memory(error)):
-            reason = "out of memory" if is_out_of_memory(error) else str(error)
+            reason = "out of memory" if is_out_of_memory(error) else error_text(error)
             self._result.failed[clip_id] = reason
             log.error("Clip %s could not be read: %s", clip_id, reason)
         else:

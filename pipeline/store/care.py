@@ -3,6 +3,7 @@
 A file that can't be checked, because the file that holds its checksum is damaged, counts as damaged.
 """
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Damage:
     path: Path
     problem: str
     clip_ids: tuple[str, ...] = ()
+    may_be_good: bool = False  # nobody could look: no rights, too many open files, ...
 
     def __str__(self) -> str:
         clips = f" (clips {', '.join(self.clip_ids)})" if self.clip_ids else ""
@@ -56,7 +58,8 @@ def verify(checks: Iterable[Check], *, on_bytes: Callable[[int], object] = lambd
         except FileNotFoundError:
             damage = Damage(check.path, "is missing")
         except OSError as error:
-            damage = Damage(check.path, f"can't be read ({error.strerror})")
+            problem = f"can't be read ({error.strerror})"
+            damage = Damage(check.path, problem, may_be_good=error.errno != errno.EIO)
         if damage:
             damages.append(damage)
     return damages
@@ -225,12 +228,19 @@ def repair(
     Journal, view and DVC's cache are names of one file: `find_copies` is given every damaged file in
     journal and view and finds what else must go. It goes first and the journal's record, by which
     `verify` knows of the damage, goes last: a kill in between leaves work for the next repair.
+
+    Raises StoreError, and removes nothing, when a file can't be looked at: it may be good.
     """
     marker = journal / "format.json"
-    if verify([Check(marker, _check_marker)]):
+    if any(not damage.may_be_good for damage in verify([Check(marker, _check_marker)])):
         marker.unlink(missing_ok=True)  # Journal writes it
     with Journal(journal).exclusive(on_wait=on_wait):
         damages = verify([*journal_checks(journal), *view_checks(view)], on_bytes=on_bytes)
+        if unseen := next((damage for damage in damages if damage.may_be_good), None):
+            raise StoreError(
+                f"{unseen}. It may be good, so nothing was removed. Have its owner give you access, or run"
+                " this as the owner."
+            )
         bad = {damage.path for damage in damages}
         identities = {file_identity(path) for path in bad if path.exists()}
         in_view = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.files import atomic_path, partial_path
+from pipeline.files import atomic_path, naming_full_disk, partial_path
 from pipeline.store.reader import FeatureView
 
 
@@ -70,10 +70,11 @@ def _dump_folder(
     partial = partial_path(out)
     partial.mkdir()
     try:
-        (partial / "contract.json").write_bytes(view.contract.model_dump_json(indent=1).encode())
-        for clip_id in clip_ids:
-            write(partial, clip_id)
-            on_clip()
+        with naming_full_disk(out):
+            (partial / "contract.json").write_bytes(view.contract.model_dump_json(indent=1).encode())
+            for clip_id in clip_ids:
+                write(partial, clip_id)
+                on_clip()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

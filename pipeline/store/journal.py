@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import atomic_path, file_lock, link, write_atomically
+from pipeline.files import atomic_path, file_lock, link, make_folder, write_atomically
 from pipeline.store.digests import DigestCache
 from pipeline.store.layout import Layout
 from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
@@ -78,13 +78,18 @@ class Journal:
         if not marker.exists():
             if not create:
                 return
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             write_atomically(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
         try:
             version = int(json.loads(marker.read_bytes())["format_version"])
         except (ValueError, KeyError, TypeError):
             raise StoreError(f"{marker} is damaged. Run `python -m stages.store repair`.") from None
         check_version(version, path=marker)
+
+    @property
+    def is_read_only(self) -> bool:
+        """What is in it can be published; nothing can be added, and there is nothing to lock."""
+        return not os.access(self.path, os.W_OK)
 
     def digest_cache(self) -> DigestCache:
         return DigestCache(self.path / "digests.arrow")
@@ -93,10 +98,9 @@ class Journal:
         """Where shards of this contract and layout are; made on first use."""
         folder = self._contract_folder(contract)
         if not (folder / "contract.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "contract.json", contract.model_dump_json(indent=1).encode())
         directory = folder / layout.name
-        directory.mkdir(exist_ok=True)
+        make_folder(directory)
         return directory
 
     def records(self, contract: FeatureContract, layout: Layout) -> dict[str, Record]:
@@ -118,7 +122,8 @@ class Journal:
 
     def touch(self, contract: FeatureContract) -> None:
         """Note that a contract was used now."""
-        os.utime(self._contract_folder(contract) / "contract.json")
+        if not self.is_read_only:
+            os.utime(self._contract_folder(contract) / "contract.json")
 
     def clip_keys(self, contract: FeatureContract) -> dict[str, set[bytes]]:
         """The keys under which each clip id was ever stored for this contract, in any layout."""
@@ -132,6 +137,9 @@ class Journal:
     @contextlib.contextmanager
     def lock(self, forward_digest: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
         """Hold the lock of a forward contract, and keep `exclusive` out; see `file_lock`."""
+        if self.is_read_only:
+            yield
+            return
         locks = self.path / "locks"
         with (
             file_lock(locks / "journal.lock", on_wait=on_wait, shared=True),
@@ -161,6 +169,8 @@ class Journal:
 
         The caller holds the lock. Waits for writers that have outlived an earlier holder.
         """
+        if self.is_read_only:
+            return
         forward_digest = contract.forward_digest()
         directory = self.directory(contract, layout)
         with file_lock(self._writers_lock(forward_digest), on_wait=_say_waiting):
@@ -176,7 +186,6 @@ class Journal:
     def quarantine(self, digest: str, key: bytes, clip: Quarantined) -> None:
         """Set a clip aside: for a forward contract, or for one contract, by its digest."""
         folder = self._quarantine_folder(digest)
-        folder.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([clip.__dict__])
         write_atomically(folder / f"{key.hex()}{QUARANTINE_SUFFIX}", seal(table, {}))
 
@@ -232,7 +241,7 @@ def _say_waiting(holder: str) -> None:
 
 def read_contract(path: Path) -> FeatureContract:
     """The contract of a folder's contract.json. StoreError when damaged."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         contract = FeatureContract.model_validate_json(path.read_bytes())
         if contract.digest().startswith(path.parent.name):
             return contract

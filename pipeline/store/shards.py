@@ -16,7 +16,14 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.contract import FeatureContract
-from pipeline.files import naming_full_disk, partial_path, sync_directory, write_atomically
+from pipeline.files import (
+    make_folder,
+    naming_full_disk,
+    partial_path,
+    share,
+    sync_directory,
+    write_atomically,
+)
 from pipeline.store.codecs import encode
 from pipeline.store.containers import CONTAINERS, ShardFile, rest_checksum
 from pipeline.store.layout import Layout
@@ -63,7 +70,7 @@ class ShardWriter:
         commit_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         self.directory = directory
         self._contract = contract
         self._layout = layout
@@ -159,6 +166,7 @@ class ShardWriter:
             chunks=chunks,
             rest_checksum=rest_checksum(shard.path, places),
         )
+        share(shard.path)
         shard.path.replace(self.directory / record.shard_name)
         sync_directory(self.directory)
         write_atomically(self.directory / record.record_name, record.to_bytes())

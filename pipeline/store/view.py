@@ -17,7 +17,6 @@ shards and manifest give the same bytes.
 import ctypes
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ import xxhash
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import file_digest, link, naming_full_disk, partial_path, sync_directory
+from pipeline.files import file_digest, link, naming_full_disk, partial_path, remove_folder, sync_directory
 from pipeline.store.containers import CONTAINERS
 from pipeline.store.journal import Journal, StoredClip
 from pipeline.store.layout import Layout
@@ -68,7 +67,7 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}.partial-*"):
-        shutil.rmtree(stale)
+        remove_folder(stale)
     partial = partial_path(path)
     partial.mkdir()
     with naming_full_disk(path):
@@ -81,7 +80,7 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
         sync_directory(partial)
     if path.exists():
         _exchange(partial, path)
-        shutil.rmtree(partial)
+        remove_folder(partial)
     else:
         partial.rename(path)
     sync_directory(path.parent)
