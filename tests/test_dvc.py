@@ -158,6 +158,19 @@ def test_a_corrupt_clip_is_named_and_the_rest_goes_on(project: Project) -> None:
     assert plan_of(project.dvc("repro", "extract")) == "7 unchanged, 1 quarantined before"
 
 
+def test_a_failed_extraction_says_how_to_get_the_last_features_back(project: Project) -> None:
+    before = shard_inodes(project.path / "features")
+    for number in range(5):
+        (project.videos / f"clip{number}.mp4").write_bytes(b"not a video" * (100 + number))
+    remedy = "`dvc checkout features` brings the last one back"
+    output = project.dvc("exp", "run", "extract", check=False)
+    assert "5 of 8 clips can't be used" in output
+    assert remedy in output
+    project.dvc("checkout", "features")
+    assert shard_inodes(project.path / "features") == before
+    assert remedy not in project.dvc("exp", "run", "--temp", "extract", check=False)  # in a folder of its own
+
+
 FLAKY_DISK = """
 import builtins, errno, os, sys
 real = builtins.open
