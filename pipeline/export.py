@@ -236,7 +236,11 @@ def load_onnx(path: Path) -> Answer:
     """An exported .onnx as a function, run by ONNX Runtime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # its threads sleep, like torch's
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Any:

@@ -1,5 +1,9 @@
 """Checkpoints whose models were never trained: what they answer is arbitrary, and depends on every frame."""
 
+from pathlib import Path
+
+import onnxruntime
+
 from pipeline.backbone import Weights
 from pipeline.checkpoint import Checkpoint
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
@@ -51,3 +55,10 @@ def make_checkpoint(
     shape = map_shape(weights.arch, tap, height=32, width=32)
     model = TASKS[name].build_model("recurrent", config, map_shape=shape, tail=tail, seed=3).eval()
     return Checkpoint("recurrent", model, TASKS[name], config, contract, shape, {}, weights.source)
+
+
+def open_onnx(path: Path) -> onnxruntime.InferenceSession:
+    """An exported file in ONNX Runtime itself, on one thread: several would wait for each other spinning."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options)

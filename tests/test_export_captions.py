@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
@@ -99,7 +98,7 @@ def check_words(
     expected = beam_search(model.decoder, memory, beam_size=1, max_words=6)
 
     if suffix == ".onnx":
-        look, speak = (onnxruntime.InferenceSession(file) for file in (path, step_path))
+        look, speak = (open_onnx(file) for file in (path, step_path))
         metadata = json.loads(speak.get_modelmeta().custom_metadata_map["framecache.json"])
         vocabulary = metadata["task"]["vocabulary"]
         assert vocabulary == list(TASK.vocabulary.words)

@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from pipeline.manifest import Clip
 from pipeline.vocabulary import pad_groups
 from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages import console, export
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import make_checkpoint, open_onnx
 from tests.media import write_video
 
 NUM_FRAMES = 4
@@ -73,7 +72,7 @@ def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and
     exported = export_to(tmp_path / "model.onnx", checkpoint, weights)
     assert max(exported.differences) < 1e-4
     assert exported.any_num_frames
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    session = open_onnx(tmp_path / "model.onnx")
     for num_clips, num_frames in product((1, 2, 5), LENGTHS):
         frames = random_frames(num_clips, num_frames)
         (answers,) = session.run(["answers"], {"frames": frames.numpy()})
