@@ -18,6 +18,7 @@ from pipeline.tasks import Captioning
 from pipeline.training import TrainConfig
 from pipeline.vocabulary import END, START, Vocabulary
 from pipeline.weights import WeightsConfig, obtain_weights
+from tests.checkpoints import open_onnx
 
 NUM_FRAMES = 3
 TASK = Captioning(Vocabulary.from_texts(["a digit moves up", "two moves left"]), WordsConfig(max_words=6))
