@@ -16,6 +16,8 @@ from pipeline.errors import ConfigError, WeightsError
 from pipeline.networks import ARCHS, available_taps, build_network, fold_batchnorms, map_shape
 from pipeline.weights import WeightsConfig, obtain_weights
 
+pytestmark = pytest.mark.slow
+
 VIDEO = Path(__file__).parent / "data" / "bigbuckbunny.mp4"
 CPU = torch.device("cpu")
 

@@ -22,6 +22,8 @@ from pipeline.digits import (
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip, Question, check_sources, read_manifest
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DigitsConfig(num_clips=140)
 
 

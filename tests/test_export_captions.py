@@ -20,6 +20,8 @@ from pipeline.vocabulary import END, START, Vocabulary
 from pipeline.weights import WeightsConfig, obtain_weights
 from tests.checkpoints import open_onnx
 
+pytestmark = pytest.mark.slow
+
 NUM_FRAMES = 3
 TASK = Captioning(Vocabulary.from_texts(["a digit moves up", "two moves left"]), WordsConfig(max_words=6))
 

@@ -28,6 +28,8 @@ from tests.features import make_contract, make_layout
 from tests.media import write_video
 from tests.test_extract_finite import scaled_weights
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NAMES = [str(number) for number in range(6)]
 

@@ -16,6 +16,8 @@ from pipeline.store.records import read_record
 from tests.media import write_video
 from tests.project import NAMES, Project, make_project, plans
 
+pytestmark = pytest.mark.slow
+
 # Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says.
 FAULTY_DECODER = """
 import os, sys

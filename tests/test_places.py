@@ -23,6 +23,8 @@ from stages.params import journal_path, training_folder
 from tests.features import fill
 from tests.sharing import ANN, BOB, CONTRACT, GROUP, LAYOUT, act_as, publish_all, remove_all, use_journal
 
+pytestmark = pytest.mark.slow
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as two users")
 
 

@@ -17,6 +17,8 @@ from pipeline.tasks import Predictions, QuestionAnswering
 from pipeline.training import TrainConfig
 from tests.toy import make_clip, make_features, order_task, random_maps
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 QUESTIONS = [
     (Question("which is it?", "one"), Question("is it so?", "yes")),

@@ -24,6 +24,8 @@ from stages import console, export
 from tests.checkpoints import make_checkpoint, open_onnx
 from tests.media import write_video
 
+pytestmark = pytest.mark.slow
+
 NUM_FRAMES = 4
 
 

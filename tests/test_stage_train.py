@@ -37,6 +37,8 @@ from tests.features import (
 )
 from tests.toy import make_clip
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 5
 CLIP_IDS = [f"clip{number:02}" for number in range(len(SPLITS))]

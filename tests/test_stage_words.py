@@ -18,6 +18,8 @@ from tests.media import write_video
 from tests.test_stage_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.toy import make_clip
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"embedding_size": 4, "hidden_size": 4, "num_heads": 2}
 
 

@@ -31,6 +31,8 @@ from tests.features import (
     publish_clips,
 )
 
+pytestmark = pytest.mark.slow
+
 CLIPS = {"walk": 5, "blink": 1, "long": 70, "run": 12}
 CONTRACT = make_contract()
 

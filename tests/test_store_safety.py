@@ -38,6 +38,8 @@ from tests.store_cases import (
     view_state,
 )
 
+pytestmark = pytest.mark.slow
+
 every_case = pytest.mark.parametrize(
     ("case", "container"),
     [pytest.param(case, c, id=f"{name}-{c}") for name, case in CASES.items() for c in FORMATS],

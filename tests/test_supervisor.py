@@ -14,6 +14,8 @@ import pytest
 
 from tests.project import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 SUPERVISE = """
 import logging, sys
 from pipeline.supervisor import supervise

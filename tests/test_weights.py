@@ -33,6 +33,8 @@ from pipeline.weights import (
     save_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def random18() -> Weights:
