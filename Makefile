@@ -11,7 +11,7 @@ repro: install
 	@cat reports/evaluate.txt
 
 check: lint
-	pytest -n auto --dist worksteal -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow"
 
 test: lint
 	pytest -n auto --dist worksteal

@@ -22,6 +22,8 @@ from pipeline.store import FeatureView, Journal, Layout, open_view
 from pipeline.weights import WeightsConfig, obtain_weights
 from tests.media import write_image_folder, write_video
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CLIPS = [
     Clip(clip_id="video", sources=("video.mp4",), split="test"),

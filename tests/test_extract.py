@@ -24,6 +24,8 @@ from stages.extract_job import make_targets
 from tests.little_memory import little_memory
 from tests.media import write_image_folder, write_video
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 VIDEO = Path(__file__).parent / "data/bigbuckbunny.mp4"
 

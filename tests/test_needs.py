@@ -14,6 +14,8 @@ from pipeline.store.gc import Need
 from stages.dvc_cache import damaged_objects, fitting, needs, out_digest
 from tests.features import make_contract
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND, MERGED = "1" * 32, "2" * 32, "3" * 32  # md5s of three features/ folders
 BROKEN_YAML = "stages:\n\t- :\n"
 

@@ -22,6 +22,8 @@ from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
 from tests.media import write_image, write_image_folder, write_video
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:

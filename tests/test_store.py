@@ -32,6 +32,8 @@ from tests.features import (
     shard_files,
 )
 
+pytestmark = pytest.mark.slow
+
 CLIPS = {"walk": 5, "blink": 1, "long": 70, "exact": 32, "run": 12}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, error_text
 from pipeline.extract.config import Damaged, Target
 from pipeline.files import combined_digest
 from pipeline.frames import source_files
@@ -89,7 +89,7 @@ def plan(
         try:
             key = clip_key(clip, root=root, digests=digests)
         except OSError as error:
-            unreadable[clip.clip_id] = str(error)
+            unreadable[clip.clip_id] = error_text(error)
             continue
         keys[clip.clip_id] = key
         usable = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
