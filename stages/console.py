@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from pipeline.errors import PipelineError, os_error_text
 from pipeline.memory import keep_freed_memory
-from stages.params import named_journal
 
 
 class _Handler(logging.Handler):
@@ -67,6 +66,8 @@ def _reader_has_left(error: OSError) -> bool:
 
 def _journal_hint(error: OSError) -> str:
     """The way out where the journal is the place that can't be used."""
+    from stages.params import named_journal  # takes half a second to import
+
     name, journal = str(error.filename), str(named_journal())
     if name != journal and not name.startswith(f"{journal}/"):
         return ""

@@ -12,7 +12,7 @@ from tests.project import Project, make_project
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=10, help="random kills a case of the store's safety tests")
+    parser.addoption("--kills", type=int, default=5, help="random kills a case of the store's safety tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
