@@ -9,11 +9,11 @@ import av
 import torch
 
 from pipeline.backbone import Backbone, Weights
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.extract import ExtractConfig, Result, plan, publish_view, run
 from pipeline.manifest import Clip
 from pipeline.store import Journal
-from pipeline.weights import WeightsConfig, obtain_weights
 from stages.extract_job import make_targets
 
 VIDEO = Path(__file__).parent.parent / "tests/data/bigbuckbunny.mp4"  # 1280x720

@@ -34,8 +34,8 @@ from pipeline.extract import ExtractConfig
 from pipeline.extract.engine import default_batch_size
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
-from pipeline.memory import keep_freed_memory
 from pipeline.store import open_view
+from pipeline.system.memory import keep_freed_memory
 
 ARCH = "resnet50"
 QUICK_ARCH = "resnet18"
@@ -275,7 +275,7 @@ PEAK = textwrap.dedent("""
     from pipeline.backbone import Backbone
     from pipeline.contract import Preprocessing
     from pipeline.extract import ExtractConfig
-    from pipeline.memory import keep_freed_memory
+    from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()
     folder, seconds, num_clips = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])

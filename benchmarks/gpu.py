@@ -40,7 +40,7 @@ from pipeline.extract.plan import PlannedClip
 from pipeline.extract.runners import make_runner
 from pipeline.frames import FrameBatch
 from pipeline.manifest import Clip
-from pipeline.supervisor import Notes
+from pipeline.system.supervisor import Notes
 from stages.extract_job import make_targets
 
 ROW_BYTES = 2048 * 7 * 7 * 2  # of ResNet-50's layer4 in float16

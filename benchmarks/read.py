@@ -30,7 +30,7 @@ from benchmarks.stores import (
     write_clips,
 )
 from pipeline.store import FeatureView, open_view, read_record
-from pipeline.store.containers import CONTAINERS
+from pipeline.store.format.containers import CONTAINERS
 
 BATCH_SIZE = 8
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.memory import keep_freed_memory
+from pipeline.system.memory import keep_freed_memory
 
 _PACKAGES = ("numpy", "zarr", "zarrs", "h5py", "numcodecs", "torch", "litdata", "mosaicml-streaming")
 

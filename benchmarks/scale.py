@@ -24,14 +24,14 @@ from benchmarks.corpora import FULL_SIZE, VIDEO, VIDEO_FRAMES, copy_video, extra
 from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
+from pipeline.backbone.weights import save_weights
 from pipeline.extract import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
 from pipeline.extract import dask as extract_dask
-from pipeline.files import write_atomically
 from pipeline.manifest import Clip
 from pipeline.store import DigestCache, Journal, Record
-from pipeline.store.records import CHUNK_DTYPE
-from pipeline.store.tables import SPAN_SCHEMA
-from pipeline.weights import save_weights
+from pipeline.store.format.records import CHUNK_DTYPE
+from pipeline.store.format.tables import SPAN_SCHEMA
+from pipeline.system.files import write_atomically
 from stages.extract_job import make_targets
 from tests.project import make_project
 

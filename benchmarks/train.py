@@ -31,10 +31,10 @@ from benchmarks.stores import (
     publish_clips,
     write_clips,
 )
+from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
 from pipeline.manifest import Clip
-from pipeline.models import ModelConfig, build_model
 from pipeline.store import FeatureView, open_view
-from pipeline.streaming import Features, Loader, channel_statistics, keep_resident
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_THREADS = 8 if DEVICE.type == "cuda" else 2

@@ -24,15 +24,15 @@ from benchmarks.stores import (
     write_clips,
 )
 from pipeline.backbone import Backbone
-from pipeline.evaluation import predict
+from pipeline.backbone.weights import load_weights
 from pipeline.extract import ExtractConfig, Target, plan, publish_view, run
+from pipeline.learn.evaluation import predict
+from pipeline.learn.models import build_model
+from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
+from pipeline.learn.tasks import TASKS
+from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.models import build_model
 from pipeline.store import FeatureView, Journal, Layout, StoreConfig, open_view, read_record
-from pipeline.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
-from pipeline.tasks import TASKS
-from pipeline.training import TrainConfig, fit
-from pipeline.weights import load_weights
 from stages.extract_job import make_targets, weights_path
 from stages.params import CorpusConfig, load_section
 

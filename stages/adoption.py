@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.contract import FeatureContract
 from pipeline.store import Journal, repackable_contracts, stored_keys
-from pipeline.store.records import RECORD_SUFFIX, parse_record
+from pipeline.store.format.records import RECORD_SUFFIX, parse_record
 from pipeline.store.view import INDEX_NAME, RECORDS_NAME, index_shards
 from stages.dvc_cache import tracked_files
 

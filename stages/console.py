@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError, os_error_text
-from pipeline.memory import keep_freed_memory
+from pipeline.system.memory import keep_freed_memory
 
 
 class _Handler(logging.Handler):

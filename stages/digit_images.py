@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from pipeline.digits import DigitsConfig, image_sets, render_image
+from pipeline.corpora.digits import DigitsConfig, image_sets, render_image
 from pipeline.manifest import write_manifest
 from stages import console
 from stages.params import load_section

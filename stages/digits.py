@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.digits import DigitsConfig, render_clip, write_video
+from pipeline.corpora.digits import DigitsConfig, render_clip, write_video
 from pipeline.manifest import write_manifest
 from stages import console
 from stages.params import load_section

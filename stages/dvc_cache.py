@@ -16,11 +16,11 @@ import yaml
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import make_folder, share
-from pipeline.store.care import file_identity
-from pipeline.store.gc import Need
-from pipeline.store.records import RECORD_SUFFIX
+from pipeline.store.format.records import RECORD_SUFFIX
+from pipeline.store.upkeep.care import file_identity
+from pipeline.store.upkeep.gc import Need
 from pipeline.store.view import INDEX_NAME
+from pipeline.system.files import make_folder, share
 from stages.git_history import is_in_git, read_history, read_reflogs, states
 
 log = logging.getLogger(__name__)

@@ -17,21 +17,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from tqdm import tqdm
 
-from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint
-from pipeline.devices import DeviceName, resolve_device
-from pipeline.drawings import AttentionBars, draw_attention, draw_comparison
 from pipeline.errors import ConfigError, DecodeError, ManifestError
-from pipeline.evaluation import Score, comparison_table, order_sentence, predict, score
-from pipeline.files import write_atomically
+from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
+from pipeline.learn.evaluation import Score, comparison_table, order_sentence, predict, score
+from pipeline.learn.models import MODELS, RecurrentModel
+from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.models.summaries import Attention
+from pipeline.learn.streaming import Batch, make_loader, with_features
+from pipeline.learn.tasks import Captioning, Predictions, Task
+from pipeline.learn.training import resolve_monitor
 from pipeline.manifest import Clip, read_manifest
-from pipeline.models import MODELS, RecurrentModel
-from pipeline.models.captioning import CaptionModel
-from pipeline.models.summaries import Attention
-from pipeline.plots import NUM_DRAWN, write_plots
+from pipeline.report.drawings import AttentionBars, draw_attention, draw_comparison
+from pipeline.report.plots import NUM_DRAWN, write_plots
 from pipeline.store import FeatureView, open_view
-from pipeline.streaming import Batch, make_loader, with_features
-from pipeline.tasks import Captioning, Predictions, Task
-from pipeline.training import resolve_monitor
+from pipeline.system.devices import DeviceName, resolve_device
+from pipeline.system.files import write_atomically
 from stages import console
 from stages.params import CorpusConfig, load_section
 
@@ -171,8 +171,8 @@ def _draw_attention(path: Path, model: RecurrentModel, batch: Batch, *, task: Ta
 
 def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint) -> None:
     """The page of some clips' captions; with their frames, where the corpus is at hand."""
-    from pipeline.caption_page import write_caption_page
-    from pipeline.end_to_end import clip_pixels  # torchvision takes seconds
+    from pipeline.deploy.end_to_end import clip_pixels  # torchvision takes seconds
+    from pipeline.report.caption_page import write_caption_page
 
     model = checkpoint.model
     assert isinstance(model, CaptionModel)

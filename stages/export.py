@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import Checkpoint, load_checkpoint
-from pipeline.end_to_end import clip_pixels
+from pipeline.deploy.end_to_end import clip_pixels
+from pipeline.deploy.export import FORMATS, clips_sentence, export_chain
+from pipeline.deploy.export_captions import export_captioner
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.export import FORMATS, clips_sentence, export_chain
-from pipeline.export_captions import export_captioner
+from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.manifest import Clip, read_manifest
 from stages import console
 from stages.params import CorpusConfig, load_section
@@ -21,8 +21,8 @@ _EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, sampled, resized a
 model that reads windows (train.window) T is the window. A model for questions has a second input, questions
 (B, Q, S) int64, word numbers of the vocabulary in the metadata. A captioning model becomes two files: FILE
 looks at the frames, and beside it FILE with .step before its suffix says the next word (`pydoc
-pipeline.export_captions`). All are checked against the model on random frames and on those of a clip, and are
-written only if both agree. ONNX needs `pip install '.[export]'`."""
+pipeline.deploy.export_captions`). All are checked against the model on random frames and on those of a
+clip, and are written only if both agree. ONNX needs `pip install '.[export]'`."""
 
 _NUM_FRAMES = 16  # of the clip to check with
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.supervisor import supervise
+from pipeline.system.supervisor import supervise
 from stages import console
 
 log = logging.getLogger(__name__)

@@ -10,14 +10,14 @@ import torch
 from tqdm import tqdm
 
 from pipeline.backbone import Backbone, Weights
+from pipeline.backbone.weights import load_weights
 from pipeline.contract import FeatureContract
-from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError
 from pipeline.extract import ExtractConfig, Plan, Target, plan, source_paths
 from pipeline.manifest import Clip, check_sources, read_manifest, source_faults
-from pipeline.sources import Fault
+from pipeline.manifest.sources import Fault
 from pipeline.store import DigestCache, Journal, Layout
-from pipeline.weights import load_weights
+from pipeline.system.devices import resolve_device
 from stages.dvc_cache import share_journal
 from stages.git_history import run_git
 from stages.params import CorpusConfig, journal_path, load_section
@@ -130,7 +130,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
 
 def weights_path() -> Path:
     """weights/<arch>.safetensors of the parameters."""
-    from pipeline.weights import WeightsConfig
+    from pipeline.backbone.weights import WeightsConfig
 
     return Path("weights") / f"{load_section('weights', WeightsConfig).arch}.safetensors"
 

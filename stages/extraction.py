@@ -25,10 +25,10 @@ from pipeline.extract import (
     publish_view,
     run,
 )
-from pipeline.files import write_atomically
-from pipeline.memory import is_out_of_memory
 from pipeline.store import Quarantined, repack
-from pipeline.supervisor import Notes, Orders, interrupt_once, read_orders
+from pipeline.system.files import write_atomically
+from pipeline.system.memory import is_out_of_memory
+from pipeline.system.supervisor import Notes, Orders, interrupt_once, read_orders
 from stages import console
 from stages.adoption import adopt_view
 from stages.extract_job import FEATURES, Job, read_job, read_sources, size_text, weights_path
@@ -150,7 +150,7 @@ def _run(
     job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_progress: Callable[[int, int, int], None]
 ) -> Result:
     if job.config.dask:
-        from pipeline.extract import dask  # a second's import, for those who need it
+        from pipeline.extract.cluster import dask  # a second's import, for those who need it
 
         logging.getLogger("distributed").setLevel(logging.ERROR)  # its import sets another level
         return dask.run(

@@ -26,8 +26,8 @@ from pipeline.corpora import (
     ucf101_corpus,
 )
 from pipeline.errors import ManifestError, PipelineError
-from pipeline.files import write_atomically
 from pipeline.manifest import SPLITS, Clip, column_names, read_manifest, write_manifest
+from pipeline.system.files import write_atomically
 from stages import console
 from stages.manifest_probe import run_probe
 

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError, ManifestError, error_text
-from pipeline.files import write_atomically
 from pipeline.frames import ClipInfo, Limits, clip_range, probe
 from pipeline.manifest import Clip, read_manifest
-from pipeline.parallel import in_threads
-from pipeline.sources import fault_of
+from pipeline.manifest.sources import fault_of
+from pipeline.system.files import write_atomically
+from pipeline.system.parallel import in_threads
 from stages.params import CorpusConfig, load_section
 
 

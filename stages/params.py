@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.text_files import read_text
+from pipeline.system.text_files import read_text
 
 log = logging.getLogger(__name__)
 

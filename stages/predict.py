@@ -9,15 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.backbone import Weights
-from pipeline.checkpoint import Checkpoint, load_checkpoint
-from pipeline.devices import resolve_device
-from pipeline.end_to_end import answer_clip, make_backbone
+from pipeline.backbone.weights import find_weights, load_weights
+from pipeline.deploy.end_to_end import answer_clip, make_backbone
 from pipeline.errors import DecodeError, NonFiniteError, PipelineError, WeightsError, error_text
 from pipeline.frames import images_in_folder, is_image, is_video
+from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from pipeline.learn.tasks import QuestionAnswering
 from pipeline.manifest import Clip, Question
-from pipeline.memory import is_out_of_memory
-from pipeline.tasks import QuestionAnswering
-from pipeline.weights import find_weights, load_weights
+from pipeline.system.devices import resolve_device
+from pipeline.system.memory import is_out_of_memory
 from stages import console
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.errors import StoreError
 from pipeline.store import Journal, open_view
-from pipeline.store.care import (
+from pipeline.store.upkeep.care import (
     Check,
     Damage,
     file_identity,
@@ -25,9 +25,9 @@ from pipeline.store.care import (
     verify,
     view_checks,
 )
-from pipeline.store.dump import DUMPS
-from pipeline.store.gc import Garbage, Shard, find_garbage, remove
-from pipeline.store.summary import FeatureSet, journal_sets, view_sets
+from pipeline.store.upkeep.dump import DUMPS
+from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove
+from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
 from stages.dvc_cache import FEATURES, damaged_objects, needs
 from stages.params import journal_path

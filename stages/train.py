@@ -19,19 +19,19 @@ from dvclive.live import Live
 from torch import nn
 from tqdm import tqdm
 
-from pipeline.checkpoint import Checkpoint, save_checkpoint
 from pipeline.contract import FeatureContract
-from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, ManifestError, WeightsError
-from pipeline.files import file_digest, file_lock, make_folder, remove_folder, write_atomically
+from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
+from pipeline.learn.metrics import json_numbers
+from pipeline.learn.models import MODELS
+from pipeline.learn.models.tail import TailFeatures
+from pipeline.learn.streaming import channel_statistics, keep_resident, make_loader, with_features
+from pipeline.learn.tasks import TASKS
+from pipeline.learn.training import Fit, Metrics, TrainConfig, fit
 from pipeline.manifest import read_manifest
-from pipeline.metrics import json_numbers
-from pipeline.models import MODELS
-from pipeline.models.tail import TailFeatures
 from pipeline.store import FeatureView, open_view
-from pipeline.streaming import channel_statistics, keep_resident, make_loader, with_features
-from pipeline.tasks import TASKS
-from pipeline.training import Fit, Metrics, TrainConfig, fit
+from pipeline.system.devices import resolve_device
+from pipeline.system.files import file_digest, file_lock, make_folder, remove_folder, write_atomically
 from stages import console
 from stages.params import CorpusConfig, load_section, training_folder
 
@@ -194,8 +194,8 @@ def write_curves(folder: Path, history: Sequence[Metrics]) -> None:
 
 def _load_tail(contract: FeatureContract, *, until: str) -> nn.Module:
     """The layers between the cached tap and `until`, as the network has them whose maps are cached."""
-    from pipeline.networks import tail_module  # torchvision takes seconds
-    from pipeline.weights import find_weights, load_weights
+    from pipeline.backbone.networks import tail_module  # torchvision takes seconds
+    from pipeline.backbone.weights import find_weights, load_weights
 
     if contract.pooling != "none":
         raise ConfigError(
@@ -213,7 +213,7 @@ def _load_tail(contract: FeatureContract, *, until: str) -> nn.Module:
 
 def _weights_source(contract: FeatureContract) -> str:
     """Where the network of the cached features came from: what predict says when it is missing."""
-    from pipeline.weights import find_weights, read_weights_info
+    from pipeline.backbone.weights import find_weights, read_weights_info
 
     path = find_weights(contract.weights_sha256, folder=Path("weights"))
     return "an unknown source" if path is None else read_weights_info(path).source

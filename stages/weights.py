@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipeline.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
 from stages import console
 from stages.params import load_section
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import onnxruntime
 
 from pipeline.backbone import Weights
-from pipeline.checkpoint import Checkpoint
+from pipeline.backbone.networks import map_shape, tail_module
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
-from pipeline.decoding import WordsConfig
-from pipeline.networks import map_shape, tail_module
-from pipeline.tasks import (
+from pipeline.learn.checkpoint import Checkpoint
+from pipeline.learn.decoding import WordsConfig
+from pipeline.learn.tasks import (
     Captioning,
     Classification,
     FrameLabels,
@@ -18,8 +18,8 @@ from pipeline.tasks import (
     Regression,
     Task,
 )
-from pipeline.training import TrainConfig
-from pipeline.vocabulary import Vocabulary
+from pipeline.learn.training import TrainConfig
+from pipeline.learn.vocabulary import Vocabulary
 
 CLASSES = ("left", "right", "up")
 TASKS: dict[str, Task] = {

@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from pipeline.files import file_lock
+from pipeline.system.files import file_lock
 from tests.project import Project, make_project
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store import Journal, Quarantined
-from pipeline.store.gc import find_garbage, remove
+from pipeline.store.upkeep.gc import find_garbage, remove
 from tests.features import assert_holds, fill, make_contract, make_layout, publish_clips
 
 ANN, BOB, GROUP = 4001, 4002, 4003  # users and their group; they need no accounts

@@ -18,11 +18,11 @@ from pipeline.store import (
     publish,
     stored_clips,
 )
-from pipeline.store.care import Damage, journal_checks, repair, verify, view_checks
-from pipeline.store.gc import Need, find_garbage, remove
-from pipeline.store.records import read_record
-from pipeline.store.repack import repack
-from pipeline.store.rows import verify_shard
+from pipeline.store.format.records import read_record
+from pipeline.store.format.rows import verify_shard
+from pipeline.store.upkeep.care import Damage, journal_checks, repair, verify, view_checks
+from pipeline.store.upkeep.gc import Need, find_garbage, remove
+from pipeline.store.upkeep.repack import repack
 from tests.features import (
     assert_holds,
     clip_maps,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.supervisor import Notes, interrupt_once, read_orders
+from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 
 
 def main() -> None:

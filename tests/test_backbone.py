@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone.networks import ARCHS, available_taps, build_network, fold_batchnorms, map_shape
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.networks import ARCHS, available_taps, build_network, fold_batchnorms, map_shape
-from pipeline.weights import WeightsConfig, obtain_weights
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.caption_page import _CELL, _PITCH, _mosaic, attention_maps, write_caption_page
-from pipeline.decoding import Sentence
-from pipeline.tasks import Predictions
-from pipeline.tasks.words import Caption
+from pipeline.learn.decoding import Sentence
+from pipeline.learn.tasks import Predictions
+from pipeline.learn.tasks.words import Caption
+from pipeline.report.caption_page import _CELL, _PITCH, _mosaic, attention_maps, write_caption_page
 from tests.toy import make_clip
 
 

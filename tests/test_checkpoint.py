@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoint import Checkpoint, check_contract, load_checkpoint, save_checkpoint
 from pipeline.errors import ContractError, PipelineError
-from pipeline.models import build_model
-from pipeline.streaming import Standardisation
-from pipeline.tasks import Classification
-from pipeline.training import TrainConfig
+from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint, save_checkpoint
+from pipeline.learn.models import build_model
+from pipeline.learn.streaming import Standardisation
+from pipeline.learn.tasks import Classification
+from pipeline.learn.training import TrainConfig
 from tests.features import make_contract
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.chunks import Chunks
+from pipeline.extract.cluster.chunks import Chunks
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
 from tests.toy import make_clip

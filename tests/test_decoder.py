@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.decoding import beam_search
-from pipeline.models.attention import Memory, doubly_stochastic_penalty
-from pipeline.models.decoder import DECODERS, DecoderConfig, Step, teacher_words, unroll
-from pipeline.models.transformer import NoEncoder, TransformerEncoder, position_signal
-from pipeline.vocabulary import END, PAD, START
+from pipeline.learn.decoding import beam_search
+from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
+from pipeline.learn.models.decoder import DECODERS, DecoderConfig, Step, teacher_words, unroll
+from pipeline.learn.models.transformer import NoEncoder, TransformerEncoder, position_signal
+from pipeline.learn.vocabulary import END, PAD, START
 
 NUM_WORDS, MEMORY_SIZE, SUMMARY_SIZE = 9, 6, 5
 LENGTHS = [3, 5, 1]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.decoding import Sentence, beam_search
-from pipeline.models.attention import Memory
-from pipeline.models.decoder import State, Step
-from pipeline.vocabulary import END, START
+from pipeline.learn.decoding import Sentence, beam_search
+from pipeline.learn.models.attention import Memory
+from pipeline.learn.models.decoder import State, Step
+from pipeline.learn.vocabulary import END, START
 
 NUM_WORDS = 7  # the special ones and three more
 REAL = (4, 5, 6)

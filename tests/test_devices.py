@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError
+from pipeline.system.devices import resolve_device
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from pipeline.contract import Sampling
-from pipeline.digits import (
+from pipeline.corpora.digits import (
     DIRECTIONS,
     NAMES,
     DigitsConfig,

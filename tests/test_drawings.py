@@ -7,9 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline import drawings
-from pipeline.drawings import AttentionBars, Timeline, draw_attention, draw_comparison, draw_timelines
-from pipeline.metrics import Estimate
+from pipeline.learn.metrics import Estimate
+from pipeline.report import drawings
+from pipeline.report.drawings import AttentionBars, Timeline, draw_attention, draw_comparison, draw_timelines
 
 SECONDS = np.arange(6) / 10
 BLUE, ORANGE, GREEN = (31, 119, 180), (255, 127, 14), (44, 160, 44)

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone.networks import tail_module
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import FeatureContract
-from pipeline.end_to_end import EndToEnd, clip_features, make_backbone
+from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError
 from pipeline.extract import ExtractConfig, Target, plan, publish_view, run
 from pipeline.frames import read_frames
+from pipeline.learn.models import ModelConfig, build_model
 from pipeline.manifest import Clip
-from pipeline.models import ModelConfig, build_model
-from pipeline.networks import tail_module
 from pipeline.store import FeatureView, Journal, Layout, open_view
-from pipeline.weights import WeightsConfig, obtain_weights
 from tests.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow

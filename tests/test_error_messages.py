@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.errors import ManifestError, ShapeError, StoreError
+from pipeline.learn.models import MODELS, ModelConfig, build_model
+from pipeline.learn.tasks import TASKS, TaskConfig
 from pipeline.manifest import Clip, FrameLabel
-from pipeline.models import MODELS, ModelConfig, build_model
 from pipeline.store import open_view
-from pipeline.tasks import TASKS, TaskConfig
 from tests.features import make_view
 from tests.toy import make_clip
 

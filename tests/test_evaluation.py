@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.evaluation import Score, comparison_table, order_sentence, predict, score
+from pipeline.learn.evaluation import Score, comparison_table, order_sentence, predict, score
+from pipeline.learn.metrics import UNLABELLED, Estimate
+from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.streaming import Loader
+from pipeline.learn.tasks import Classification, FrameLabels, Regression
 from pipeline.manifest import FrameLabel
-from pipeline.metrics import UNLABELLED, Estimate
-from pipeline.models import ModelConfig, build_model
-from pipeline.streaming import Loader
-from pipeline.tasks import Classification, FrameLabels, Regression
 from tests.toy import make_clip, make_features, order_task, random_maps
 
 CPU = torch.device("cpu")

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from pipeline.backbone import Weights
-from pipeline.checkpoint import Checkpoint
+from pipeline.backbone.networks import map_shape
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
-from pipeline.decoding import WordsConfig, beam_search
-from pipeline.end_to_end import EndToEnd
-from pipeline.export_captions import MapsToMemory, export_captioner
-from pipeline.models.attention import Memory
-from pipeline.networks import map_shape
-from pipeline.tasks import Captioning
-from pipeline.training import TrainConfig
-from pipeline.vocabulary import END, START, Vocabulary
-from pipeline.weights import WeightsConfig, obtain_weights
+from pipeline.deploy.end_to_end import EndToEnd
+from pipeline.deploy.export_captions import MapsToMemory, export_captioner
+from pipeline.learn.checkpoint import Checkpoint
+from pipeline.learn.decoding import WordsConfig, beam_search
+from pipeline.learn.models.attention import Memory
+from pipeline.learn.tasks import Captioning
+from pipeline.learn.training import TrainConfig
+from pipeline.learn.vocabulary import END, START, Vocabulary
 from tests.checkpoints import open_onnx
 
 pytestmark = pytest.mark.slow

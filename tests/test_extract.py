@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
-from pipeline.devices import resolve_device
 from pipeline.errors import DecodeError
 from pipeline.extract import ExtractConfig, Result, plan, publish_view, run
 from pipeline.extract.write import OnProgress
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, Layout, open_view
-from pipeline.weights import WeightsConfig, obtain_weights
+from pipeline.system.devices import resolve_device
 from stages.extract_job import make_targets
 from tests.little_memory import little_memory
 from tests.media import write_image_folder, write_video

@@ -16,13 +16,13 @@ from distributed import Client, LocalCluster
 from pydantic import ValidationError
 
 from pipeline.backbone import Backbone
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError
 from pipeline.extract import ExtractConfig, Plan, Result, Target, plan, publish_view, run
 from pipeline.extract import dask as extract_dask
 from pipeline.extract.config import DaskConfig
 from pipeline.manifest import Clip
 from pipeline.store import Journal, open_view
-from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages.extract_job import make_targets
 from tests.features import make_contract, make_layout
 from tests.media import write_video
@@ -78,7 +78,7 @@ def forkserver() -> Iterator[None]:
     """Workers are forked from a server that has imported torch."""
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         distributed.utils.get_mp_context()
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.extract.dask"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.extract.cluster.dask"])
         yield
 
 

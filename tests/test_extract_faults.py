@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import open_view, stored_keys
-from pipeline.store.records import read_record
+from pipeline.store.format.records import read_record
 from tests.media import write_video
 from tests.project import NAMES, Project, make_project, plans
 

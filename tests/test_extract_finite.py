@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import PipelineError
 from pipeline.extract import ExtractConfig, plan, publish_view
@@ -19,7 +20,6 @@ from pipeline.extract import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, finite, open_view
-from pipeline.weights import WeightsConfig, obtain_weights, save_weights
 from stages.extract_job import make_targets
 from tests.features import make_contract
 from tests.media import write_video

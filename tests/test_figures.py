@@ -9,7 +9,7 @@ from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 
 from pipeline import figures
-from pipeline.figures import save_figure
+from pipeline.report.figures import save_figure
 
 SCRIPTS = {"Devanagari": "कखग", "Thai": "กขค", "Chinese": "男孩跑", "Korean": "소년이"}
 

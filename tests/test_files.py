@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from pipeline.files import atomic_path, combined_digest, file_digest, link, write_atomically
 from pipeline.store import DigestCache, digests
-from pipeline.store.tables import seal
+from pipeline.store.format.tables import seal
+from pipeline.system.files import atomic_path, combined_digest, file_digest, link, write_atomically
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:

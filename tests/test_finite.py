@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.evaluation import predict
+from pipeline.learn.evaluation import predict
+from pipeline.learn.models.tail import TailFeatures
+from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
+from pipeline.learn.streaming.features import is_finite
+from pipeline.learn.training import TrainConfig
 from pipeline.manifest import FrameLabel, Question
-from pipeline.models.tail import TailFeatures
 from pipeline.store import Journal, committing, open_view
-from pipeline.streaming import Features, Loader, channel_statistics, keep_resident
-from pipeline.streaming.features import is_finite
-from pipeline.training import TrainConfig
 from tests.checkpoints import TASKS
 from tests.features import (
     FORMATS,

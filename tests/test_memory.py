@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.memory import is_out_of_memory
+from pipeline.system.memory import is_out_of_memory
 
 PROGRAM = """
 import resource
@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from pipeline.memory import keep_freed_memory
+from pipeline.system.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

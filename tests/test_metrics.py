@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import (
 )
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
-from pipeline.metrics import (
+from pipeline.learn.metrics import (
     UNLABELLED,
     class_scores,
     estimate,

@@ -6,11 +6,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
-from pipeline.models.frames import place_map
-from pipeline.models.summaries import Attention
-from pipeline.sequences import pool, to_steps
-from pipeline.streaming import Standardisation
+from pipeline.learn.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
+from pipeline.learn.models.frames import place_map
+from pipeline.learn.models.summaries import Attention
+from pipeline.learn.sequences import pool, to_steps
+from pipeline.learn.streaming import Standardisation
 
 LENGTHS = [3, 5, 1, 4]
 

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.store.gc import Need
+from pipeline.store.upkeep.gc import Need
 from stages.dvc_cache import damaged_objects, fitting, needs, out_digest
 from tests.features import make_contract
 

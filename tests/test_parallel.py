@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.parallel import in_threads
+from pipeline.system.parallel import in_threads
 
 
 def test_results_come_in_order_though_threads_finish_in_any() -> None:

@@ -58,9 +58,9 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 
 
 def test_the_shipped_parameters_are_valid() -> None:
-    from pipeline.digits import DigitsConfig
-    from pipeline.training import TrainConfig
-    from pipeline.weights import WeightsConfig
+    from pipeline.backbone.weights import WeightsConfig
+    from pipeline.corpora.digits import DigitsConfig
+    from pipeline.learn.training import TrainConfig
     from stages.evaluate import EvaluateConfig
 
     for name, model in {

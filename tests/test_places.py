@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, StoreError, os_error_text
-from pipeline.files import file_lock, make_folder, remove_folder, write_atomically
 from pipeline.store import Journal
-from pipeline.store.care import repair
+from pipeline.store.upkeep.care import repair
+from pipeline.system.files import file_lock, make_folder, remove_folder, write_atomically
 from stages import console
 from stages.dvc_cache import share_journal
 from stages.extract_job import visible_manifest

@@ -2,9 +2,9 @@ import csv
 
 import torch
 
-from pipeline.metrics import UNLABELLED
-from pipeline.plots import write_class_table, write_confusion, write_plots
-from pipeline.tasks import Classification, FrameLabels, Predictions, Regression
+from pipeline.learn.metrics import UNLABELLED
+from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression
+from pipeline.report.plots import write_class_table, write_confusion, write_plots
 from tests.toy import make_clip
 
 TASK = Classification(("left", "up, then left"))

@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
 from pipeline.backbone import preprocess
+from pipeline.backbone.resize import resize, resize_by_sums
 from pipeline.contract import Interpolation, Preprocessing
 from pipeline.errors import DecodeError
-from pipeline.resize import resize, resize_by_sums
 from tests.little_memory import little_memory
 
 PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from pipeline.errors import ManifestError
-from pipeline.evaluation import predict
+from pipeline.learn.evaluation import predict
+from pipeline.learn.metrics import UNLABELLED
+from pipeline.learn.streaming import Batch, Loader
+from pipeline.learn.tasks import Predictions, QuestionAnswering
+from pipeline.learn.training import TrainConfig
 from pipeline.manifest import Clip, Question
-from pipeline.metrics import UNLABELLED
-from pipeline.streaming import Batch, Loader
-from pipeline.tasks import Predictions, QuestionAnswering
-from pipeline.training import TrainConfig
 from tests.toy import make_clip, make_features, order_task, random_maps
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from benchmarks.recipes import commands, table
-from pipeline.networks import check_taps
-from pipeline.tasks import TASKS
-from pipeline.training import TrainConfig
+from pipeline.backbone.networks import check_taps
+from pipeline.learn.tasks import TASKS
+from pipeline.learn.training import TrainConfig
 from stages.params import CorpusConfig, load_section
 
 REPOSITORY = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.sequences import SCANS, pool, to_steps
+from pipeline.learn.sequences import SCANS, pool, to_steps
 
 sizes = st.integers(1, 4)
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Weights
-from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pipeline.end_to_end import EndToEnd, answer_clip, clip_pixels, make_backbone
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.deploy.end_to_end import EndToEnd, answer_clip, clip_pixels, make_backbone
+from pipeline.deploy.export import FORMATS, Exported, export_chain
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.export import FORMATS, Exported, export_chain
+from pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.learn.vocabulary import pad_groups
 from pipeline.manifest import Clip
-from pipeline.vocabulary import pad_groups
-from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages import console, export
 from tests.checkpoints import make_checkpoint, open_onnx
 from tests.media import write_video

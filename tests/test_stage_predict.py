@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from pipeline.backbone import Weights, preprocess
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.contract import Sampling
-from pipeline.decoding import beam_search
-from pipeline.end_to_end import EndToEnd
-from pipeline.export_captions import MapsToMemory
+from pipeline.deploy.end_to_end import EndToEnd
+from pipeline.deploy.export_captions import MapsToMemory
 from pipeline.frames import read_frames
-from pipeline.models.attention import Memory
-from pipeline.vocabulary import END, pad_groups
-from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.learn.decoding import beam_search
+from pipeline.learn.models.attention import Memory
+from pipeline.learn.vocabulary import END, pad_groups
 from stages import console, predict
 from tests.checkpoints import CLASSES, TASKS, make_checkpoint
 from tests.media import write_image, write_image_folder, write_video

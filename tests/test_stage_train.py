@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 import stages.evaluate
 import stages.train
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError, WeightsError
+from pipeline.learn.training import TrainConfig
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.store import Journal, committing, open_view
-from pipeline.training import TrainConfig
-from pipeline.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from stages.train import state_folder
 from tests.features import (
     clip_maps,
@@ -236,7 +236,7 @@ def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
         shutil.copytree(REPOSITORY / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
     workspace = make_workspace(tmp_path / "workspace", train=LONG)
     kill_in_the_middle(workspace, model="baseline", code=code)
-    path = code / "pipeline/tasks/classification.py"
+    path = code / "pipeline/learn/tasks/classification.py"
     old, new = "return losses * weights, weights", "return losses * 3, weights"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))

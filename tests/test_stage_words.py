@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 
 import stages.evaluate
-from pipeline.decoding import Sentence, beam_search
 from pipeline.errors import ConfigError
+from pipeline.learn.decoding import Sentence, beam_search
+from pipeline.learn.tasks import words
 from pipeline.manifest import Question, write_manifest
-from pipeline.tasks import words
 from tests.media import write_video
 from tests.test_stage_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.toy import make_clip

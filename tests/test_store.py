@@ -120,7 +120,7 @@ class TestStore:
     def test_a_clip_larger_than_one_read_comes_in_pieces(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pipeline.store.rows._PIECE_BYTES", 7 * clip_maps("long", 1).nbytes)
+        monkeypatch.setattr("pipeline.store.format.rows._PIECE_BYTES", 7 * clip_maps("long", 1).nbytes)
         with open_view(path) as view:
             np.testing.assert_array_equal(
                 view.read("long", first_frame=3, num_frames=60), clip_maps("long", 70)[3:63]

@@ -15,10 +15,10 @@ import pytest
 from pipeline.contract import FeatureContract
 from pipeline.errors import MissingClipError, StoreError
 from pipeline.store import Journal, Quarantined, TapView, open_view, publish, read_record, stored_clips
-from pipeline.store.care import journal_checks, repair, size_bytes, verify, view_checks
-from pipeline.store.dump import DUMPS
-from pipeline.store.gc import Garbage, Need, find_garbage, remove
-from pipeline.store.summary import journal_sets, view_sets
+from pipeline.store.upkeep.care import journal_checks, repair, size_bytes, verify, view_checks
+from pipeline.store.upkeep.dump import DUMPS
+from pipeline.store.upkeep.gc import Garbage, Need, find_garbage, remove
+from pipeline.store.upkeep.summary import journal_sets, view_sets
 from stages import store
 from tests.features import (
     assert_holds,

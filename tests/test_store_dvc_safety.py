@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import open_view
-from pipeline.store.care import journal_checks, verify, view_checks
+from pipeline.store.upkeep.care import journal_checks, verify, view_checks
 from tests.project import NAMES, Project, plans
 from tests.test_dvc import plan_of
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DiskFullError, StoreError
-from pipeline.files import file_digest
 from pipeline.store import Journal, open_view
-from pipeline.store.care import repair
-from pipeline.store.records import read_record
-from pipeline.store.tables import seal, unseal
+from pipeline.store.format.records import read_record
+from pipeline.store.format.tables import seal, unseal
+from pipeline.store.upkeep.care import repair
+from pipeline.system.files import file_digest
 from tests import store_cases
 from tests.features import FORMATS, assert_holds, clip_source, make_view
 from tests.kills import count_changes, killed_after, killed_at_change

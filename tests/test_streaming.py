@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.store import open_view
-from pipeline.streaming import (
+from pipeline.learn.streaming import (
     Loader,
     LoaderConfig,
     ResidentFeatures,
@@ -28,8 +27,9 @@ from pipeline.streaming import (
     statistics,
     with_features,
 )
-from pipeline.streaming.buffers import Buffers, copy_ahead
-from pipeline.streaming.loader import window_starts
+from pipeline.learn.streaming.buffers import Buffers, copy_ahead
+from pipeline.learn.streaming.loader import window_starts
+from pipeline.store import open_view
 from tests.features import FORMATS, MAP_SHAPE, clip_maps, frame_times, make_view
 from tests.toy import make_clip, make_features, random_maps
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SUPERVISE = """
 import logging, sys
-from pipeline.supervisor import supervise
+from pipeline.system.supervisor import supervise
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 sys.exit(supervise([sys.executable, "-m", "tests.supervised", *sys.argv[1:]]))
 """
@@ -121,7 +121,7 @@ def test_a_run_that_never_gets_a_clip_done_is_given_up(start: Start) -> None:
 
 
 def test_a_crash_outside_of_any_clip_ends_the_run() -> None:
-    code = "import logging, sys; logging.basicConfig(); from pipeline.supervisor import supervise\n"
+    code = "import logging, sys; logging.basicConfig(); from pipeline.system.supervisor import supervise\n"
     child = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}sys.exit(supervise([sys.executable, '-c', {child!r}]))"],

@@ -6,11 +6,11 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.backbone import Weights
+from pipeline.backbone.networks import tail_module
+from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models import ModelConfig, build_model
-from pipeline.models.tail import Tail
-from pipeline.networks import tail_module
-from pipeline.weights import WeightsConfig, obtain_weights
+from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.models.tail import Tail
 
 LENGTHS = torch.tensor([3, 1, 2])
 

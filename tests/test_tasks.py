@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from pipeline.errors import ManifestError
+from pipeline.learn.metrics import UNLABELLED
+from pipeline.learn.streaming import Batch
+from pipeline.learn.tasks import TASKS, Classification, FrameLabels, Predictions, Regression, TaskConfig
 from pipeline.manifest import Clip, FrameLabel
-from pipeline.metrics import UNLABELLED
-from pipeline.streaming import Batch
-from pipeline.tasks import TASKS, Classification, FrameLabels, Predictions, Regression, TaskConfig
 from tests.toy import make_clip
 
 CONFIG = TaskConfig()

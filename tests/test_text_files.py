@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, TextFileError
-from pipeline.text_files import read_csv, read_lines, read_text
+from pipeline.system.text_files import read_csv, read_lines, read_text
 from stages.params import CorpusConfig, load_section
 
 TEXT = "source,label\r\na.mp4,Käfig 籠\r\nb.mp4,run\r\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torchmetrics.functional.text import bleu_score, rouge_score
 
-from pipeline.text_metrics import cider_scores, measure_texts
+from pipeline.learn.metrics.text import cider_scores, measure_texts
 
 # The example of aac-metrics' README, after its tokenizer (which drops punctuation), and its scores.
 ANSWERS = ["a man is speaking", "rain falls"]

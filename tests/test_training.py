@@ -7,12 +7,11 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.evaluation import predict
-from pipeline.manifest import Clip, FrameLabel
-from pipeline.models import build_model
-from pipeline.streaming import Loader, make_loader
-from pipeline.tasks import Classification, FrameLabels, Regression
-from pipeline.training import (
+from pipeline.learn.evaluation import predict
+from pipeline.learn.models import build_model
+from pipeline.learn.streaming import Loader, make_loader
+from pipeline.learn.tasks import Classification, FrameLabels, Regression
+from pipeline.learn.training import (
     SCHEDULES,
     Fit,
     TrainConfig,
@@ -21,6 +20,7 @@ from pipeline.training import (
     learning_rate_share,
     make_optimizer,
 )
+from pipeline.manifest import Clip, FrameLabel
 from tests.toy import make_features, order_task
 
 CPU = torch.device("cpu")

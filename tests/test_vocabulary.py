@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.digits import DigitsConfig, render_clip
-from pipeline.vocabulary import (
+from pipeline.corpora.digits import DigitsConfig, render_clip
+from pipeline.learn.vocabulary import (
     END,
     JOINED,
     PAD,

@@ -22,8 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.backbone import Backbone, Weights
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.weights import (
+from pipeline.backbone.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     WeightsConfig,
@@ -32,6 +31,7 @@ from pipeline.weights import (
     read_weights_info,
     save_weights,
 )
+from pipeline.errors import ConfigError, WeightsError
 
 pytestmark = pytest.mark.slow
 

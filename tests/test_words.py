@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.decoding import WordsConfig
 from pipeline.errors import ManifestError, ShapeError
-from pipeline.evaluation import predict
+from pipeline.learn.decoding import WordsConfig
+from pipeline.learn.evaluation import predict
+from pipeline.learn.metrics import UNLABELLED
+from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.streaming import Batch, Loader
+from pipeline.learn.tasks import Captioning, FrameWords, Predictions
+from pipeline.learn.training import TrainConfig
+from pipeline.learn.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from pipeline.manifest import Clip
-from pipeline.metrics import UNLABELLED
-from pipeline.models.captioning import CaptionModel
-from pipeline.streaming import Batch, Loader
-from pipeline.tasks import Captioning, FrameWords, Predictions
-from pipeline.training import TrainConfig
-from pipeline.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from tests.toy import make_clip, make_features, order_task, random_maps
 
 CPU = torch.device("cpu")

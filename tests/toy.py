@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.learn.streaming import ResidentFeatures
 from pipeline.manifest import Clip
-from pipeline.streaming import ResidentFeatures
 from tests.features import frame_times, make_contract
 
 

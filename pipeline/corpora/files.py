@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ManifestError
 from pipeline.frames import foreign_kind, images_in_folder, is_image, is_video
 from pipeline.manifest import Clip
-from pipeline.sources import Fault, fault_of
+from pipeline.manifest.sources import Fault, fault_of
 
 log = logging.getLogger(__name__)
 

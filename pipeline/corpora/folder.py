@@ -25,7 +25,7 @@ from pipeline.corpora.splits import SPLIT_NAMES
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.frames import clip_of_folder, images_in_folder
 from pipeline.manifest import SPLITS, Clip
-from pipeline.sources import fault_of
+from pipeline.manifest.sources import fault_of
 
 log = logging.getLogger(__name__)
 

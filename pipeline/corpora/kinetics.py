@@ -10,8 +10,8 @@ from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
-from pipeline.manifest_rules import Problems
-from pipeline.text_files import read_csv
+from pipeline.manifest.rules import Problems
+from pipeline.system.text_files import read_csv
 
 log = logging.getLogger(__name__)
 

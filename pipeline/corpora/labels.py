@@ -3,13 +3,13 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.clips import clip_of_row
 from pipeline.corpora.files import Corpus, find_faults
 from pipeline.corpora.splits import SPLIT_NAMES
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_table, report_faults
-from pipeline.manifest_rules import Problems, check_cells
-from pipeline.sources import Fault, fault_of
+from pipeline.manifest.clips import clip_of_row
+from pipeline.manifest.rules import Problems, check_cells
+from pipeline.manifest.sources import Fault, fault_of
 
 _TARGETS = ("label", "caption", "value", "frame_labels", "questions")
 

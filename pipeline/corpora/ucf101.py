@@ -7,8 +7,8 @@ from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
-from pipeline.manifest_rules import Problems
-from pipeline.text_files import read_lines
+from pipeline.manifest.rules import Problems
+from pipeline.system.text_files import read_lines
 
 _CLASS = re.compile(r"(\d+)\s+(\S.*)")  # 1 ApplyEyeMakeup
 _CLIP = re.compile(  # ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1; test has no number

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.contract import Backend, FeatureContract, Precision, Preprocessing, Sampling
-from pipeline.devices import DeviceName
 from pipeline.frames import Limits
 from pipeline.store import Layout, StoreConfig
+from pipeline.system.devices import DeviceName
 
 Damaged = Literal["drop", "keep"]
 

@@ -17,7 +17,7 @@ from pipeline.extract.config import ExtractConfig
 from pipeline.extract.lanes import ByteQueue, Lanes
 from pipeline.extract.plan import PlannedClip
 from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
-from pipeline.supervisor import Notes
+from pipeline.system.supervisor import Notes
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pipeline.extract.result import Result
 from pipeline.extract.runners import make_runner
 from pipeline.extract.write import OnProgress, Writer
 from pipeline.store import Journal, ShardWriter, committing
-from pipeline.supervisor import Notes
+from pipeline.system.supervisor import Notes
 
 _UNHEARD = Notes()
 

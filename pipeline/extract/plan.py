@@ -12,11 +12,11 @@ from types import MappingProxyType
 from pipeline.contract import FeatureContract
 from pipeline.errors import DecodeError, error_text
 from pipeline.extract.config import Damaged, Target
-from pipeline.files import combined_digest
 from pipeline.frames import source_files
 from pipeline.manifest import Clip
-from pipeline.sources import Fault
+from pipeline.manifest.sources import Fault
 from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
+from pipeline.system.files import combined_digest
 
 
 @dataclass(frozen=True)

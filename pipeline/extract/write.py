@@ -12,9 +12,9 @@ from pipeline.extract.decode import ClipEnd
 from pipeline.extract.lanes import ByteQueue
 from pipeline.extract.plan import PlannedClip
 from pipeline.extract.result import Result
-from pipeline.memory import is_out_of_memory
 from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter, why_unfit
-from pipeline.supervisor import Notes
+from pipeline.system.memory import is_out_of_memory
+from pipeline.system.supervisor import Notes
 
 log = logging.getLogger(__name__)
 

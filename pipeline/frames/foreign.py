@@ -4,7 +4,7 @@ import re
 
 from PIL import Image
 
-from pipeline.sources import Fault
+from pipeline.manifest.sources import Fault
 
 _CONVERT = "Convert it to JPEG or PNG."
 _DOWNLOAD = "Its download went wrong: download it again, or delete it."

@@ -1,13 +1,13 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
 from pipeline.store.digests import DigestCache
-from pipeline.store.finite import why_unfit
+from pipeline.store.format.finite import why_unfit
+from pipeline.store.format.layout import Layout, StoreConfig
+from pipeline.store.format.records import ClipSource, Record, read_record
 from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
-from pipeline.store.layout import Layout, StoreConfig
 from pipeline.store.reader import FeatureView, open_view
-from pipeline.store.records import ClipSource, Record, read_record
-from pipeline.store.repack import repack, repackable_contracts, repackable_keys
 from pipeline.store.shards import ShardWriter, committing
+from pipeline.store.upkeep.repack import repack, repackable_contracts, repackable_keys
 from pipeline.store.view import TapView, publish
 
 __all__ = [

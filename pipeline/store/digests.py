@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.files import file_digest, write_atomically
-from pipeline.parallel import in_threads
-from pipeline.store.tables import seal, unseal
+from pipeline.store.format.tables import seal, unseal
+from pipeline.system.files import file_digest, write_atomically
+from pipeline.system.parallel import in_threads
 
 log = logging.getLogger(__name__)
 

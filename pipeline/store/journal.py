@@ -25,11 +25,11 @@ import pyarrow as pa
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import atomic_path, file_lock, link, make_folder, write_atomically
 from pipeline.store.digests import DigestCache
-from pipeline.store.layout import Layout
-from pipeline.store.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
-from pipeline.store.tables import FORMAT_VERSION, seal, unseal
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
+from pipeline.store.format.tables import FORMAT_VERSION, seal, unseal
+from pipeline.system.files import atomic_path, file_lock, link, make_folder, write_atomically
 
 log = logging.getLogger(__name__)
 

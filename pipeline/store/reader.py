@@ -21,11 +21,11 @@ import xxhash
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import MissingClipError, StoreError
-from pipeline.store.containers import CONTAINERS
-from pipeline.store.layout import Layout
-from pipeline.store.records import check_version
-from pipeline.store.rows import ShardRows
-from pipeline.store.tables import unseal
+from pipeline.store.format.containers import CONTAINERS
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.records import check_version
+from pipeline.store.format.rows import ShardRows
+from pipeline.store.format.tables import unseal
 from pipeline.store.view import CHUNKS_NAME, INDEX_NAME, TIMES_NAME
 
 

@@ -16,7 +16,12 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.contract import FeatureContract
-from pipeline.files import (
+from pipeline.store.format.codecs import encode
+from pipeline.store.format.containers import CONTAINERS, ShardFile, rest_checksum
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.records import CHUNK_DTYPE, ClipSource, Record
+from pipeline.store.format.tables import SPAN_SCHEMA, seal
+from pipeline.system.files import (
     make_folder,
     naming_full_disk,
     partial_path,
@@ -24,11 +29,6 @@ from pipeline.files import (
     sync_directory,
     write_atomically,
 )
-from pipeline.store.codecs import encode
-from pipeline.store.containers import CONTAINERS, ShardFile, rest_checksum
-from pipeline.store.layout import Layout
-from pipeline.store.records import CHUNK_DTYPE, ClipSource, Record
-from pipeline.store.tables import SPAN_SCHEMA, seal
 
 
 @dataclass

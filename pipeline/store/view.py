@@ -28,12 +28,10 @@ import xxhash
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
-from pipeline.files import file_digest, link, naming_full_disk, partial_path, remove_folder, sync_directory
-from pipeline.store.containers import CONTAINERS
-from pipeline.store.journal import Journal, StoredClip
-from pipeline.store.layout import Layout
-from pipeline.store.records import CHUNK_DTYPE, Record
-from pipeline.store.tables import (
+from pipeline.store.format.containers import CONTAINERS
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.records import CHUNK_DTYPE, Record
+from pipeline.store.format.tables import (
     CHUNKS_SCHEMA,
     FILES_SCHEMA,
     FORMAT_VERSION,
@@ -41,6 +39,15 @@ from pipeline.store.tables import (
     TIMES_SCHEMA,
     seal,
     unseal,
+)
+from pipeline.store.journal import Journal, StoredClip
+from pipeline.system.files import (
+    file_digest,
+    link,
+    naming_full_disk,
+    partial_path,
+    remove_folder,
+    sync_directory,
 )
 
 INDEX_NAME = "index.arrow"

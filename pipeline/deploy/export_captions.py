@@ -1,0 +1,167 @@
+"""Export of a captioning model: one file that looks at the frames, and one that says the next word.
+
+    model.onnx         frames (B, T, 3, H, W) uint8 -> states (B, L, E), summary (B, K), state_0, ...
+    model.step.onnx    words, states, summary, state_0, ... -> probabilities (B, V), attention (B, L),
+                       new_state_0, ...
+
+A caption begins with <start>: give the last words (B,) int64 and the state, choose the next words (any but
+<pad>, <start> and <unknown>), and go on until <end>; a transformer keeps no state and takes all words so far
+(B, S). The metadata's task has the vocabulary. B and T are free. .pt2 files have the same inputs and outputs,
+in this order.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backbone import Weights
+from pipeline.deploy.end_to_end import EndToEnd
+from pipeline.deploy.export import (
+    Exported,
+    check_differences,
+    describe,
+    difference,
+    example_frames,
+    find_format,
+    frames_dimension,
+    num_frames_taken,
+    of_other_lengths,
+    trace,
+)
+from pipeline.deploy.export_recurrence import whole_recurrences
+from pipeline.learn.checkpoint import Checkpoint
+from pipeline.learn.models.attention import Memory
+from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.models.decoder import RecurrentDecoder
+from pipeline.learn.vocabulary import START
+from pipeline.system.files import atomic_path
+
+_NUM_WORDS_CHECKED = 5
+
+
+class MapsToMemory(nn.Module):
+    """What a decoder starts from."""
+
+    def __init__(self, model: CaptionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Maps (B, T, C, H, W) -> states (B, L, E), summary (B, K), and a recurrent decoder's state."""
+        memory = self.model.remember(maps, lengths)
+        decoder = self.model.decoder
+        state = decoder.start(memory) if isinstance(decoder, RecurrentDecoder) else ()
+        return memory.states, memory.summary, *state
+
+
+class FramesToMemory(nn.Module):
+    """The file that looks."""
+
+    def __init__(self, network: EndToEnd) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped; see `MapsToMemory`."""
+        memory: tuple[Tensor, ...] = self.network(frames)
+        return memory
+
+
+class NextWord(nn.Module):
+    """The file that speaks."""
+
+    def __init__(self, model: CaptionModel) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(self, words: Tensor, states: Tensor, summary: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Words (B,) or (B, S) -> probabilities (B, V) of the next, attention (B, L), the new state."""
+        memory = Memory(states, torch.ones_like(states[..., 0], dtype=torch.bool), summary)
+        if isinstance(self.decoder, RecurrentDecoder):
+            logits, state, attention = self.decoder.step(words, state, memory)
+            return logits.softmax(dim=-1), attention, *state
+        all_logits, all_attention = self.decoder(memory, words)
+        return all_logits[:, -1].softmax(dim=-1), all_attention[:, -1]
+
+
+def export_captioner(
+    checkpoint: Checkpoint,
+    weights: Weights,
+    *,
+    path: Path,
+    num_frames: int,
+    check_with: Sequence[Tensor],
+    tolerance: float = 1e-3,
+) -> Exported:
+    """Write both files, `path` and beside it the one with .step before the suffix.
+
+    They are loaded again and say some words about `check_with`, each frames (B, T, 3, H, W) uint8. Raises
+    what `export_chain` does.
+    """
+    form = find_format(path)
+    model = checkpoint.model
+    assert isinstance(model, CaptionModel)
+    network = EndToEnd(MapsToMemory(model), contract=checkpoint.contract, weights=weights)
+    look = FramesToMemory(network).eval().requires_grad_(False)
+    look = look.to(memory_format=torch.contiguous_format)
+    speak = NextWord(model).eval().requires_grad_(False)
+    frames = example_frames(checkpoint, num_frames=num_frames)
+    memory = [part.clone() for part in look(frames)]  # of a view, the exporter would ask for its base
+    state = [f"state_{number}" for number in range(len(memory) - 2)]
+    words, free = torch.full((2,), START), {0: torch.export.Dim("batch")}
+    words_dimensions: dict[int, Any] = free
+    if not isinstance(model.decoder, RecurrentDecoder):
+        words, words_dimensions = torch.full((2, 3), START), {**free, 1: torch.export.Dim("num_words")}
+    num_steps = torch.export.Dim("num_steps")  # an axis of another size where frames are fewer
+    memory_dimensions = [
+        {**free, **{axis: num_steps for axis, size in enumerate(part.shape) if size != fewer.shape[axis]}}
+        for part, fewer in zip(memory, look(frames[:, :-1]), strict=True)
+    ]
+    step_path = path.with_suffix(f".step{path.suffix}")
+    with atomic_path(path) as partial, atomic_path(step_path) as step:
+        with whole_recurrences():
+            program = trace(look, (frames,), dynamic_shapes=({**free, 1: frames_dimension(checkpoint)},))
+            taken = num_frames_taken(program)
+            metadata = describe(checkpoint, num_frames=taken)
+            outputs = ["states", "summary", *state]
+            form.save(program, partial, metadata, inputs=["frames"], outputs=outputs)
+            of_state = (tuple(memory_dimensions[2:]),) if state else ()
+            shapes = (words_dimensions, *memory_dimensions[:2], *of_state)
+            program = trace(speak, (words, *memory), dynamic_shapes=shapes)
+            form.save(
+                program,
+                step,
+                metadata,
+                inputs=["words", "states", "summary", *state],
+                outputs=["probabilities", "attention", *(f"new_{name}" for name in state)],
+            )
+        loaded = form.load(partial), form.load(step)
+        differences = [
+            max(
+                difference(found, expected)
+                for clips in of_other_lengths(frames, num_frames=taken)
+                for found, expected in zip(_say(*loaded, clips), _say(look, speak, clips), strict=True)
+            )
+            for frames in check_with
+        ]
+        check_differences(differences, path=path, tolerance=tolerance)
+    return Exported(tuple(differences), taken)
+
+
+def _say(look: Callable[..., Any], speak: Callable[..., Any], frames: Tensor) -> list[Tensor]:
+    """All that both say about frames (B, T, 3, H, W), and the first words, the likeliest each time."""
+    memory = look(frames)
+    states, summary, *state = memory
+    words = torch.full((len(frames), 1), START)
+    said = list(memory)
+    for _ in range(_NUM_WORDS_CHECKED):
+        probabilities, attention, *new_state = speak(
+            words[:, -1] if state else words, states, summary, *state
+        )
+        said += [probabilities, attention, *new_state] if attention.numel() else [probabilities, *new_state]
+        state = new_state
+        words = torch.cat([words, probabilities.argmax(dim=1, keepdim=True)], dim=1)
+    return said

@@ -1,0 +1,1 @@
+"""Extraction on several processes or machines, by dask.distributed."""

@@ -1,0 +1,1 @@
+"""From cached features to trained models: sequences, streaming, models, tasks, training, evaluation."""

@@ -1,0 +1,103 @@
+"""Checkpoints: a trained model as model.safetensors, and all that it needs as readable checkpoint.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from pydantic import ValidationError
+from torch import nn
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import ContractError, PipelineError
+from pipeline.learn.metrics import json_numbers
+from pipeline.learn.tasks import TASKS, Task
+from pipeline.learn.training import TrainConfig
+from pipeline.system.files import write_atomically
+
+_WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and what it was trained on."""
+
+    network: str  # of MODELS
+    model: nn.Module
+    task: Task
+    config: TrainConfig
+    contract: FeatureContract  # of the features that the model reads
+    map_shape: tuple[int, int, int]  # (C, H, W) of these
+    metrics: Mapping[str, float | None]  # of the val split; None: not defined
+    weights_source: str = "an unknown source"  # of the network that made the features, for people
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `folder`. Standardisation lies among the weights, as steps.standardise.mean and .std."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
+    write_atomically(folder / _WEIGHTS, safetensors.torch.save(weights))
+    description = {
+        "network": checkpoint.network,
+        "task": checkpoint.task.describe(),
+        "map_shape": checkpoint.map_shape,
+        "metrics": json_numbers(checkpoint.metrics),
+        "weights_source": checkpoint.weights_source,
+        "config": checkpoint.config.model_dump(mode="json"),
+        "contract": checkpoint.contract.model_dump(mode="json"),
+    }
+    text = json.dumps(description, indent=2, allow_nan=False)
+    write_atomically(folder / _DESCRIPTION, f"{text}\n".encode())
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, its model on the CPU in eval mode.
+
+    Raises PipelineError when there is none, or one that this version does not understand.
+    """
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_bytes())
+        weights = safetensors.torch.load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise PipelineError(f"No checkpoint in {folder}: {error.filename} is missing. Train first.") from None
+    try:
+        config = TrainConfig.model_validate(description["config"])
+        contract = FeatureContract.model_validate(description["contract"])
+        task = TASKS[config.task].from_description(description["task"])
+        channels, height, width = description["map_shape"]
+        tail = None
+        if config.tail:
+            from pipeline.backbone.networks import tail_module  # torchvision takes seconds
+
+            tail = tail_module(contract.arch, after=contract.tap, until=config.tail)
+        model = task.build_model(
+            description["network"], config, map_shape=(channels, height, width), tail=tail
+        )
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValidationError) as error:
+        raise PipelineError(
+            f"{folder} was written by another version of framecache: {error}. Train again."
+        ) from None
+    return Checkpoint(
+        network=description["network"],
+        model=model.eval(),
+        task=task,
+        config=config,
+        contract=contract,
+        map_shape=(channels, height, width),
+        metrics=description["metrics"],
+        weights_source=description["weights_source"],
+    )
+
+
+def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:
+    """Raise ContractError, naming the fields, when the features at `path` were made in another way."""
+    if differences := expected.differences(found):
+        fields = "; ".join(
+            f"{field} is {there!r}, the model needs {here!r}" for field, (here, there) in differences.items()
+        )
+        raise ContractError(
+            f"{path} does not have the features that the model was trained on: {fields}. "
+            "Extract with the model's values, or train on these features."
+        )

@@ -1,0 +1,71 @@
+"""Models that answer questions about a clip."""
+
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from pipeline.learn.models.encoder import RecurrentEncoder
+from pipeline.learn.models.frames import check_sentences
+from pipeline.learn.models.summaries import last
+from pipeline.learn.vocabulary import PAD
+
+
+class QuestionConfig(BaseModel):
+    """From a question's words to a vector."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: PositiveInt = 32  # of a word
+    hidden_size: PositiveInt = 64  # of the LSTM that reads the question
+    joint_size: PositiveInt = 128  # in which question and clip meet
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+class QuestionModel(nn.Module):
+    """An LSTM reads the question, its last state meets the clip's vector, and a small net answers.
+
+    They meet by elementwise product, as "LSTM Q + norm I" of Antol et al. 2015, arXiv 1505.00468. With no
+    clip it answers from the question alone: the baseline that shows how far guessing goes.
+    """
+
+    def __init__(
+        self, clip: nn.Module | None, config: QuestionConfig, *, num_words: int, num_answers: int
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.embedding = nn.Embedding(num_words, config.embedding_size, padding_idx=PAD)
+        self.encoder = RecurrentEncoder(
+            config.embedding_size,
+            cell="lstm",
+            hidden_size=config.hidden_size,
+            num_layers=1,
+            bidirectional=False,
+            projection=None,
+            dropout=config.dropout,
+        )
+        self.to_joint = nn.Linear(config.hidden_size, config.joint_size)
+        self.head = nn.Sequential(
+            nn.Linear(config.joint_size, config.joint_size),
+            nn.Tanh(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.joint_size, num_answers),
+        )
+
+    def forward(self, maps: Tensor, lengths: Tensor | None, questions: Tensor) -> Tensor:
+        """Maps (B, T, C, H, W), lengths (B,) in frames, Q questions (B, Q, S) a clip -> logits (B, Q, K).
+
+        Questions are word numbers with an END, then PAD; answers to questions of nothing but PAD mean
+        nothing.
+        """
+        check_sentences(questions, batch_size=maps.shape[0], what="questions")
+        words = questions.flatten(0, 1)  # (B * Q, S)
+        num_words = (words != PAD).sum(dim=1).clamp(min=1)
+        states = self.encoder(self.embedding(words))  # reads forward: padding comes after the last word
+        joint = torch.tanh(self.to_joint(last(states, num_words, bidirectional=False)))  # (B * Q, J)
+        joint = joint.view(*questions.shape[:2], -1)  # (B, Q, J)
+        if self.clip is not None:
+            joint = joint * torch.tanh(self.clip(maps, lengths))[:, None]
+        answers: Tensor = self.head(joint)
+        return answers

@@ -1,0 +1,72 @@
+"""The fine-tuned tail: the network's last layers, trained from cached maps of a tap before them."""
+
+import copy
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.contract import FeatureContract
+from pipeline.learn.models.frames import map_frames
+from pipeline.learn.streaming import Features
+
+
+class Tail(nn.Module):
+    """Layers that are applied to every valid frame; see `pipeline.backbone.networks.tail_module`.
+
+    They stay in eval mode, also while the model around them trains: BatchNorm keeps the statistics that
+    it was trained with, which a few clips of frames that look alike would spoil. Its weights do train.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.layers.eval()
+        return self
+
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Maps (B, T, C, H, W) of any float type -> (B, T, C', H', W') float32, zeros after each length.
+
+        `lengths` (B,), on the CPU, are frames; without it all T are valid.
+        """
+        return map_frames(lambda frames: self.layers(frames.float()), maps, lengths)
+
+
+class TailFeatures:
+    """What `layers` make of cached features, computed as it is read: to measure what a model will read."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, features: Features, layers: nn.Module, *, device: torch.device) -> None:
+        self._features = features
+        self._layers = copy.deepcopy(layers).to(device).eval()
+        self._device = device
+        self.path: Path = features.path
+        self.contract: FeatureContract = features.contract
+        channels, height, width = self._apply(torch.zeros(1, *features.map_shape)).shape[1:]
+        self.map_shape = (channels, height, width)
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self._features
+
+    def num_frames(self, clip_id: str) -> int:
+        return self._features.num_frames(clip_id)
+
+    def frame_seconds(self, clip_id: str) -> np.ndarray[Any, Any]:
+        return self._features.frame_seconds(clip_id)
+
+    def read_into(self, clip_id: str, out: np.ndarray[Any, Any], *, first_frame: int = 0) -> None:
+        maps = np.empty((len(out), *self._features.map_shape), self._features.dtype)
+        self._features.read_into(clip_id, maps, first_frame=first_frame)
+        out[:] = self._apply(torch.from_numpy(maps)).cpu().numpy()
+
+    @torch.inference_mode()
+    def _apply(self, maps: Tensor) -> Tensor:
+        """Maps (N, C, H, W) -> (N, C', H', W')."""
+        outputs: Tensor = self._layers(maps.to(self._device).float())
+        return outputs

@@ -1,0 +1,204 @@
+"""Classification: one class a clip, or one a frame."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.errors import ManifestError
+from pipeline.learn.metrics import UNLABELLED, Array, Measure, measure_classes, measure_loss
+from pipeline.learn.streaming import Batch
+from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
+from pipeline.manifest import Clip
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """One class a clip, from the manifest's column `label`."""
+
+    classes: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None  # of each class in the loss
+
+    per_frame: ClassVar[bool] = False
+    monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
+    name: ClassVar[str] = "classification"
+    column: ClassVar[str] = "label"
+
+    @classmethod
+    def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
+        """The classes are the labels of the train split's clips, sorted."""
+        cls._refuse_missing(clips)
+        amounts: Counter[str] = Counter()
+        for clip in clips:
+            amounts.update(cls._amounts(clip))
+        classes = tuple(sorted(amounts))
+        if len(classes) < 2:
+            raise ManifestError(
+                f"The train split has only the label {classes[0]!r}: {cls.name} needs at least two. Check the"
+                f" manifest's column {cls.column!r}."
+            )
+        if config.class_weights is None:
+            return cls(classes)
+        mean = sum(amounts.values()) / len(classes)
+        return cls(classes, tuple(mean / amounts[name] for name in classes))
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        weights = description["class_weights"]
+        return cls(tuple(description["classes"]), None if weights is None else tuple(weights))
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.classes)
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        self._refuse_missing(clips)
+        known = set(self.classes)
+        raise_if_any(
+            f"Clip {clip.clip_id!r} has {self.column} {label!r}, which the train split does not have. Known:"
+            f" {', '.join(self.classes)}. Correct the manifest, or move such clips to the train split."
+            for clip in clips
+            for label in self._amounts(clip).keys() - known
+        )
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Class numbers (B,) int64."""
+        numbers = self._numbers()
+        return torch.tensor([numbers[clip.label or ""] for clip in batch.clips])
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (..., K) and class numbers (...): the mean over what is labelled, or 0.
+
+        Class weights make it a weighted mean.
+        """
+        losses, weights = self._losses(outputs, targets)
+        return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Loss, accuracy and macro F1 of logits (M, K) and class numbers (M,)."""
+        rows = np.arange(len(targets))
+        return self._measure(outputs.cpu(), targets.cpu(), rows, ranked=False)(np.ones(len(rows)))
+
+    def measure(self, predictions: Predictions) -> Measure:
+        return self._measure(*predictions.rows(per_frame=self.per_frame), ranked=True)
+
+    def _measure(self, outputs: Tensor, targets: Tensor, clips: Array, *, ranked: bool) -> Measure:
+        losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
+        loss = measure_loss(losses, weights, clips=clips)
+        classes = measure_classes(outputs, targets, clips=clips, ranked=ranked)
+        return lambda counts: {**loss(counts), **classes(counts)}
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy and weight (M,) of logits (..., K), class numbers (...); 0 unlabelled."""
+        logits, numbers = outputs.reshape(-1, self.num_outputs), targets.reshape(-1)
+        weights = (numbers != UNLABELLED).to(logits.dtype)
+        if self.class_weights:
+            weights *= logits.new_tensor(self.class_weights)[numbers.clamp(min=0)]
+        losses = functional.cross_entropy(logits, numbers, ignore_index=UNLABELLED, reduction="none")
+        return losses * weights, weights
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Logits (..., K) as probabilities."""
+        return outputs.softmax(dim=-1)
+
+    def render(
+        self,
+        output: Tensor,
+        frame_seconds: Tensor,  # noqa: ARG002
+        *,
+        num_answers: int = 1,
+    ) -> list[dict[str, str | float]]:
+        """Logits (K,) as the likeliest labels and their probabilities."""
+        values, numbers = self.finish(output).topk(min(num_answers, self.num_outputs))
+        return [
+            {"label": self.classes[number], "probability": value}
+            for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+        ]
+
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    @classmethod
+    def _amounts(cls, clip: Clip) -> dict[str, float]:
+        """How much of the clip has each label."""
+        return {} if clip.label is None else {clip.label: 1.0}
+
+    @classmethod
+    def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
+        raise_if_any(
+            f"Clip {clip.clip_id!r} has no {cls.column}: the task {cls.name!r} needs one for every clip. Fill"
+            f" the manifest's column {cls.column!r}, or choose another train.task."
+            for clip in clips
+            if not cls._amounts(clip)
+        )
+
+
+@dataclass(frozen=True)
+class FrameLabels(Classification):
+    """One class a frame, from the manifest's column `frame_labels`, by the time at which a frame is shown.
+
+    Frames outside of all intervals are not asked for: they count neither in the loss nor in a metric.
+    """
+
+    per_frame: ClassVar[bool] = True
+    name: ClassVar[str] = "frame_labels"
+    column: ClassVar[str] = "frame_labels"
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Class numbers (B, T) int64; UNLABELLED outside of all intervals and after a sample's end."""
+        numbers = self._numbers()
+        targets = torch.full(batch.frame_seconds.shape, UNLABELLED)
+        for row, seconds, clip in zip(targets, batch.frame_seconds, batch.clips, strict=True):
+            for item in clip.frame_labels:
+                shown = (seconds >= item.start_seconds) & (seconds < item.end_seconds)  # NaN: in none
+                row[shown] = numbers[item.label]
+        return targets
+
+    def render(
+        self,
+        output: Tensor,
+        frame_seconds: Tensor,
+        *,
+        num_answers: int = 1,  # noqa: ARG002
+    ) -> list[dict[str, str | float]]:
+        """Logits (T, K) as intervals, like the manifest's: runs of frames with the same likeliest label.
+
+        An interval ends where the next begins, the last one a frame's mean duration after its last frame (a
+        second, if there is one frame).
+        The probability is the mean over the frames.
+        """
+        values, numbers = self.finish(output).max(dim=1)  # (T,)
+        changes = (numbers.diff().nonzero().flatten() + 1).tolist()
+        seconds = frame_seconds.tolist()
+        mean_duration = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1.0
+        seconds.append(seconds[-1] + mean_duration)
+        return [
+            {
+                "start_seconds": seconds[first],
+                "end_seconds": seconds[end],
+                "label": self.classes[numbers[first]],
+                "probability": values[first:end].mean().item(),
+            }
+            for first, end in pairwise([0, *changes, len(numbers)])
+        ]
+
+    @classmethod
+    def _amounts(cls, clip: Clip) -> dict[str, float]:
+        first = clip.start_seconds or 0.0
+        end = math.inf if clip.end_seconds is None else clip.end_seconds
+        seconds: dict[str, float] = {}
+        for item in clip.frame_labels:
+            inside = min(item.end_seconds, end) - max(item.start_seconds, first)
+            if inside > 0:
+                seconds[item.label] = seconds.get(item.label, 0.0) + inside
+        return seconds

@@ -1,0 +1,112 @@
+"""Regression: one or several numbers a clip."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.learn.metrics import Measure, measure_loss, measure_values
+from pipeline.learn.streaming import Batch
+from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
+from pipeline.manifest import Clip
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """The numbers of the manifest's column `value`. The model gives them standardised by the train split."""
+
+    mean: tuple[float, ...]  # of each value, over the train split
+    std: tuple[float, ...]  # 1 where a value is always the same
+
+    name: ClassVar[str] = "regression"
+    per_frame: ClassVar[bool] = False
+    monitors: ClassVar[dict[str, int]] = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
+
+    @classmethod
+    def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:  # noqa: ARG003
+        """Mean and standard deviation of each value over the train split's clips."""
+        _refuse_missing(clips, num_values=max(map(len, (clip.values for clip in clips))) or 1)
+        values = np.array([clip.values for clip in clips])  # (N, V)
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        differs = std > 1e-9 * np.abs(mean)  # what rounding leaves of equal values is less
+        return cls(tuple(mean.tolist()), tuple(np.where(differs, std, 1.0).tolist()))
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        return cls(tuple(description["mean"]), tuple(description["std"]))
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.mean)
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        _refuse_missing(clips, num_values=self.num_outputs)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Standardised values (B, V) float32."""
+        values = torch.tensor([clip.values for clip in batch.clips], dtype=torch.float64)
+        return ((values - values.new_tensor(self.mean)) / values.new_tensor(self.std)).float()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error of standardised values (B, V)."""
+        return functional.mse_loss(outputs, targets)
+
+    def monitored(self, metrics: Mapping[str, Any], monitor: str) -> Any:
+        """Of several values, errors in units of each one's deviation: else the widest alone would decide."""
+        if monitor not in ("mae", "rmse") or self.num_outputs == 1:
+            return metrics[monitor]
+        errors = [metrics[f"{monitor}_{number}"] / std for number, std in enumerate(self.std, start=1)]
+        return sum(errors) / len(errors)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The loss of standardised values (N, V), and errors in the manifest's unit."""
+        return self._measure(outputs.cpu(), targets.cpu())(np.ones(len(targets)))
+
+    def measure(self, predictions: Predictions) -> Measure:
+        outputs, targets, _ = predictions.rows(per_frame=False)
+        return self._measure(outputs, targets)
+
+    def _measure(self, outputs: Tensor, targets: Tensor) -> Measure:
+        losses = (outputs - targets).double().square().mean(dim=1).numpy()
+        loss = measure_loss(losses, np.ones(len(losses)), clips=np.arange(len(losses)))
+        values = measure_values(self.finish(outputs.double()), self.finish(targets.double()))
+        return lambda counts: {**loss(counts), **values(counts)}
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Outputs (..., V) in the manifest's unit."""
+        return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
+
+    def render(
+        self,
+        output: Tensor,
+        frame_seconds: Tensor,  # noqa: ARG002
+        *,
+        num_answers: int = 1,  # noqa: ARG002
+    ) -> list[dict[str, str | float]]:
+        """The values (V,) in the manifest's unit: `value`, or `value 1`, `value 2`, ..."""
+        values = self.finish(output.double()).tolist()
+        names = ["value"] if len(values) == 1 else [f"value {number + 1}" for number in range(len(values))]
+        return [dict(zip(names, values, strict=True))]
+
+
+def _refuse_missing(clips: Sequence[Clip], *, num_values: int) -> None:
+    raise_if_any(
+        f"Clip {clip.clip_id!r} has no value: the task 'regression' needs one for every clip. Fill the"
+        " manifest's column 'value', or choose another train.task."
+        if not clip.values
+        else f"Clip {clip.clip_id!r} has {len(clip.values)} values, and others have {num_values}: every clip"
+        " needs as many. Correct the manifest's column 'value'."
+        if len(clip.values) != num_values
+        else f"Clip {clip.clip_id!r} has value {'|'.join(map(str, clip.values))}: each must be finite."
+        " Correct the manifest's column 'value'."
+        for clip in clips
+        if len(clip.values) != num_values or not all(map(math.isfinite, clip.values))
+    )

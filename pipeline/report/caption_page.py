@@ -1,0 +1,116 @@
+"""The caption page: for some clips the frames, the references, what a model said, and where it looked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipeline.learn.metrics import Array
+from pipeline.learn.tasks import Predictions
+from pipeline.learn.tasks.words import Caption
+from pipeline.learn.vocabulary import measured_words
+from pipeline.report.figures import DOTS_PER_INCH, save_figure
+
+_CELL, _GAP = 48, 2  # pixels of a frame on the page, and between two
+_PITCH = _CELL + _GAP
+_MARGIN_INCHES = 0.9
+_MIN_WIDTH_INCHES = 6
+
+
+def write_caption_page(
+    path: Path,
+    predictions: Predictions,
+    *,
+    scan: str,
+    map_size: tuple[int, int],
+    frames: Mapping[str, Array] | None = None,
+    num_clips: int = 6,
+) -> None:
+    """A PNG of the first clips: a row of frames, and below it one for every word that shows its attention.
+
+    `scan` and `map_size` (height, width) of the model tell where steps are in a frame. `frames` (T, H, W, 3)
+    uint8 of clips by id: those that are missing are left black.
+    """
+    rows = list(zip(predictions.clips, predictions.outputs, predictions.frame_seconds, strict=True))[
+        :num_clips
+    ]
+    pages = []
+    for clip, caption, seconds in rows:
+        maps = attention_maps(caption, scan=scan, map_size=map_size)
+        shown = (frames or {}).get(clip.clip_id)
+        pages.append(_mosaic(maps, num_frames=len(seconds), frames=shown))
+    heights = [len(page) / DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
+    width = max(page.shape[1] for page in pages) / DOTS_PER_INCH + 2 * _MARGIN_INCHES
+    width = max(width, _MIN_WIDTH_INCHES)  # room for a sentence over a single frame
+    figure = Figure((width, sum(heights)), layout="constrained")
+    grid = figure.subplots(len(pages), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, page, (clip, caption, seconds) in zip(grid, pages, rows, strict=True):
+        axes.imshow(page, interpolation="nearest")
+        words = list(caption.words) if caption.attention is not None else []
+        _label(axes, words=words, seconds=seconds.numpy())
+        right = measured_words(caption.text) in map(measured_words, clip.captions)
+        axes.set_title(
+            f"{clip.clip_id}: {' | '.join(clip.captions)}\nsaid: {caption.text}",
+            loc="left",
+            fontsize=9,
+            wrap=True,
+            color="green" if right else "firebrick",
+        )
+    save_figure(figure, path)
+
+
+def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> Array:
+    """A caption's attention as maps (S, T, h, w), for each word and frame; 1 x 1 where steps have no place.
+
+    (0, 0, 1, 1) for a model without attention.
+    """
+    if caption.attention is None:
+        return np.zeros((0, 0, 1, 1))
+    attention: Array = caption.attention.numpy()  # (S, T, P)
+    num_steps = attention.shape[2]
+    height, width = map_size
+    shape = {
+        "locations": (height, width),
+        "rows": (num_steps, 1),
+        "horizontal_strips": (num_steps, 1),
+        "columns": (1, num_steps),
+        "vertical_strips": (1, num_steps),
+    }.get(scan, (1, 1))
+    if num_steps != shape[0] * shape[1]:
+        attention = attention.sum(axis=2)
+        shape = (1, 1)
+    return attention.reshape(*attention.shape[:2], *shape)
+
+
+def _mosaic(maps: Array, *, num_frames: int, frames: Array | None) -> Array:
+    """The frames side by side, and under them, for every word, again with what it looks at alight."""
+    cells = np.zeros((num_frames, _CELL, _CELL, 3))
+    if frames is not None:
+        images = (Image.fromarray(frame).resize((_CELL, _CELL)) for frame in frames[:num_frames])
+        cells = np.stack([np.asarray(image) for image in images]) / 255  # (T, cell, cell, 3)
+    rows = [cells]
+    for word in maps:
+        bright = word / max(word.max(), 1e-9)  # (T, h, w): the most of this word is 1
+        heat = [
+            np.asarray(Image.fromarray(frame).resize((_CELL, _CELL), Image.Resampling.NEAREST))
+            for frame in bright
+        ]
+        rows.append(0.4 * cells + 0.6 * colormaps["inferno"](np.stack(heat))[..., :3])
+    gaps = ((0, 0), (0, _GAP), (0, _GAP), (0, 0))
+    padded = [
+        np.pad(row, gaps, constant_values=1.0) for row in rows
+    ]  # (T, cell + gap, cell + gap, 3) of white
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in padded])
+
+
+def _label(axes: Axes, *, words: list[str], seconds: Array) -> None:
+    axes.set_xticks((np.arange(len(seconds)) + 0.5) * _PITCH, [f"{time:.2f}" for time in seconds], fontsize=6)
+    axes.set_yticks((np.arange(len(words) + 1) + 0.5) * _PITCH, ["frames", *words], fontsize=8)
+    axes.set_xlabel("time, s", fontsize=6)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,1 @@
+"""How rows lie in files: containers, codecs, layouts, records and sealed tables. See ../FORMAT.md."""

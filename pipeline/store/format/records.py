@@ -1,0 +1,98 @@
+"""Records: what makes a shard exist. A record says which rows are which clip's, at which times, and where
+each chunk lies in the shard's file, with which checksum: a reader needs nothing else."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import StoreError
+from pipeline.store.format.containers import CONTAINERS
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.tables import FORMAT_VERSION, seal, unseal
+
+RECORD_SUFFIX = ".record"
+CHUNK_DTYPE = np.dtype([("offset", "<u8"), ("size_bytes", "<u8"), ("checksum", "<u8")])  # xxh3-64
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """What a clip's rows are filed under."""
+
+    key: bytes  # 16 bytes: digest of the source's content and time range
+    clip_id: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A committed shard."""
+
+    shard_id: str
+    contract: FeatureContract
+    layout: Layout
+    spans: pa.Table  # SPAN_SCHEMA
+    chunks: np.ndarray[Any, Any]  # CHUNK_DTYPE
+    rest_checksum: int  # xxh3-64 of the file's other bytes
+
+    @property
+    def shard_name(self) -> str:
+        return f"{self.shard_id}{CONTAINERS[self.layout.format].suffix}"
+
+    @property
+    def record_name(self) -> str:
+        return f"{self.shard_id}{RECORD_SUFFIX}"
+
+    def clip_sources(self) -> dict[bytes, ClipSource]:
+        """What the clips of this shard were when they were computed, by key."""
+        columns = (self.spans[name].to_pylist() for name in ("clip_key", "clip_id", "source"))
+        return {key: ClipSource(key, *names) for key, *names in zip(*columns, strict=True)}
+
+    def row_seconds(self) -> np.ndarray[Any, Any]:
+        """Presentation time of each row, NaN where it has none."""
+        times = np.full(self.layout.rows_per_shard, np.nan)
+        first, count = self.spans["row"].to_numpy(), self.spans["num_rows"].to_numpy()
+        rows = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+        times[rows] = self.spans["frame_seconds"].combine_chunks().flatten().to_numpy()
+        return times
+
+    def to_bytes(self) -> bytes:
+        metadata = {
+            "format_version": str(FORMAT_VERSION).encode(),
+            "shard": self.shard_id.encode(),
+            "contract": self.contract.model_dump_json().encode(),
+            "layout": self.layout.to_json().encode(),
+            "chunks": self.chunks.tobytes(),
+            "rest_checksum": struct.pack("<Q", self.rest_checksum),
+        }
+        return seal(self.spans, metadata)
+
+
+def parse_record(data: bytes, *, path: Path) -> Record:
+    """Raises StoreError when the record is damaged or from a newer version."""
+    table, metadata = unseal(data, path=path)
+    check_version(int(metadata["format_version"]), path=path)
+    return Record(
+        shard_id=metadata["shard"].decode(),
+        contract=FeatureContract.model_validate_json(metadata["contract"]),
+        layout=Layout.from_json(metadata["layout"]),
+        spans=table,
+        chunks=np.frombuffer(metadata["chunks"], CHUNK_DTYPE),
+        rest_checksum=struct.unpack("<Q", metadata["rest_checksum"])[0],
+    )
+
+
+def read_record(path: Path) -> Record:
+    return parse_record(path.read_bytes(), path=path)
+
+
+def check_version(version: int, *, path: Path) -> None:
+    """Raises StoreError when something was written by a newer framecache."""
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {version}; this framecache reads up to {FORMAT_VERSION}. Upgrade it."
+        )

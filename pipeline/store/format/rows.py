@@ -1,0 +1,169 @@
+"""Reading rows of one shard file, for both containers: by offset, straight into the caller's buffer."""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline.errors import StoreError
+from pipeline.store.format.codecs import decode_into
+from pipeline.store.format.containers import rest_checksum
+from pipeline.store.format.layout import Layout
+from pipeline.store.format.records import Record
+
+Array = np.ndarray[Any, Any]
+
+# What is decoded from one read: bounds the memory beside the caller's buffer.
+_PIECE_BYTES = 8 << 20
+
+_REMEDY = "Run `python -m stages.store repair`, then `dvc repro`."
+
+
+class ShardRows:
+    """An open shard file. A chunk's checksum is verified when this object first needs it.
+
+    Threads may share one. The caller closes the descriptor.
+    """
+
+    def __init__(self, descriptor: int, *, layout: Layout, chunks: Mapping[str, Array], name: str) -> None:
+        """`chunks` has the columns of CHUNK_DTYPE; `name` is used in messages."""
+        self._descriptor = descriptor
+        self._layout = layout
+        # As memory views and bytes: reading one element is several times faster than numpy's.
+        self._offset, self._size_bytes = chunks["offset"].data, chunks["size_bytes"].data
+        self._checksum = chunks["checksum"].data
+        self._unverified = bytearray(b"\1" * len(self._offset))
+        self._name = name
+
+    def read_into(self, buffer: memoryview, *, row: int, clip_id: str) -> None:
+        """Fill `buffer` (bytes) with the rows from `row` on. StoreError when they are damaged."""
+        if self._layout.codec == "none":
+            self._read_plain(buffer, row, clip_id)
+            return
+        size = max(1, _PIECE_BYTES // self._layout.row_bytes) * self._layout.row_bytes
+        for start in range(0, len(buffer), size):
+            skip = start // self._layout.row_bytes
+            self._read_encoded(buffer[start : start + size], row + skip, clip_id)
+
+    def _read_plain(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        layout = self._layout
+        num_rows = len(buffer) // layout.row_bytes
+        first, last = row // layout.rows_per_chunk, (row + num_rows - 1) // layout.rows_per_chunk
+        start = self._offset[first] + row % layout.rows_per_chunk * layout.row_bytes
+        if self._offset[last] - self._offset[first] == (last - first) * layout.chunk_bytes:
+            self._pread(buffer, start, clip_id)
+        else:  # HDF5 may put something of its own between chunks
+            self._read_chunkwise(buffer, row, clip_id)
+        if self._unverified.find(1, first, last + 1) >= 0:
+            self._verify_plain(buffer, row, range(first, last + 1), clip_id)
+
+    def _verify_plain(self, buffer: memoryview, row: int, chunks: range, clip_id: str) -> None:
+        """Verify the chunks that `buffer`, rows from `row` on, came from: in place where they fit."""
+        size = self._layout.chunk_bytes
+        for number in chunks:
+            if self._unverified[number]:
+                start = (number * self._layout.rows_per_chunk - row) * self._layout.row_bytes
+                inside = start >= 0 and start + size <= len(buffer)
+                chunk = (
+                    buffer[start : start + size]
+                    if inside
+                    else self._load(self._offset[number], size, clip_id)
+                )
+                self._check(chunk, number, clip_id)
+
+    def _read_chunkwise(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        layout = self._layout
+        while buffer:
+            number, skip = divmod(row, layout.rows_per_chunk)
+            count = min(layout.rows_per_chunk - skip, len(buffer) // layout.row_bytes)
+            size = count * layout.row_bytes
+            self._pread(buffer[:size], self._offset[number] + skip * layout.row_bytes, clip_id)
+            buffer, row = buffer[size:], row + count
+
+    def _read_encoded(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        """One read for all chunks (both containers keep them in row order), then each is decoded."""
+        layout = self._layout
+        first = row // layout.rows_per_chunk
+        last = (row + len(buffer) // layout.row_bytes - 1) // layout.rows_per_chunk
+        start = self._offset[first]
+        stored = _scratch(self._offset[last] + self._size_bytes[last] - start)
+        self._pread(stored, start, clip_id)
+        skip = (
+            row % layout.rows_per_chunk * layout.row_bytes
+        )  # bytes of the first chunk that are not asked for
+        for number in range(first, last + 1):
+            chunk = stored[self._offset[number] - start :][: self._size_bytes[number]]
+            if self._unverified[number]:
+                self._check(chunk, number, clip_id)
+            size = min(layout.chunk_bytes - skip, len(buffer))
+            if size == layout.chunk_bytes:
+                self._decode(chunk, buffer[:size], number, clip_id)
+            else:
+                whole = memoryview(bytearray(layout.chunk_bytes))
+                self._decode(chunk, whole, number, clip_id)
+                buffer[:size] = whole[skip : skip + size]
+            buffer, skip = buffer[size:], 0
+
+    def _decode(self, stored: memoryview, out: memoryview, number: int, clip_id: str) -> None:
+        try:
+            decode_into(stored, out, codec=self._layout.codec)
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(
+                f"{self._name} is damaged: chunk {number} does not decompress ({error};"
+                f" reading clip {clip_id!r}). {_REMEDY}"
+            ) from None
+
+    def _load(self, offset: int, size_bytes: int, clip_id: str) -> memoryview:
+        data = os.pread(self._descriptor, size_bytes, offset)
+        if len(data) != size_bytes:
+            raise self._ends_early(clip_id)
+        return memoryview(data)
+
+    def _check(self, stored: memoryview, number: int, clip_id: str) -> None:
+        if xxhash.xxh3_64_intdigest(stored) != self._checksum[number]:
+            raise StoreError(
+                f"{self._name} is damaged: chunk {number} does not match its checksum"
+                f" (reading clip {clip_id!r}). {_REMEDY}"
+            )
+        self._unverified[number] = 0
+
+    def _pread(self, buffer: memoryview, offset: int, clip_id: str) -> None:
+        while buffer:
+            count = os.preadv(self._descriptor, [buffer], offset)
+            if count == 0:
+                raise self._ends_early(clip_id)
+            buffer, offset = buffer[count:], offset + count
+
+    def _ends_early(self, clip_id: str) -> StoreError:
+        return StoreError(f"{self._name} is damaged: it ends early (reading clip {clip_id!r}). {_REMEDY}")
+
+
+_thread = threading.local()
+
+
+def _scratch(size_bytes: int) -> memoryview:
+    """Memory of this thread, used again: fresh memory costs more than what is read into it."""
+    buffer: bytearray = getattr(_thread, "buffer", bytearray())
+    if len(buffer) < size_bytes:
+        _thread.buffer = buffer = bytearray(size_bytes)
+    return memoryview(buffer)[:size_bytes]
+
+
+def verify_shard(path: Path, record: Record) -> list[int]:
+    """The numbers of the chunks whose bytes are not as recorded; -1 stands for all other bytes.
+
+    Reads the whole file. Raises OSError when it can't be read.
+    """
+    damaged = []
+    with path.open("rb", buffering=0) as file:
+        for number, (offset, size, checksum) in enumerate(record.chunks.tolist()):
+            data = os.pread(file.fileno(), size, offset)
+            if len(data) != size or xxhash.xxh3_64_intdigest(data) != checksum:
+                damaged.append(number)
+    if rest_checksum(path, record.chunks) != record.rest_checksum:
+        damaged.append(-1)
+    return damaged

@@ -1,0 +1,1 @@
+"""Looking after a store: verify and repair, gc, repack, dump, summary."""
