@@ -60,6 +60,8 @@ def os_error_text(error: OSError) -> str | None:
 
 def error_text(error: Exception) -> str:
     """What to tell of an error that a clip's source gave."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
     return (isinstance(error, OSError) and os_error_text(error)) or str(error)
 
 

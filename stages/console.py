@@ -72,6 +72,6 @@ def _journal_hint(error: OSError) -> str:
     if name != journal and not name.startswith(f"{journal}/"):
         return ""
     return (
-        " It is of the journal: FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere, and takes over"
-        " what DVC has of them."
+        " This path is in the journal. FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere; those"
+        " that DVC has are taken over."
     )

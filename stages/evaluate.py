@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from tqdm import tqdm
 
-from pipeline.errors import ConfigError, DecodeError, ManifestError
+from pipeline.errors import ConfigError, DecodeError, ManifestError, error_text
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import Score, comparison_table, order_sentence, predict, score
 from pipeline.learn.models import MODELS, RecurrentModel
@@ -187,7 +187,7 @@ def _draw_captions(path: Path, predictions: Predictions, checkpoint: Checkpoint)
                 raise DecodeError(f"it has {len(read)} frames now, and its features are of {len(seconds)}")
             frames[clip.clip_id] = read
         except (DecodeError, OSError) as error:
-            log.warning("%s is drawn without the frames of %s: %s", path, clip.clip_id, error)
+            log.warning("%s is drawn without the frames of %s: %s", path, clip.clip_id, error_text(error))
     write_caption_page(
         path,
         predictions,

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.deploy.end_to_end import clip_pixels
 from pipeline.deploy.export import FORMATS, clips_sentence, export_chain
 from pipeline.deploy.export_captions import export_captioner
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, error_text
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.manifest import Clip, read_manifest
 from stages import console
@@ -87,7 +87,8 @@ def _frames_to_check(given: Path | None, *, checkpoint: Checkpoint, num_frames: 
     except (OSError, PipelineError) as error:
         remedy = "Name another one" if given else "Name any video or image"
         raise ConfigError(
-            f"No clip to check the exported file with: {str(error).rstrip('.')}. {remedy}: --clip FILE."
+            f"No clip to check the exported file with: {error_text(error).rstrip('.')}. {remedy}:"
+            " --clip FILE."
         ) from None
     return clip.sources[0], pixels
 

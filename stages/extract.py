@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--read-sources",
         action="store_true",
-        help="read all sources again: by default those whose size, times and inode are as before are not",
+        help="read all sources again; by default only those whose size, times or inode have changed",
     )
     arguments = parser.parse_args()
     if arguments.plan:

@@ -85,7 +85,7 @@ def prepare(job: Job, *, retry: bool, reread: bool = False) -> Plan:
         read_sources(job, again=reread)
     finally:  # what was read of the sources is not read again
         job.digests.save()
-    make_plan = partial(job.plan)
+    make_plan = job.plan
     todo = make_plan()
     job.digests.save()
     if retry:

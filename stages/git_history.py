@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def _git(project: Path, *arguments: str) -> str:
 def run_git(
     project: Path, *arguments: str, stdin: bytes = b"", check: bool = True
 ) -> "subprocess.CompletedProcess[bytes]":
+    if shutil.which("git") is None:
+        raise StoreError(f"git is not installed, and {project} may need features of its other revisions.")
     done = subprocess.run(
         ["git", *arguments],
         cwd=project,

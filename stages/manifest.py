@@ -115,7 +115,7 @@ def _command(
 
 
 def _folder(options: argparse.Namespace) -> None:
-    if min(options.split) <= 0 or abs(sum(options.split) - 1) > 1e-6:
+    if not (min(options.split) > 0 and abs(sum(options.split) - 1) < 1e-6):
         options.error(f"--split {' '.join(map(str, options.split))}: give three shares above 0 that sum to 1")
     _check_folder(options)
     if options.labels and not options.labels.is_file():

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.top < 1:
         parser.error(f"--top {arguments.top}: give at least 1")
-    if arguments.image_fps <= 0:
+    if not 0 < arguments.image_fps < math.inf:
         parser.error(f"--image-fps {arguments.image_fps}: give a rate above 0")
 
     device = resolve_device(arguments.device)
@@ -90,7 +91,7 @@ def main() -> None:
             except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                     raise
-                log.error("%s", error)
+                log.error("%s", error_text(error))
                 results.append({"source": str(source), "error": error_text(error)})
             bar.update()
     if arguments.json:

@@ -569,6 +569,14 @@ def test_a_time_that_is_years_ahead_does_not_repeat_a_frame_a_million_times(tmp_
         read(path, sampling=Sampling(fps=25))
 
 
+def test_a_short_clip_of_a_long_source_is_within_the_limits(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mkv", num_frames=3, pts=[0, 40, 50000], time_base=Fraction(1, 1000))
+    limits = Limits(max_source_frames=100)
+    assert read(path, sampling=Sampling(fps=25), end_seconds=0.08, limits=limits)[0] == [0, 1]
+    with pytest.raises(DecodeError, match="1250 frames: above"):
+        read(path, sampling=Sampling(fps=25), limits=limits)
+
+
 def test_pil_alone_would_warn_of_images_that_the_limits_allow(tmp_path: Path) -> None:
     """Its warning is an error under `python -W error`, and above twice its limit it refuses."""
     path = tmp_path / "large.png"

@@ -82,6 +82,21 @@ def test_frames_that_the_decoder_drops_as_it_learns_their_order_are_not_damage(
     assert found == pytest.approx(times)
     assert indices == [round(t * 25) for t in times]
     assert read(path, start_seconds=2.0, end_seconds=4.0)[0] == [i for i in indices if 50 <= i < 100]
+    missing = (set(range(indices[-1] + 1)) - set(indices)).pop()
+    shown = [i - (i == missing) for i in range(indices[-1] + 1)]  # the frame before it stays on screen
+    assert read(path, sampling=Sampling(fps=25))[0] == shown
+    assert read(path, sampling=Sampling(fps=12.5))[0] == shown[::2]
+
+
+def test_a_choice_by_the_number_of_frames_is_exact_whatever_may_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.frames.video._HELD_BYTES", 20 * 64 * 64 * 3)
+    path = write_undeclared_reorder(tmp_path / "reorder.mkv")
+    indices = read(path)[0]
+    for count in (4, 30, 119):
+        expected = [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]
+        assert read(path, sampling=Sampling(count=count))[0] == expected
 
 
 @pytest.mark.parametrize("num_packets", [5, 12, 20])

@@ -95,7 +95,7 @@ def test_a_corrupt_source_is_named_the_rest_is_answered_and_the_exit_status_is_1
     assert answer.split()[0] == "media/clips/video.mp4"
     assert answer.split()[1] in CLASSES
     assert "error: media/bad.mp4 can't be decoded" in stderr
-    assert "No such file or directory: 'media/gone.mp4'" in stderr
+    assert "No such file or directory: media/gone.mp4. Correct the path" in stderr
     assert "error: 2 of 3 sources could not be read" in stderr
     results = json.loads(run(capsys, workspace, *arguments, "--json", status=1)[0])
     assert ["error" in result for result in results] == [True, True, False]

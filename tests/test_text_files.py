@@ -102,6 +102,8 @@ def test_no_cell_is_dropped_in_silence(tmp_path: Path, rows: str, complaints: li
 def test_an_empty_csv_and_one_with_other_separators_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TextFileError, match=r"table\.csv is empty\. Its first line must name the columns"):
         csv_of(tmp_path, "\n\n")
+    with pytest.raises(TextFileError, match=r"table\.csv has a quote in line 1 that is never closed"):
+        csv_of(tmp_path, 'source,"label\na,b\n')
     with pytest.raises(TextFileError, match=r"columns are separated by ';'\. Separate them by commas"):
         csv_of(tmp_path, "source;label\na;b\n")
 

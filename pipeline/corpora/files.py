@@ -77,6 +77,7 @@ def clips_by_stem(root: Path) -> Mapping[str, str]:
         raise ManifestError(f"{root}: {len(twice)} videos are there twice. Keep one: {some(twice)}.")
     if not found:
         raise ManifestError(f"{root} has no videos, and no folders of frames. It holds {contents(root)}.")
+    check_names(root, found.values(), ())
     bad = find_faults(root, found.values())
     return {stem: source for stem, source in found.items() if source not in bad}
 

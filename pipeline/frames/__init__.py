@@ -156,22 +156,25 @@ def probe(
         begin = Wanted(Sampling(), start_seconds=float(times[positions[0]]))
         with closing(_shown(source, begin, paths[0], limits, preprocessing)) as shown:
             height, width, _ = next(shown)[0].shape
-        if isinstance(source, Video):
+        if isinstance(source, Video | AnimatedPng):
             source.check_end(wanted)
-        elif isinstance(source, AnimatedPng):
-            source.check_end()
-    except NotFramesError as error:
-        for _ in read_frames(
-            paths,
-            sampling=sampling,
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
-            image_fps=image_fps,
-            limits=limits,
-            preprocessing=preprocessing,
-        ):
-            pass  # it counts what can be recovered
-        raise error.as_decode_error(num_recovered=0) from error
+    except NotFramesError:  # reading it all tells whether that is so, and what can be recovered
+        batches = [
+            (batch.pixels.shape, batch.pts_seconds)
+            for batch in read_frames(
+                paths,
+                sampling=sampling,
+                start_seconds=start_seconds,
+                end_seconds=end_seconds,
+                image_fps=image_fps,
+                limits=limits,
+                preprocessing=preprocessing,
+            )
+        ]
+        seconds = np.concatenate([times for _, times in batches])
+        _, height, width, _ = batches[0][0]
+        length = float(seconds[-1] - seconds[0])
+        return ClipInfo(num_frames=len(seconds), seconds=length, height=height, width=width)
     first, last = times[positions[[0, -1]]].tolist()
     return ClipInfo(num_frames=int(repeats.sum()), seconds=last - first, height=height, width=width)
 
@@ -208,6 +211,8 @@ def _shown(
                 height, width, _ = shown[0].shape
                 check_prepared(file, height=height, width=width, preprocessing=preprocessing, limits=limits)
             yield shown
+    if isinstance(source, AnimatedPng):
+        source.check_end(wanted)
 
 
 def _with_times(source: Stills, positions: np.ndarray, repeats: np.ndarray) -> Generator[Shown, None, None]:

@@ -11,9 +11,11 @@ import numpy as np
 from pipeline.frames.image_bytes import PNG, orientation, png_chunk, png_chunks, split
 from pipeline.frames.images import explained, on_black, opened, over, read_bytes, to_pixels, turned
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
+from pipeline.frames.sampling import Wanted
 
 _DEFAULT_DURATION_MS = 100  # of a frame that has none, as browsers do
 _CLEAR, _RESTORE = 1, 2  # what becomes of the place of a PNG's frame after its time; 0: it stays
+_HEADER_END = 33  # of a PNG: its signature and the chunk IHDR
 _SOURCE = 0  # a PNG's frame replaces what it covers; 1: it lies over it
 
 
@@ -101,6 +103,8 @@ class AnimatedPng:
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "AnimatedPng | None":
         """None for a PNG that does not move."""
         with explained(path, data):
+            if data[12:16] != b"IHDR" or len(data) < _HEADER_END:
+                return None
             width, height = struct.unpack_from(">II", data, 16)
             num_promised, items = _read_frames(data)
         if not items:
@@ -111,10 +115,7 @@ class AnimatedPng:
         return cls(path, limits, height, width, orientation(split(data)[1]), num_promised, items, times)
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB.
-
-        Raises NotFramesError when one is damaged, and after the last when more are known to be missing.
-        """
+        """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB. Raises NotFramesError."""
         canvas = np.zeros((self.height, self.width, 3), np.uint8)  # on black, where opacity does not matter
         wanted = set(positions.tolist())
         for number, item in enumerate(self.items[: positions[-1] + 1]):
@@ -132,11 +133,10 @@ class AnimatedPng:
                 area[:] = 0
             elif item.disposal == _RESTORE:
                 area[:] = before
-        self.check_end()
 
-    def check_end(self) -> None:
-        """Raise NotFramesError when there are fewer frames than the file promises."""
-        if len(self.items) < self.num_promised:
+    def check_end(self, wanted: Wanted) -> None:
+        """Raise NotFramesError when the file ends before the wanted frames do."""
+        if len(self.items) < self.num_promised and wanted.reaches_beyond(self.pts_seconds[-1]):
             raise NotFramesError(self.path, f"it has {len(self.items)} of {self.num_promised} frames")
 
 

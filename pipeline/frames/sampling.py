@@ -94,7 +94,9 @@ class Wanted:
         Raises NotFramesError when there are none, or more than the limits allow.
         """
         if self.sampling.fps is not None:  # a damaged time may be years ahead
-            check_num_frames(path, int(pts_seconds[-1] * self.sampling.fps), limits=limits)
+            end = min(pts_seconds[-1], pts_seconds[-1] if self.end_seconds is None else self.end_seconds)
+            seconds = end - (self.start_seconds or 0)
+            check_num_frames(path, int(seconds * self.sampling.fps), limits=limits)
         indices = sample_indices(
             pts_seconds,
             sampling=self.sampling,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
@@ -27,7 +28,7 @@ _INTERPOLATION = Interpolation.BILINEAR | Interpolation.BITEXACT
 # Opening the file again and seeking costs about as much as decoding this many frames.
 _WORTH_SEEKING_FRAMES = 32
 
-_HELD_BYTES = 64 << 20
+_HELD_BYTES = 256 << 20  # 16 frames of 1080p are 100 MB
 
 Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it comes
 
@@ -62,13 +63,16 @@ class Video:
             return
         index = read_index(self.path, self.limits)
         last_seconds = -1.0
-        held: list[Shown] = []  # where another number of frames would be another choice, until all is seen
+        held: list[Shown] = []  # frames that another index could choose otherwise, until the decoder agrees
         try:
             for found in self._chosen(index, wanted):
                 held.append(found)
-                if not wanted.by_total or len(held) * found[0].nbytes > _HELD_BYTES:
-                    yield from held
-                    last_seconds, held = found[1], []
+                if not wanted.by_total:  # the last one may be on screen for longer
+                    yield from held[:-1]
+                    last_seconds = held[-2][1] if len(held) > 1 else last_seconds
+                    held = held[-1:]
+                elif not index.counted and len(held) * found[0].nbytes > _HELD_BYTES:
+                    raise _UnlikeIndexError
             yield from held
         except NotFramesError:
             yield from held
@@ -102,9 +106,8 @@ class Video:
         limit, duration, rate = self.limits.max_source_frames, video.container.duration, video.rate
         if limit is None:
             return False
-        return bool(
-            video.stream.frames > limit or (duration and rate and duration / 1e6 * float(rate) > limit)
-        )
+        expected = float(rate * duration / av.time_base) if duration and rate else 0.0
+        return bool(max(video.stream.frames, expected) > limit)
 
     def _chosen(self, index: FrameIndex, wanted: Wanted, *, after: float = -1.0) -> Iterator[Shown]:
         """The wanted frames that are shown later than `after`. Raises _UnlikeIndexError, NotFramesError."""

@@ -91,7 +91,10 @@ def read_table(
 def column_names(path: Path) -> list[str]:
     """The columns of a .parquet file or else a CSV. Raises TextFileError for a CSV that is no text."""
     if path.suffix == ".parquet":
-        names: list[str] = pa.parquet.read_schema(path).names
+        try:
+            names: list[str] = pa.parquet.read_schema(path).names
+        except pa.ArrowException as error:
+            raise ManifestError(f"{path} can't be read as Parquet: {error}") from None
         return names
     return read_csv(path, refuse=lambda *_: None)[0]
 

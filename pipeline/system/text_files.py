@@ -65,11 +65,12 @@ def read_csv(
 
     Raises TextFileError for an empty file and as `read_text` does.
     """
-    rows = _csv_rows(read_text(path), refuse)
-    try:
-        _, header = next(rows)
-    except StopIteration:
-        raise TextFileError(f"{path} is empty. Its first line must name the columns.") from None
+    text = read_text(path)
+    rows = _csv_rows(text, refuse)
+    _, header = next(rows, (0, None))
+    if header is None:
+        problem = "is empty" if not text.strip() else "has a quote in line 1 that is never closed"
+        raise TextFileError(f"{path} {problem}. Its first line must name the columns.")
     for separator in (";", "\t"):
         if len(header) == 1 and separator in header[0]:
             raise TextFileError(f"{path}: columns are separated by {separator!r}. Separate them by commas.")
@@ -81,7 +82,7 @@ def _csv_rows(text: str, refuse: Callable[[str, int], None]) -> Iterator[tuple[i
     line = 1
     try:
         for cells in reader:
-            if any(cells) and any(map(str.strip, cells)):
+            if any(map(str.strip, cells)):
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
