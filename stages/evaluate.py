@@ -6,7 +6,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import logging
 from dataclasses import replace
 from itertools import islice
@@ -31,7 +30,7 @@ from pipeline.report.drawings import AttentionBars, draw_attention, draw_compari
 from pipeline.report.plots import NUM_DRAWN, write_plots
 from pipeline.store import FeatureView, open_view
 from pipeline.system.devices import DeviceName, resolve_device
-from pipeline.system.files import write_atomically
+from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.params import CorpusConfig, load_section
 
@@ -83,8 +82,7 @@ def main() -> None:
             "baseline": _score(checkpoints["baseline"], view, found, config),
         }
     metrics = {name: score.as_json() for name, score in scores.items()}
-    text = json.dumps(metrics, indent=2, allow_nan=False)
-    write_atomically(Path("metrics/evaluate.json"), f"{text}\n".encode())
+    write_json(Path("metrics/evaluate.json"), metrics)
     cell = recurrent.config.cell
     model = {"transformer": "transformer", "none": "no recurrence"}.get(cell, cell.upper())
     labels = {

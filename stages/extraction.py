@@ -1,7 +1,6 @@
 """The work of stage extract, in the process that stages/extract.py supervises."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -26,7 +25,7 @@ from pipeline.extract import (
     run,
 )
 from pipeline.store import Quarantined, repack
-from pipeline.system.files import write_atomically
+from pipeline.system.files import write_json
 from pipeline.system.memory import is_out_of_memory
 from pipeline.system.supervisor import Notes, Orders, interrupt_once, read_orders
 from stages import console
@@ -242,7 +241,7 @@ def write_report(
         "frames_per_second": rate,
         **lanes,
     }
-    write_atomically(REPORT, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+    write_json(REPORT, report)
 
 
 def _listed(clips: Mapping[str, str]) -> str:

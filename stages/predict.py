@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from pipeline.backbone import Weights
 from pipeline.backbone.weights import find_weights, load_weights
+from pipeline.corpora import walk
 from pipeline.deploy.end_to_end import answer_clip, make_backbone
 from pipeline.errors import DecodeError, NonFiniteError, PipelineError, WeightsError, error_text
-from pipeline.frames import images_in_folder, is_image, is_video
+from pipeline.frames import is_image, is_video
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.learn.tasks import QuestionAnswering
 from pipeline.manifest import Clip, Question
@@ -145,23 +146,13 @@ def find_sources(path: Path) -> list[Path]:
 
     A folder's images are one clip, unless videos lie beside them: then each image is a clip as well.
     """
-    return (_clips_below(path) or [path]) if path.is_dir() else [path]
-
-
-def _clips_below(folder: Path) -> list[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    images = images_in_folder(folder)
-    has_videos = any(is_video(entry) and not entry.is_dir() for entry in entries)
-    if images and has_videos:
-        log.warning("%s holds videos beside images: each image is a clip of its own.", folder)
-    clips = [folder] if images and not has_videos else []
-    for entry in entries:
-        if entry.is_dir():
-            if not folder.resolve().is_relative_to(entry.resolve()):  # else a link makes a loop
-                clips += _clips_below(entry)
-        elif is_video(entry) or (has_videos and is_image(entry)):
-            clips.append(entry)
-    return clips
+    clips: list[Path] = []
+    for folder, files in walk(path) if path.is_dir() else ():
+        images, videos = list(filter(is_image, files)), list(filter(is_video, files))
+        if images and videos:
+            log.warning("%s holds videos beside images: each image is a clip of its own.", folder)
+        clips += [*images, *videos] if videos else [folder] * bool(images)
+    return sorted(clips) or [path]
 
 
 def _cell(value: str | float) -> str:

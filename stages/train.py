@@ -31,7 +31,14 @@ from pipeline.learn.training import Fit, Metrics, TrainConfig, fit
 from pipeline.manifest import read_manifest
 from pipeline.store import FeatureView, open_view
 from pipeline.system.devices import resolve_device
-from pipeline.system.files import file_digest, file_lock, make_folder, remove_folder, write_atomically
+from pipeline.system.files import (
+    file_digest,
+    file_lock,
+    make_folder,
+    remove_folder,
+    write_atomically,
+    write_json,
+)
 from stages import console
 from stages.params import CorpusConfig, load_section, training_folder
 
@@ -118,8 +125,7 @@ def main() -> None:
                     weights_source=_weights_source(view.contract),
                 )
                 save_checkpoint(Path("checkpoints") / name, checkpoint)
-            text = json.dumps(metrics, indent=2, allow_nan=False)
-            write_atomically(Path("metrics/train.json"), f"{text}\n".encode())
+            write_json(Path("metrics/train.json"), metrics)
             remove_folder(work)
 
 

@@ -187,4 +187,6 @@ def test_models_of_several_values_are_compared_in_units_of_each_ones_deviation()
     # In order the narrow value is right, and the wide one a little worse.
     scores = (score_of(1.01e5, 0.0), score_of(1.00e5, 2.0))
     sentence = order_sentence(*scores, metric="mae", sign=-1, monitored=task.monitored)
-    assert sentence.startswith("In order against shuffled: mae -0.9995 [-1.094, -0.905]: the model uses")
+    assert sentence.startswith(
+        "In order against shuffled: mae in standard deviations -0.9995 [-1.094, -0.905]: the model uses"
+    )

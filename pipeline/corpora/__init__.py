@@ -1,6 +1,6 @@
 """Manifests of corpora: a folder tree or a CSV of one's own; UCF101 and Kinetics by their official lists."""
 
-from pipeline.corpora.files import Corpus
+from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.kinetics import kinetics_corpus
 from pipeline.corpora.labels import labels_corpus
@@ -19,4 +19,5 @@ __all__ = [
     "name_clips",
     "split_classes",
     "ucf101_corpus",
+    "walk",
 ]

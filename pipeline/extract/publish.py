@@ -68,7 +68,7 @@ def publish_view(
         for clip_id, key in usable.items():
             if key in unfit and clip_id not in clips:
                 before = faulty.get(clip_id, Faulty(clip_id, unfit[key].source, "", 0, "drop"))
-                reason = f"{before.reason} {unfit[key].reason}".strip()
+                reason = "; ".join(filter(None, (before.reason, unfit[key].reason)))
                 faulty[clip_id] = replace(before, reason=reason, policy="drop")
         short = [clip_id for clip_id, clip in clips.items() if clip.num_frames < min_frames]
         if short:

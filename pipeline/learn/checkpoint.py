@@ -14,7 +14,7 @@ from pipeline.errors import ContractError, PipelineError
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.tasks import TASKS, Task
 from pipeline.learn.training import TrainConfig
-from pipeline.system.files import write_atomically
+from pipeline.system.files import write_atomically, write_json
 
 _WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
 
@@ -47,8 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config.model_dump(mode="json"),
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
-    text = json.dumps(description, indent=2, allow_nan=False)
-    write_atomically(folder / _DESCRIPTION, f"{text}\n".encode())
+    write_json(folder / _DESCRIPTION, description)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

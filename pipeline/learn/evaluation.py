@@ -223,4 +223,6 @@ def order_sentence(
         verdict = "the model uses the order of frames."
     else:
         verdict = "it is not shown that the order of frames helps this model."
-    return f"In order against shuffled: {metric} {_with_interval(difference, sign='+')}: {verdict}"
+    unit = " in standard deviations" if first != ordered.metrics[metric].value else ""
+    interval = _with_interval(difference, sign="+")
+    return f"In order against shuffled: {metric}{unit} {interval}: {verdict}"

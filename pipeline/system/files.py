@@ -7,6 +7,7 @@ folder, flushed to the disk, and renamed.
 import contextlib
 import errno
 import fcntl
+import json
 import logging
 import os
 import secrets
@@ -66,6 +67,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` as the new content of `path`."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, in which NaN and infinity are a ValueError: no reader has to take them."""
+    write_atomically(path, f"{json.dumps(value, indent=1, allow_nan=False)}\n".encode())
 
 
 def make_folder(path: Path) -> None:

@@ -157,7 +157,7 @@ def refuse_non_finite(clip_ids: Sequence[str], *, path: Path) -> None:
     if clip_ids:
         raise NonFiniteError(
             f"{path}: the features of {listed(clip_ids)} have values that are infinite or NaN. Extract them"
-            " again with extract.dtype: float32, or take these clips out of the manifest."
+            " again (with extract.dtype: float32 if it is float16), or take these clips out of the manifest."
         )
 
 
