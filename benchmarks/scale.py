@@ -26,7 +26,7 @@ from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_targ
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
 from pipeline.extract import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
-from pipeline.extract import dask as extract_dask
+from pipeline.extract.cluster import dask as extract_dask
 from pipeline.manifest import Clip
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
@@ -287,7 +287,7 @@ PRETENDERS = textwrap.dedent("""
     import sys, time
     from distributed import LocalCluster, get_worker
     from benchmarks import scale
-    from pipeline.extract import dask_worker
+    from pipeline.extract.cluster import dask_worker
     from pipeline.extract.result import Result
     from pipeline.store import Journal
 

@@ -19,7 +19,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError
 from pipeline.extract import ExtractConfig, Plan, Result, Target, plan, publish_view, run
-from pipeline.extract import dask as extract_dask
+from pipeline.extract.cluster import dask as extract_dask
 from pipeline.extract.config import DaskConfig
 from pipeline.manifest import Clip
 from pipeline.store import Journal, open_view

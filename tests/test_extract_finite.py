@@ -19,7 +19,8 @@ from pipeline.extract import ExtractConfig, plan, publish_view
 from pipeline.extract import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
-from pipeline.store import Journal, finite, open_view
+from pipeline.store import Journal, open_view
+from pipeline.store.format import finite
 from stages.extract_job import make_targets
 from tests.features import make_contract
 from tests.media import write_video

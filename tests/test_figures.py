@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 
-from pipeline import figures
+from pipeline.report import figures
 from pipeline.report.figures import save_figure
 
 SCRIPTS = {"Devanagari": "कखग", "Thai": "กขค", "Chinese": "男孩跑", "Korean": "소년이"}

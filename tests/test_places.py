@@ -234,7 +234,7 @@ ERRORS = {
     "two names": (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), "link: a -> b."),
     "journal": (
         PermissionError(errno.EACCES, "Permission denied", ".framecache/locks/x"),
-        "It is of the journal: FRAMECACHE_JOURNAL=/another/folder",
+        "This path is in the journal. FRAMECACHE_JOURNAL=/another/folder",
     ),
 }
 
