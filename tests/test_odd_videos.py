@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,6 +15,9 @@ from pipeline.errors import DecodeError
 from pipeline.frames import probe, read_frames
 from tests.media import ENCODER_OPTIONS, frame_index, write_video
 from tests.odd_videos import (
+    add_stream,
+    copy_of,
+    encode,
     without_first_packets,
     write_message_samples,
     write_motion_jpeg,
@@ -225,6 +229,50 @@ def test_a_clip_that_ends_before_the_damage_is_whole(tmp_path: Path) -> None:
         read(path, start_seconds=0.4, end_seconds=3.0)
 
 
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_program_streams_are_not_sought_in(tmp_path: Path, codec: str) -> None:
+    """After a seek, their demuxer gives times to other pictures."""
+    path = write_video(
+        tmp_path / "program.mpg", num_frames=200, fps=25, codec=codec, options={"g": "12", "bf": "2"}
+    )
+    indices, times = read(path)
+    assert indices == list(range(200))
+    check_all_ways_of_reading(path, indices, times)  # the times are those that its muxer gave
+    assert read(path, sampling=Sampling(count=4))[0] == [25, 75, 125, 175]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_packets_without_a_picture_are_known_in_mpeg_2(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"user_data.{suffix}"
+    with av.open(path, "w") as container:
+        stream = add_stream(container, "mpeg2video", g="12", bf="0", ticks_per_second=25)
+        for index, packet in enumerate(encode(stream, 200)):
+            packet.pts, packet.dts, packet.time_base = 2 * index, 2 * index, Fraction(1, 50)
+            user_data = copy_of(packet, b"\0\0\1\xb2" + bytes(range(1, 40)), pts=2 * index + 1)
+            container.mux(packet)
+            if index == 30:
+                container.mux(user_data)
+    assert read(path, sampling=Sampling(every=40))[0] == [0, 40, 80, 120, 160]
+    assert read(path, sampling=Sampling(count=4))[0] == [25, 75, 125, 175]
+    assert probe([path], sampling=ALL).num_frames == 200
+
+
+@pytest.mark.parametrize("wrong_seconds", [11.021, 30.0])
+def test_one_time_far_ahead_in_what_is_skipped_moves_no_choice(tmp_path: Path, wrong_seconds: float) -> None:
+    path = tmp_path / "ahead.mp4"
+    with av.open(path, "w") as container:
+        stream = add_stream(container, "libx264", ticks_per_second=1000, g="12", bf="0")
+        packets = encode(stream, 400, ticks=lambda i: 40 * i)
+        packets[150].pts = int(wrong_seconds * 1000)
+        for packet in packets:
+            container.mux(packet)
+    assert read(path, sampling=Sampling(every=40)) == (
+        list(range(0, 400, 40)),
+        pytest.approx(np.arange(10) * 1.6),
+    )
+    assert read(path, sampling=Sampling(count=1))[0] == [200]
+
+
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, -1), (3, 2), (8, 1)])
 def test_motion_jpeg_whose_frames_have_exif_is_turned_as_it_says(
     tmp_path: Path, orientation: int, turns: int
@@ -237,7 +285,16 @@ def test_motion_jpeg_whose_frames_have_exif_is_turned_as_it_says(
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_transparent_webm_is_on_black(tmp_path: Path, codec: str) -> None:
-    path = write_transparent(tmp_path / "alpha.webm", codec=codec)
+    webm = write_transparent(tmp_path / "alpha.webm", codec=codec)
+    with av.open(webm) as reader, av.open(tmp_path / "alpha.mkv", "w") as writer:  # its tag is in capitals
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        stream.metadata["ALPHA_MODE"] = "1"
+        for packet in reader.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                writer.mux(packet)
+    assert next(read_frames([tmp_path / "alpha.mkv"], sampling=ALL)).pixels[:, :, :24].max() <= 16
+    path = webm
     batch = next(read_frames([path], sampling=ALL))
     assert batch.pts_seconds.tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert batch.pixels[:, :, :24].max() <= 16

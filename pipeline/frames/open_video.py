@@ -29,10 +29,13 @@ _PADDING_PIXELS = 1 << 20  # FFmpeg's limit counts padding: at most double, but 
 _READS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 # Units of a packet that are (parts of) pictures; others hold parameters and messages.
-_PICTURE_UNITS = {"h264": "1-5", "hevc": "0-31"}
+_PICTURE_UNITS = {"h264": "1-5", "hevc": "0-31", "av1": "3|6"}
 
-# MPEG-4 has pictures that repeat the one before in so few bytes, of which its decoder makes no frame.
-_NOT_CODED_BYTES = 10
+# What a picture begins with.
+_PICTURE_STARTS = {"mpeg1video": b"\0\0\1\0", "mpeg2video": b"\0\0\1\0", "mpeg4": b"\0\0\1\xb6"}
+
+# Pictures that repeat the one before are so small, and the decoder makes no frame of them.
+_NOT_CODED_BYTES = {"mpeg4": 10, "vp8": 2}
 
 
 @dataclass
@@ -116,12 +119,13 @@ class OpenVideo:
             for _ in self.packets():  # after an error
                 pass
         promised = len(self.stream.index_entries) if "mp4" in self.container.format.name else 0
-        if self.num_packets < promised:
+        if self.num_packets < promised and self._has_lost_entries():
             return f"it ends after {self.num_packets} of {promised} frames"
         if promised and self.last_is_cut:
             return f"it ends within the last of {promised} frames"
         claim = read_claim(self.path)
-        if claim.missing_bytes and (claim.is_cut or not self._is_complete(num_frames, seconds)):
+        is_whole = self._is_complete(num_frames, seconds) and (self.stream.frames or not claim.is_cut)
+        if claim.missing_bytes and not is_whole:
             return claim.as_reason()
         return blame(self.path, self.error).reason if self.error else None
 
@@ -132,14 +136,20 @@ class OpenVideo:
         duration, rate = self.container.duration, self.rate
         return bool(duration and rate and seconds + 1.5 / float(rate) >= duration / av.time_base)
 
+    def _has_lost_entries(self) -> bool:
+        """Whether the table of contents of an MP4 names bytes beyond its end; some samples hold no packet."""
+        size_bytes = self.path.stat().st_size
+        return any(entry.pos + entry.size > size_bytes for entry in self.stream.index_entries)
+
     def holds_picture(self, packet: Any) -> bool:
         """False for a packet that only has messages or parameters, or says that nothing has changed.
 
         May use the packet up.
         """
-        codec = self.stream.codec_context.name
-        if codec == "mpeg4":
-            return bool(packet.size > _NOT_CODED_BYTES)
+        codec = self.stream.codec_context.codec.canonical_name
+        at = bytes(packet).find(_PICTURE_STARTS[codec]) if codec in _PICTURE_STARTS else 0
+        if at < 0 or packet.size - at <= _NOT_CODED_BYTES.get(codec, 0):
+            return False
         if codec not in _PICTURE_UNITS:
             return True
         try:
@@ -149,7 +159,7 @@ class OpenVideo:
 
     @cached_property
     def _pictures_only(self) -> BitStreamFilterContext:
-        units = _PICTURE_UNITS[self.stream.codec_context.name]
+        units = _PICTURE_UNITS[self.stream.codec_context.codec.canonical_name]
         return BitStreamFilterContext(f"filter_units=pass_types={units}", self.stream)
 
 
@@ -197,7 +207,8 @@ def _claims_of_memory(path: Path) -> Iterator[None]:
 
 
 def _decoder(path: Path, stream: Any) -> Any:
-    name = _READS_ALPHA.get(stream.codec_context.name) if stream.metadata.get("alpha_mode") == "1" else None
+    tags = {name.lower(): value for name, value in stream.metadata.items()}
+    name = _READS_ALPHA.get(stream.codec_context.name) if tags.get("alpha_mode") == "1" else None
     if name is None:
         return stream.codec_context
     try:

@@ -20,7 +20,7 @@ from pipeline.frames.open_video import OpenVideo, opened
 # A longer pause is more likely a wrong time than a video's: then frames are counted.
 _PAUSE_SECONDS = 60.0
 
-_SMALL_PACKET_BYTES = 4096  # those that hold no picture are small; looking into one takes 8 us
+_MAX_REORDERED = 32  # frames between a picture's place in the file and on screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,22 @@ def _index_packets(video: OpenVideo) -> FrameIndex | None:
         if packet.is_keyframe:
             keyframes.append(packet.pts)
         pts, is_shown = packet.pts, not packet.is_discard  # cut away by an edit list
-        if is_shown and (packet.size > _SMALL_PACKET_BYTES or video.holds_picture(packet)):
+        if is_shown and video.holds_picture(packet):
             shown.append(pts)
     frames, keys = np.array(shown, dtype=np.int64), np.array(keyframes, dtype=np.int64)
     if len(keys):  # what is shown before it can't be decoded: the video was cut there
         frames = frames[frames >= keys[0]]
-    frames.sort()
+    order = np.argsort(frames, kind="stable")
+    if (
+        np.abs(order - np.arange(len(order))) > _MAX_REORDERED
+    ).any():  # no codec reorders so far: a wrong time
+        return None
+    frames = frames[order]
     numerator, denominator = video.stream.time_base.as_integer_ratio()
     seconds = (frames - frames[:1]) * numerator / denominator
     steps = np.diff(seconds)
     if not len(frames) or (steps <= 0).any() or (steps > _PAUSE_SECONDS).any() or (np.diff(keys) <= 0).any():
         return None
+    if video.container.format.name == "mpeg":  # seeking gives its times to other pictures
+        keys = keys[:0]
     return FrameIndex(frames, seconds, keys, damage=video.damage(num_frames=len(frames), seconds=seconds[-1]))
