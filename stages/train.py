@@ -176,7 +176,10 @@ class Progress:
             for name, value in values.items():
                 if math.isfinite(value):  # else dvclive would write the text "nan"
                     self._live.log_metric(f"{split}/{name}", value)
-        self._live.next_step()  # type: ignore[no-untyped-call]
+        # Not `next_step`: it also marks a file for an editor, one for all experiments of a repository, and of
+        # two that run at once the first to end removes it from under the other.
+        self._live.sync()  # type: ignore[no-untyped-call]
+        self._live.step += 1
 
     def __enter__(self) -> "Progress":
         return self
