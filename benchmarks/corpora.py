@@ -11,7 +11,7 @@ import torch
 from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import Preprocessing
-from pipeline.extract import ExtractConfig, Result, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Result, plan, publish_view, run
 from pipeline.manifest import Clip
 from pipeline.store import Journal
 from stages.extract_job import make_targets

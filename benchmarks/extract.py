@@ -30,8 +30,8 @@ from benchmarks.corpora import (
 from benchmarks.report import Report, Row, alternate, arguments, return_freed_memory
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Sampling
-from pipeline.extract import ExtractConfig
-from pipeline.extract.engine import default_batch_size
+from pipeline.extraction import ExtractConfig
+from pipeline.extraction.engine import default_batch_size
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import open_view
@@ -274,7 +274,7 @@ PEAK = textwrap.dedent("""
     from benchmarks.corpora import copy_video, encode_grey, extract, make_weights
     from pipeline.backbone import Backbone
     from pipeline.contract import Preprocessing
-    from pipeline.extract import ExtractConfig
+    from pipeline.extraction import ExtractConfig
     from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()

@@ -33,11 +33,11 @@ from benchmarks.corpora import (
 from benchmarks.report import Report, Row, seconds_of
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import Backend, Precision, Preprocessing
-from pipeline.extract import ExtractConfig
-from pipeline.extract.decode import Piece, decoding
-from pipeline.extract.lanes import make_lanes
-from pipeline.extract.plan import PlannedClip
-from pipeline.extract.runners import make_runner
+from pipeline.extraction import ExtractConfig
+from pipeline.extraction.decode import Piece, decoding
+from pipeline.extraction.lanes import make_lanes
+from pipeline.extraction.plan import PlannedClip
+from pipeline.extraction.runners import make_runner
 from pipeline.frames import FrameBatch
 from pipeline.manifest import Clip
 from pipeline.system.supervisor import Notes
@@ -366,7 +366,7 @@ def frames_in_memory(scale: Scale) -> Iterator[None]:
             frames = pixels[first : first + 16]
             yield FrameBatch(frames, np.arange(first, first + len(frames)) / 25)
 
-    with mock.patch("pipeline.extract.decode.read_frames", read):
+    with mock.patch("pipeline.extraction.decode.read_frames", read):
         yield
 
 

@@ -23,8 +23,8 @@ from benchmarks.report import Report, Row, arguments
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames import read_frames
-from tests import odd_videos
-from tests.media import write_video
+from tests.support import odd_videos
+from tests.support.media import write_video
 
 NUM_FRAMES = 36
 

@@ -25,15 +25,15 @@ from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
-from pipeline.extract import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
-from pipeline.extract.cluster import dask as extract_dask
+from pipeline.extraction import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
+from pipeline.extraction.cluster import dask as extract_dask
 from pipeline.manifest import Clip
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
 from pipeline.system.files import write_atomically
 from stages.extract_job import make_targets
-from tests.project import make_project
+from tests.support.project import make_project
 
 CLIPS_PER_SOURCE = 100  # time ranges of one file
 
@@ -287,8 +287,8 @@ PRETENDERS = textwrap.dedent("""
     import sys, time
     from distributed import LocalCluster, get_worker
     from benchmarks import scale
-    from pipeline.extract.cluster import dask_worker
-    from pipeline.extract.result import Result
+    from pipeline.extraction.cluster import dask_worker
+    from pipeline.extraction.result import Result
     from pipeline.store import Journal
 
     def check(job):

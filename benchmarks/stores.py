@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
-from pipeline.extract import Target, publish_view
+from pipeline.extraction import Target, publish_view
 from pipeline.store import ClipSource, Journal, Layout, ShardWriter, StoreConfig, committing
 
 NUM_FRAMES = 16

@@ -25,7 +25,7 @@ from benchmarks.stores import (
 )
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.extract import ExtractConfig, Target, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Target, plan, publish_view, run
 from pipeline.learn.evaluation import predict
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident

@@ -13,7 +13,7 @@ from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import load_weights
 from pipeline.contract import FeatureContract
 from pipeline.errors import ConfigError
-from pipeline.extract import ExtractConfig, Plan, Target, plan, source_paths
+from pipeline.extraction import ExtractConfig, Plan, Target, plan, source_paths
 from pipeline.manifest import Clip, check_sources, read_manifest, source_faults
 from pipeline.manifest.sources import Fault
 from pipeline.store import DigestCache, Journal, Layout

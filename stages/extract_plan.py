@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import timedelta
 
 from pipeline.backbone import seconds_saved_by_compiling
-from pipeline.extract import estimate
+from pipeline.extraction import estimate
 from pipeline.store import repackable_keys
 from stages.adoption import adoptable_keys
 from stages.extract_job import FEATURES, Job, read_job, read_sources, size_text

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError, StoreError
-from pipeline.extract import (
+from pipeline.extraction import (
     Plan,
     PlannedClip,
     Published,
@@ -149,7 +149,7 @@ def _run(
     job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_progress: Callable[[int, int, int], None]
 ) -> Result:
     if job.config.dask:
-        from pipeline.extract.cluster import dask  # a second's import, for those who need it
+        from pipeline.extraction.cluster import dask  # a second's import, for those who need it
 
         logging.getLogger("distributed").setLevel(logging.ERROR)  # its import sets another level
         return dask.run(

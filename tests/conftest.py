@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from pipeline.system.files import file_lock
-from tests.project import Project, make_project
+from tests.support.project import Project, make_project
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

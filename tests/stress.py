@@ -17,7 +17,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-n", "auto", "-k", "test_a_kill_", "--kills", "50"]
-        status = subprocess.run([*command, f"--junitxml={report}", "tests/test_store_safety.py"]).returncode
+        status = subprocess.run([*command, f"--junitxml={report}", "tests/store/test_safety.py"]).returncode
         tests = list(ElementTree.parse(report).iter("testcase"))
     rows = [_row(test) for test in sorted(tests, key=lambda test: test.attrib["name"], reverse=True)]
     host = ", ".join(f"{key} {value}" for key, value in machine().items() if value)

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
-from tests.features import make_contract
+from tests.support.features import make_contract
 
 
 def test_the_digest_survives_json_and_names_the_value_not_the_object() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import REVISION, FeatureContract
 from pipeline.errors import ContractError, NonFiniteError, ShapeError, WeightsError
-from pipeline.extract.runners import cast, pooled, row_peaks
+from pipeline.extraction.runners import cast, pooled, row_peaks
 from pipeline.frames import clip_range, read_frames
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.evaluation import predict

@@ -1,0 +1,113 @@
+"""The compute loop's work: frames of any clips packed into batches of one fixed size, and their rows."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DecodeError
+from pipeline.extraction.decode import ClipEnd, Piece
+from pipeline.extraction.plan import PlannedClip
+from pipeline.extraction.runners import PEAKS, Rows, Runner
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive frames of one clip inside a batch."""
+
+    clip: PlannedClip
+    frame_seconds: np.ndarray[Any, Any]  # (T,)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A segment and, by tap, its rows (T, C, h, w) and their `row_peaks` (T,)."""
+
+    segment: Segment
+    rows: Rows
+    peaks: Rows
+
+
+class Packer:
+    """Packs frames of any clips into the runner's batches; what comes out is in the order of what went in.
+
+    The last batch is padded: a network sees one shape, and a clip's features are the same bits
+    whatever its neighbours are.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._used = 0
+        self._packed: list[Segment | ClipEnd] = []
+        self._under_way: deque[tuple[list[Segment | ClipEnd], Callable[[], Rows]]] = deque()
+        self._done: list[Computed | ClipEnd] = []
+        self._failed: set[bytes] = set()
+        self.num_batches = 0
+
+    def add(self, item: Piece | ClipEnd) -> list[Computed | ClipEnd]:
+        """Pack frames, or note the end of a clip; what is done by now."""
+        if item.clip.key not in self._failed:
+            if isinstance(item, Piece):
+                self._pack(item)
+            elif self._packed or self._under_way:
+                self._packed.append(item)
+            else:
+                self._done.append(item)
+        return self._take_done()
+
+    def finish(self) -> list[Computed | ClipEnd]:
+        """Compute what is packed, padded to a full batch; all that is not done yet."""
+        self._submit()
+        while self._under_way:
+            self._collect()
+        return self._take_done()
+
+    def _pack(self, piece: Piece) -> None:
+        batch = self._runner.batch
+        try:
+            pixels = self._runner.prepare(piece.pixels)  # (T, 3, h, w)
+        except DecodeError as error:
+            self._failed.add(piece.clip.key)
+            self._packed.append(ClipEnd(piece.clip, error))
+            return
+        seconds = piece.frame_seconds
+        while len(pixels):
+            count = min(len(pixels), len(batch) - self._used)
+            batch[self._used : self._used + count] = pixels[:count]
+            self._packed.append(Segment(piece.clip, seconds[:count]))
+            self._used += count
+            pixels, seconds = pixels[count:], seconds[count:]
+            if self._used == len(batch):
+                self._submit()
+
+    def _submit(self) -> None:
+        if self._used:
+            self._runner.batch[self._used :] = 0
+            self._under_way.append((self._packed, self._runner.submit()))
+            self.num_batches += 1
+        else:
+            self._under_way.append((self._packed, dict))
+        self._packed, self._used = [], 0
+        while len(self._under_way) >= self._runner.depth:
+            self._collect()
+
+    def _collect(self) -> None:
+        packed, wait = self._under_way.popleft()
+        rows = wait()
+        start = 0
+        for item in packed:
+            if isinstance(item, ClipEnd):
+                self._done.append(item)
+            else:
+                stop = start + len(item.frame_seconds)
+                part = {name: values[start:stop] for name, values in rows.items()}
+                taps = {tap: part[tap] for tap in part if tap in item.clip.taps}
+                peaks = {tap: part[PEAKS + tap] for tap in taps if PEAKS + tap in part}
+                self._done.append(Computed(item, taps, peaks))
+                start = stop
+
+    def _take_done(self) -> list[Computed | ClipEnd]:
+        done, self._done = self._done, []
+        return done

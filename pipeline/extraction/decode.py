@@ -1,0 +1,143 @@
+"""The first lane: threads that decode clips, a bounded distance ahead."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.extraction.config import ExtractConfig
+from pipeline.extraction.lanes import ByteQueue, Lanes
+from pipeline.extraction.plan import PlannedClip
+from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
+from pipeline.system.supervisor import Notes
+
+log = logging.getLogger(__name__)
+
+_AHEAD_BYTES = 256 << 20  # decoded frames that may wait
+_AHEAD_PIECES = 64  # and of small ones no more than this: memory does not grow with a clip's length
+_STOP_SECONDS = 2.0  # a decoder that does not answer by then is left behind
+_NOTE_SECONDS = 0.5
+
+
+class _StoppedError(Exception):
+    """Ends the decoding of a clip that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive frames of a clip."""
+
+    clip: PlannedClip
+    pixels: Tensor  # (T, H, W, 3) uint8 on the host
+    frame_seconds: np.ndarray[Any, Any]  # (T,)
+
+
+@dataclass(frozen=True)
+class ClipEnd:
+    """All of a clip has been seen; with the error that ended it early."""
+
+    clip: PlannedClip
+    error: Exception | None
+
+
+@contextlib.contextmanager
+def decoding(
+    planned: Sequence[PlannedClip],
+    *,
+    root: Path,
+    config: ExtractConfig,
+    lanes: Lanes,
+    pinned: bool,
+    notes: Notes,
+) -> Iterator[Iterator[Piece | ClipEnd]]:
+    """Pieces of the planned clips, decoded by the lane's threads, which run a bounded distance ahead.
+
+    `pinned` puts pixels where a GPU fetches them while it computes.
+    """
+    lane = lanes["decode"]
+    ahead: ByteQueue[Piece | ClipEnd] = ByteQueue(_AHEAD_BYTES, producer=lane, consumer=lanes["compute"])
+    todo = iter(planned)
+    lock = threading.Lock()
+    num_running = lane.num_threads
+
+    def decode(clip: PlannedClip) -> None:
+        noted_at = time.monotonic()
+
+        def go_on() -> None:
+            nonlocal noted_at
+            if stopped.is_set():
+                raise _StoppedError
+            if time.monotonic() - noted_at > _NOTE_SECONDS:
+                notes.decoding(clip.key)
+                noted_at = time.monotonic()
+
+        on_packet.set(go_on)  # in this thread; minutes may pass from one wanted frame to the next
+        error: Exception | None = None
+        try:
+            frames = read_frames(
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
+            )
+            while True:
+                notes.decoding(clip.key)
+                with lane.busy():
+                    batch = next(frames, None)
+                    if batch is None:
+                        break
+                    piece = Piece(clip, _on_host(batch, pinned=pinned), batch.pts_seconds)
+                notes.waiting(clip.key)
+                size_bytes = max(batch.pixels.nbytes, _AHEAD_BYTES // _AHEAD_PIECES)
+                if not ahead.put(piece, size_bytes=size_bytes):
+                    return
+        except Exception as exception:  # handed to the writer, which knows what may pass
+            error = exception
+        notes.waiting(clip.key)
+        ahead.put(ClipEnd(clip, error), size_bytes=0)
+
+    def work() -> None:
+        nonlocal num_running
+        try:
+            while not stopped.is_set():
+                with lock:
+                    clip = next(todo, None)
+                if clip is None:
+                    break
+                decode(clip)
+        finally:
+            with lock:
+                num_running -= 1
+                if not num_running:
+                    ahead.close()
+
+    stopped = threading.Event()
+    threads = [threading.Thread(target=work, name=f"decode-{i}", daemon=True) for i in range(num_running)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield iter(ahead.get, None)
+    finally:
+        stopped.set()
+        ahead.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _on_host(frames: FrameBatch, *, pinned: bool) -> Tensor:
+    pixels = torch.from_numpy(frames.pixels)
+    if not pinned:
+        return pixels
+    # By NumPy: a copy by torch would start a team of threads. torch keeps pinned memory for the next piece.
+    copy = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    np.copyto(copy.numpy(), frames.pixels)
+    return copy

@@ -1,0 +1,103 @@
+"""The engine: decode, compute and write side by side.
+
+Decoder threads turn clips into frames; the compute loop, on the calling thread, packs frames of any
+clips into batches of one fixed size; a writer thread appends the maps to shards. Queues bounded by
+bytes lie between them. What is committed to the journal is never computed again.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.backbone import Backbone
+from pipeline.extraction.compute import Packer
+from pipeline.extraction.config import ExtractConfig, Target
+from pipeline.extraction.decode import decoding
+from pipeline.extraction.lanes import make_lanes
+from pipeline.extraction.plan import PlannedClip
+from pipeline.extraction.result import Result
+from pipeline.extraction.runners import make_runner
+from pipeline.extraction.write import OnProgress, Writer
+from pipeline.store import Journal, ShardWriter, committing
+from pipeline.system.supervisor import Notes
+
+_UNHEARD = Notes()
+
+
+def run(
+    planned: Sequence[PlannedClip],
+    *,
+    root: Path,
+    targets: Sequence[Target],
+    backbone: Backbone,
+    device: torch.device,
+    journal: Journal,
+    config: ExtractConfig,
+    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    notes: Notes = _UNHEARD,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Compute the planned clips into the journal.
+
+    `on_progress(clips, frames, bytes)` is called, on the writer's thread, with what was finished since
+    the last call. `notes` are for the supervisor. The caller holds the journal's lock of the forward
+    contract. Whatever ends the run (KeyboardInterrupt, or `stop` when it is set), the clips that are
+    complete by then are committed.
+    """
+    started = time.monotonic()
+    lanes = make_lanes(num_decoders=config.num_decoders or default_num_decoders(device))
+    result = Result(lanes=lanes)
+    runner = make_runner(
+        backbone,
+        targets,
+        preprocessing=config.preprocessing,
+        batch_size=config.batch_size or default_batch_size(device),
+        lanes=lanes,
+    )
+    result.setup_seconds = time.monotonic() - started
+    writers = {
+        t.contract.tap: ShardWriter(
+            journal.directory(t.contract, t.layout),
+            contract=t.contract,
+            layout=t.layout,
+            commit_seconds=config.store.commit_seconds,
+        )
+        for t in targets
+    }
+    packer = Packer(runner)
+    with (
+        committing(*writers.values()),
+        notes.judged(config.stall_seconds),
+        Writer(writers, targets, journal, result, on_progress, notes) as writer,
+        decoding(
+            planned,
+            root=root,
+            config=config,
+            lanes=lanes,
+            pinned=device.type == "cuda",
+            notes=notes,
+        ) as decoded,
+    ):
+        for item in decoded:
+            if stop and stop.is_set():
+                break
+            writer.put(packer.add(item))
+            notes.computed()
+        else:
+            writer.put(packer.finish())
+    result.num_batches = packer.num_batches
+    result.seconds = time.monotonic() - started - result.setup_seconds
+    return result
+
+
+def default_batch_size(device: torch.device) -> int:
+    return 256 if device.type == "cuda" else 32
+
+
+def default_num_decoders(device: torch.device) -> int:
+    """On a CPU the network wants the cores; beside a GPU all of them may decode."""
+    cores = torch.get_num_threads()
+    return cores if device.type == "cuda" else max(1, cores // 2)

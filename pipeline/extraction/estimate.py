@@ -1,0 +1,136 @@
+"""What a planned run will cost, from a few seconds' look at some of its clips."""
+
+import contextlib
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.backbone import Backbone
+from pipeline.errors import DecodeError
+from pipeline.extraction.config import ExtractConfig, Target
+from pipeline.extraction.engine import default_batch_size, default_num_decoders
+from pipeline.extraction.lanes import make_lanes
+from pipeline.extraction.plan import PlannedClip
+from pipeline.extraction.runners import make_runner
+from pipeline.frames import clip_range, probe, read_frames
+
+_COUNT_SECONDS = 1.5
+_DECODE_SECONDS = 1.5
+_COMPUTE_SECONDS = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the planned clips are expected to cost."""
+
+    num_counted: int  # clips whose frames were counted; the others are taken to have the mean
+    num_frames: int
+    bytes_by_tap: Mapping[str, int]  # before compression
+    num_measured: int  # frames that were decoded to learn the rates
+    decode_frames_per_second: float  # of one decoder alone
+    compute_frames_per_second: float
+    seconds: float
+
+
+def estimate(
+    planned: Sequence[PlannedClip],
+    *,
+    root: Path,
+    targets: Sequence[Target],
+    backbone: Backbone,
+    config: ExtractConfig,
+    seed: int = 0,
+) -> Estimate | None:
+    """Count the frames of some clips, decode some and run the network on them: about 5 seconds.
+
+    Which clips is random (`seed`). None when none of them could be decoded.
+    """
+    order = random.Random(seed).sample(planned, len(planned))
+    num_frames_of: dict[bytes, int] = {}
+    for clip in _within(_COUNT_SECONDS, order):
+        with contextlib.suppress(DecodeError, OSError):
+            num_frames_of[clip.key] = probe(
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
+            ).num_frames
+    num_measured, pixels = 0, None
+    started = time.monotonic()
+    for pixels in _within(_DECODE_SECONDS, _pixels(order, root, config)):
+        num_measured += len(pixels)
+    decode_seconds = (time.monotonic() - started) / max(num_measured, 1)
+    if not num_frames_of or pixels is None:
+        return None
+    compute_seconds = _compute_seconds(torch.from_numpy(pixels), targets, backbone, config)
+
+    mean_frames = sum(num_frames_of.values()) / len(num_frames_of)
+    num_frames = round(mean_frames * len(planned))
+    bytes_by_tap = {}
+    for target in targets:
+        num_clips = sum(target.contract.tap in clip.taps for clip in planned)
+        bytes_by_tap[target.contract.tap] = round(mean_frames * num_clips) * target.layout.row_bytes
+    num_decoders = config.num_decoders or default_num_decoders(backbone.device)
+    if backbone.device.type == "cuda":
+        frame_seconds = max(compute_seconds, decode_seconds / num_decoders)
+    else:  # decoders and network share the cores
+        frame_seconds = compute_seconds + decode_seconds / torch.get_num_threads()
+    return Estimate(
+        num_counted=len(num_frames_of),
+        num_frames=num_frames,
+        bytes_by_tap=bytes_by_tap,
+        num_measured=num_measured,
+        decode_frames_per_second=1 / decode_seconds,
+        compute_frames_per_second=1 / compute_seconds,
+        seconds=num_frames * frame_seconds,
+    )
+
+
+def _compute_seconds(
+    pixels: torch.Tensor, targets: Sequence[Target], backbone: Backbone, config: ExtractConfig
+) -> float:
+    """Per frame, to preprocess `pixels` (T, H, W, 3) and to compute full batches, each warmed up."""
+    runner = make_runner(
+        backbone,
+        targets,
+        preprocessing=config.preprocessing,
+        batch_size=config.batch_size or default_batch_size(backbone.device),
+        lanes=make_lanes(num_decoders=1),
+    )
+
+    runner.prepare(pixels)
+    runner.submit()()
+    started = time.monotonic()
+    runner.prepare(pixels)
+    prepare_seconds = (time.monotonic() - started) / len(pixels)
+    started = time.monotonic()
+    num_batches = sum(runner.submit()() is not None for _ in _within(_COMPUTE_SECONDS, range(1000)))
+    return prepare_seconds + (time.monotonic() - started) / (num_batches * len(runner.batch))
+
+
+def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> Iterator[Any]:
+    for clip in clips:
+        with contextlib.suppress(DecodeError, OSError):
+            for batch in read_frames(
+                **clip_range(clip.clip, root=root),
+                sampling=config.sampling,
+                limits=config.limits,
+                preprocessing=config.preprocessing,
+            ):
+                yield batch.pixels
+
+
+def _within(seconds: float, items: Iterable[T]) -> Iterator[T]:
+    """Items until the time is up, at least one."""
+    end = time.monotonic() + seconds
+    for item in items:
+        yield item
+        if time.monotonic() > end:
+            return

@@ -1,0 +1,105 @@
+"""The view of a corpus, published when its features are in the journal."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.extraction.config import Damaged, Target
+from pipeline.extraction.plan import usable_key
+from pipeline.store import Journal, TapView, publish, stored_clips
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A clip of which not everything, or nothing, is published: a row of quarantine.csv."""
+
+    clip_id: str
+    source: str
+    reason: str
+    num_recovered: int  # frames
+    policy: Damaged  # what was done
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a view has of a corpus."""
+
+    num_clips: Mapping[str, int]  # by tap
+    faulty: tuple[Faulty, ...]  # sorted by clip id
+
+
+def publish_view(
+    keys: Mapping[str, bytes],
+    *,
+    targets: Sequence[Target],
+    journal: Journal,
+    path: Path,
+    damaged: Damaged = "drop",
+    min_frames: int = 1,
+    max_failed_share: float = 1.0,
+) -> Published:
+    """Publish the view of every clip (key by clip id) that has features, and enough of them.
+
+    The clips that the decoder rejected, those whose features a tap can't store and those with fewer than
+    `min_frames` frames are listed in `quarantine.csv`. Policies are applied here and not when features are
+    computed: changing them computes nothing again.
+
+    Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
+    """
+    rejected = journal.quarantined(targets[0].contract.forward_digest())
+    usable: dict[str, bytes] = {}
+    faulty: dict[str, Faulty] = {}
+    for clip_id, key in keys.items():
+        found = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
+        usable[clip_id] = found or key  # stored before it was rejected, for another tap, it is whole
+        if key in rejected:
+            policy: Damaged = "keep" if found else "drop"
+            clip = rejected[key]
+            faulty[clip_id] = Faulty(clip_id, clip.source, clip.reason, clip.num_recovered, policy)
+    views = []
+    for target in targets:
+        records = journal.records(target.contract, target.layout)
+        stored = stored_clips(records.values())
+        clips = {clip_id: stored[key] for clip_id, key in usable.items() if key in stored}
+        unfit = journal.quarantined(target.contract.digest())
+        for clip_id, key in usable.items():
+            if key in unfit and clip_id not in clips:
+                before = faulty.get(clip_id, Faulty(clip_id, unfit[key].source, "", 0, "drop"))
+                reason = "; ".join(filter(None, (before.reason, unfit[key].reason)))
+                faulty[clip_id] = replace(before, reason=reason, policy="drop")
+        short = [clip_id for clip_id, clip in clips.items() if clip.num_frames < min_frames]
+        if short:
+            filed = {key: clip for record in records.values() for key, clip in record.clip_sources().items()}
+        for clip_id in short:
+            num_frames, source = clips.pop(clip_id).num_frames, filed[usable[clip_id]].source
+            reason = f"{num_frames} frames, fewer than min_frames ({min_frames})"
+            faulty[clip_id] = Faulty(clip_id, source, reason, num_frames, "drop")
+        views.append(TapView(target.contract, target.layout, clips, records))
+    rows = tuple(faulty[clip_id] for clip_id in sorted(faulty))
+    _check_share([row for row in rows if row.policy == "drop"], num_clips=len(keys), allowed=max_failed_share)
+    for target in targets:
+        journal.touch(target.contract)
+    publish(journal, views, path, files={"quarantine.csv": _csv(rows)})
+    return Published({view.contract.tap: len(view.clips) for view in views}, rows)
+
+
+def _check_share(left_out: Sequence[Faulty], *, num_clips: int, allowed: float) -> None:
+    if len(left_out) > allowed * num_clips:
+        shown = "\n".join(f"  {clip.clip_id}: {clip.reason}" for clip in left_out[:20])
+        more = f"\n  ... and {len(left_out) - 20} more" if len(left_out) > 20 else ""
+        raise PipelineError(
+            f"{len(left_out)} of {num_clips} clips can't be used, more than extract.max_failed_share"
+            f" ({allowed:g}) allows:\n{shown}{more}\nThe other clips' features are kept. Mend these clips,"
+            " remove them from the manifest, or raise extract.max_failed_share."
+        )
+
+
+def _csv(rows: Sequence[Faulty]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Faulty))
+    writer.writerows(astuple(row) for row in rows)
+    return buffer.getvalue().encode()

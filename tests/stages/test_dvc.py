@@ -1,0 +1,264 @@
+"""What DVC's users expect, shown by driving the real DVC."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from pipeline.store import Journal, open_view
+from tests.support.project import NAMES, Project, plans
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC ran."""
+    return re.findall(r"Running stage '(?:[^']*:)?(\w+)'", output)
+
+
+def plan_of(output: str) -> str:
+    return plans(output)[-1]
+
+
+def shard_inodes(folder: Path) -> set[int]:
+    return {path.stat().st_ino for path in folder.rglob("c/*/0/0/0")}
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert "Data and pipelines are up to date" in project.dvc("repro")
+
+
+def test_a_changed_hidden_size_runs_train_and_evaluate_only(project: Project) -> None:
+    project.set({"train.hidden_size": 17})
+    assert ran(project.dvc("repro")) == ["train", "evaluate"]
+
+
+def test_an_added_clip_is_one_clip_computed_and_a_removed_one_leaves(project: Project) -> None:
+    before = shard_inodes(project.path / "features")
+    project.add_video("added")
+    project.write_manifest([*NAMES, "added"])
+    output = project.dvc("repro")
+    assert plan_of(output) == "1 new, 8 unchanged"
+    assert ran(output) == ["extract", "train", "evaluate"]
+    assert before < shard_inodes(project.path / "features")
+
+    project.write_manifest(NAMES[:-1])
+    output = project.dvc("repro", "extract")
+    assert plan_of(output) == "7 unchanged"
+    with open_view(project.path / "features/layer4") as view:
+        assert view.clip_ids() == NAMES[:-1]
+
+
+def test_a_changed_source_is_one_clip_computed(project: Project) -> None:
+    project.add_video("clip3", first_index=999)
+    assert plan_of(project.dvc("repro", "extract")) == "1 source changed, 7 unchanged"
+
+
+def test_other_weights_extract_again_with_the_reason_and_back_computes_nothing(project: Project) -> None:
+    project.set({"weights.source": "random:1"})
+    output = project.dvc("repro")
+    assert ran(output)[:2] == ["weights", "extract"]
+    assert re.fullmatch(r"8 weights_sha256 changed: \w+ -> \w+, 0 unchanged", plan_of(output))
+    project.set({"weights.source": "random:0"})
+    output = project.dvc("repro")
+    assert "Plan" not in output or plan_of(output) == "8 unchanged"
+
+
+def test_other_sampling_extracts_again_with_the_reason_and_back_computes_nothing(project: Project) -> None:
+    project.set({"extract.sampling": {"every": 2}})
+    assert plan_of(project.dvc("repro", "extract")) == "8 sampling changed: all -> {'every': 2}, 0 unchanged"
+    project.set({"extract.sampling": "all", "extract.batch_size": 4})
+    assert plan_of(project.dvc("repro", "extract")) == "8 unchanged"
+
+
+def test_an_added_tap_computes_that_tap_and_train_stays_fresh(project: Project) -> None:
+    before = shard_inodes(project.path / "features/layer4")
+    project.set({"extract.taps": ["layer4", "avgpool"]})
+    output = project.dvc("repro")
+    assert plan_of(output) == "8 tap added (avgpool), 0 unchanged"
+    assert ran(output) == ["extract"]
+    assert shard_inodes(project.path / "features/layer4") == before
+    with open_view(project.path / "features/avgpool") as view:
+        assert view.map_shape == (512, 1, 1)
+
+
+def test_queued_experiments_reuse_the_features_of_a_corpus_elsewhere_without_a_copy(
+    project: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(project.videos, tmp_path / "elsewhere")
+    project.set({"corpus.root": str(tmp_path / "elsewhere")})
+    project.dvc("repro", "extract")
+    project.commit()
+    before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
+    for rate in (0.01, 0.02):
+        project.dvc("exp", "run", "--queue", "-S", f"train.learning_rate={rate}", "-S", "train.epochs=1")
+    project.dvc("queue", "start", "-j", "2")
+    deadline = time.monotonic() + 240
+    while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
+        assert time.monotonic() < deadline, status
+        time.sleep(3)  # asking takes a second of a core
+    assert status.count("Success") == 2, status
+    logs = [
+        project.dvc("queue", "logs", name) for name in re.findall(r"^(\w{7})", status, flags=re.MULTILINE)
+    ]
+    assert len(logs) == 2
+    for log in logs:
+        assert ran(log) == ["train", "evaluate"]
+    # The journal has what it had; the view, the journal and DVC's cache are one file.
+    assert {path.name for path in (project.path / ".framecache").rglob("*.shard")} == before
+    for shard in (project.path / "features").rglob("c/*/0/0/0"):
+        assert shard.stat().st_nlink == 3
+    shown = json.loads(project.dvc("exp", "show", "--json"))
+    assert len(shown) >= 2
+
+
+def test_a_pulled_clone_extracts_nothing_and_an_added_clip_is_one_clip(
+    project: Project, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    project.dvc("remote", "add", "--default", "store", str(remote))
+    project.dvc("push")
+    project.commit()
+    clone = project.clone(tmp_path / "clone")
+    clone.dvc("pull", "--allow-missing")  # the embedded corpus was never made
+    assert "up to date" in clone.dvc("repro")
+    assert not (clone.path / ".framecache/contracts").exists()
+
+    clone.add_video("added")
+    clone.write_manifest([*NAMES, "added"])
+    output = clone.dvc("repro", "extract")
+    assert "Adopted 1 shards" in output
+    assert plan_of(output) == "1 new, 8 unchanged"
+    with (
+        open_view(clone.path / "features/layer4") as view,
+        open_view(project.path / "features/layer4") as origin,
+    ):
+        for name in NAMES:
+            assert (view.read(name) == origin.read(name)).all()
+
+
+def test_a_clone_without_cache_or_remote_runs_everything(project: Project, tmp_path: Path) -> None:
+    clone = project.clone(tmp_path / "clone")
+    output = clone.dvc("repro")
+    assert ran(output) == ["weights", "extract", "train", "evaluate"]
+    assert plan_of(output) == "8 new, 0 unchanged"
+
+
+def test_a_corrupt_clip_is_named_and_the_rest_goes_on(project: Project) -> None:
+    (project.videos / "clip5.mp4").write_bytes(b"not a video" * 100)
+    output = project.dvc("repro")
+    assert plan_of(output) == "1 source changed, 7 unchanged"
+    assert "Clip clip5 is quarantined" in output
+    quarantine = (project.path / "features/quarantine.csv").read_text().splitlines()
+    assert len(quarantine) == 2
+    assert quarantine[1].startswith("clip5,clip5.mp4,")
+    assert "1 of 8 clips have no features and are left out: clip5" in output
+    project.set({"extract.batch_size": 4})
+    assert plan_of(project.dvc("repro", "extract")) == "7 unchanged, 1 quarantined before"
+
+
+def test_a_failed_extraction_says_how_to_get_the_last_features_back(project: Project) -> None:
+    before = shard_inodes(project.path / "features")
+    for number in range(5):
+        (project.videos / f"clip{number}.mp4").write_bytes(b"not a video" * (100 + number))
+    remedy = "`dvc checkout features` brings the last one back"
+    output = project.dvc("exp", "run", "extract", check=False)
+    assert "5 of 8 clips can't be used" in output
+    assert remedy in output
+    project.dvc("checkout", "features")
+    assert shard_inodes(project.path / "features") == before
+    assert remedy not in project.dvc("exp", "run", "--temp", "extract", check=False)  # in a folder of its own
+
+
+FLAKY_DISK = """
+import builtins, errno, os, sys
+real = builtins.open
+def flaky(path, *args, **kwargs):
+    if str(path).endswith("clip2.mp4") and os.environ.get("FLAKY"):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+    return real(path, *args, **kwargs)
+if "stages.extraction" in sys.orig_argv:
+    builtins.open = flaky
+"""
+
+
+def test_an_unreadable_source_fails_after_the_rest_is_kept_and_is_tried_again(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(FLAKY_DISK)
+    for number in (1, 2):
+        project.add_video(f"clip{number}", first_index=500 + number)
+    flaky = {"PYTHONPATH": str(tmp_path / "site"), "FLAKY": "1"}
+    output = project.dvc("repro", "extract", check=False, **flaky)
+    assert plan_of(output) == "1 source changed, 6 unchanged, 1 unreadable"
+    assert re.search(r"clip2: .*Input/output error", output)
+    output = project.dvc("repro", "extract")
+    assert plan_of(output) == "1 source changed, 7 unchanged"
+
+
+def test_a_root_that_experiments_cannot_see_is_refused_with_the_remedy(project: Project) -> None:
+    shutil.copytree(project.videos, project.path / "corpus/mine")
+    with (project.path / ".gitignore").open("a") as file:
+        file.write("/corpus/mine\n")
+    project.set({"corpus.root": "corpus/mine"})
+    output = project.dvc("repro", "extract", check=False)
+    assert "corpus.root: 'corpus/mine' is relative" in output
+    assert f"Give the absolute path, '{project.path}/corpus/mine'" in output
+
+
+def test_the_digits_stage_is_not_run_for_a_corpus_of_ones_own(finished: Project) -> None:
+    assert not (finished.path / "corpus/digits").exists()
+
+
+def test_dvc_shows_metrics_and_plots(project: Project) -> None:
+    metrics = json.loads(project.dvc("metrics", "show", "--json"))[""]["data"]
+    assert "metrics/evaluate.json" in metrics
+    assert "metrics/extract.json" in metrics
+    project.dvc("plots", "show")
+    page = (project.path / "dvc_plots/index.html").read_text()
+    assert "Confusion" in page
+
+
+def test_dvc_draws_each_curve_once(project: Project) -> None:
+    shown = json.loads(project.dvc("plots", "show", "--json"))
+    assert "errors" not in shown
+    drawn: Counter[tuple[str, ...]] = Counter()  # values along a curve
+    for plot in (plot for plots in shown["data"].values() for plot in plots if plot["type"] == "vega"):
+        curves = defaultdict(list)
+        for point in plot["content"]["data"]["values"]:
+            if "dvc_inferred_y_value" in point:
+                curves[point["field"]].append(point["dvc_inferred_y_value"])
+        drawn.update(map(tuple, curves.values()))
+    for model in ("recurrent", "baseline"):
+        for split in ("train", "val"):
+            logged = project.path / f"dvclive/train/{model}/plots/metrics/{split}/loss.tsv"
+            rows = [line.split("\t") for line in logged.read_text().splitlines()]
+            losses = tuple(row[rows[0].index("loss")] for row in rows[1:])
+            assert drawn[losses] == 1
+
+
+def test_two_extractions_at_once_compute_each_clip_once(project: Project) -> None:
+    project.set({"extract.sampling": {"every": 2}})
+    with Journal(project.path / ".framecache").exclusive(on_wait=print):
+        both = [
+            subprocess.Popen(
+                ["python", "-m", "stages.extract"],
+                cwd=project.path,
+                env=project.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for process in both:
+            assert process.stdout
+            assert "Waiting for another extraction" in process.stdout.readline()
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted(plan_of(output) for output in outputs) == [
+        "8 sampling changed: all -> {'every': 2}, 0 unchanged",
+        "8 unchanged",
+    ]

@@ -1,0 +1,154 @@
+"""Copies of features that get lost, other filesystems and parallel runs, shown by driving the real DVC."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import open_view
+from pipeline.store.upkeep.care import journal_checks, verify, view_checks
+from tests.stages.test_dvc import plan_of
+from tests.support.project import NAMES, Project, plans
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder on another filesystem than tests' folders."""
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir():
+        pytest.skip("there is no /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
+        yield Path(folder)
+
+
+def features(project: Project) -> dict[str, bytes]:
+    """The features of every clip, read from an undamaged view."""
+    assert verify(view_checks(project.path / "features")) == []
+    with open_view(project.path / "features/layer4") as view:
+        assert view.clip_ids() == NAMES
+        return {clip_id: view.read(clip_id).tobytes() for clip_id in view.clip_ids()}
+
+
+def extract_again(project: Project, batch_size: int, **environment: str) -> str:
+    """Have DVC run the stage, which changes no feature; the plan."""
+    project.set({"extract.batch_size": batch_size})
+    output = project.dvc("repro", "extract", **environment)
+    assert "Traceback" not in output
+    return plan_of(output)
+
+
+def test_nothing_is_computed_while_a_copy_of_the_features_is_left(project: Project) -> None:
+    before = features(project)
+    journal, view, cache = (project.path / name for name in (".framecache", "features", ".dvc/cache"))
+    for path in journal.rglob("*.shard"):
+        assert path.stat().st_mode & 0o222 == 0  # DVC protects its cache, and this is the same file
+
+    shutil.rmtree(journal)
+    assert "up to date" in project.dvc("repro")
+    assert extract_again(project, 4) == "8 unchanged"  # from DVC's cache
+    assert features(project) == before
+
+    shutil.rmtree(view)
+    output = project.run("python", "-m", "stages.train", check=False)
+    assert re.search(r"^error: No features at features/layer4. Run `dvc repro extract`", output, re.MULTILINE)
+    assert "Traceback" not in output
+    project.dvc("checkout", "features")
+    assert features(project) == before
+
+    shutil.rmtree(cache)
+    shutil.rmtree(view)
+    assert plan_of(project.dvc("repro", "extract")) == "8 unchanged"  # from the journal
+    assert features(project) == before
+    assert verify(journal_checks(journal)) == []
+
+    for path in (journal, view, cache):
+        shutil.rmtree(path)
+    assert plan_of(project.dvc("repro", "extract")) == "8 new, 0 unchanged"
+    assert features(project) == before
+
+
+def test_a_journal_on_another_filesystem_serves_until_every_copy_is_gone(
+    project: Project, elsewhere: Path
+) -> None:
+    journal = elsewhere / "journal"
+    there = {"FRAMECACHE_JOURNAL": str(journal)}
+    project.set({"extract.sampling": {"every": 2}, "extract.store.format": "hdf5"})
+    output = project.dvc("repro", "extract", **there)
+    assert "0.h5 is a symlink to /dev/shm" in output
+    before = features(project)
+    assert "up to date" in project.dvc("repro", "extract", **there)
+
+    shutil.rmtree(journal)
+    assert features(project) == before  # DVC's cache has the bytes, not a link to them
+    assert extract_again(project, 4, **there) == "8 unchanged"  # adopted by copying
+    assert features(project) == before
+
+    shutil.rmtree(project.path / ".dvc/cache")
+    assert extract_again(project, 5, **there) == "8 unchanged"
+    assert features(project) == before
+    assert verify(journal_checks(journal)) == []
+
+
+def test_extractions_with_different_parameters_share_a_journal_at_once(
+    project: Project, tmp_path: Path
+) -> None:
+    projects = [project, project.copy(tmp_path / "another")]
+    there = {"FRAMECACHE_JOURNAL": str(tmp_path / "journal")}
+    processes = []
+    for number, each in enumerate(projects):
+        each.set({"extract.sampling": {"every": 2 + number}})
+        processes.append(
+            subprocess.Popen(
+                ["python", "-m", "stages.extract"],
+                cwd=each.path,
+                env={**each.environment, **there},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for each, output in zip(projects, outputs, strict=True):
+        assert re.fullmatch(r"8 sampling changed: .*, 0 unchanged", plan_of(output))
+        assert "Waiting" not in output
+        features(each)
+    assert verify(journal_checks(tmp_path / "journal")) == []
+    assert len(list((tmp_path / "journal/contracts").iterdir())) == 3  # with the one that both adopted
+
+
+def test_queued_experiments_with_the_same_new_parameters_compute_each_clip_once(project: Project) -> None:
+    before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
+    for rate in (0.01, 0.02):
+        changes = ("-S", "extract.pooling=avg", "-S", f"train.learning_rate={rate}")
+        project.dvc("exp", "run", "--queue", *changes, "extract")
+    project.dvc("queue", "start", "-j", "2")
+    deadline = time.monotonic() + 240
+    while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
+        assert time.monotonic() < deadline, status
+        time.sleep(3)  # asking takes a second of a core
+    assert status.count("Success") == 2, status
+    names = re.findall(r"^(\w{7})", status, flags=re.MULTILINE)
+    found = [plan for name in names for plan in plans(project.dvc("queue", "logs", name))]
+    assert sorted(found) == ["8 pooling changed: none -> avg, 0 unchanged", "8 unchanged"]
+    assert before < {path.name for path in (project.path / ".framecache").rglob("*.shard")}
+    assert verify(journal_checks(project.path / ".framecache")) == []
+
+
+def test_a_stage_that_finds_the_disk_full_says_so_in_one_sentence_and_goes_on_later(project: Project) -> None:
+    project.set({"extract.sampling": {"every": 2}})
+    limited = "ulimit -f 8; exec python -m stages.extract"  # no file may have more than 8 KiB
+    output = project.run("bash", "-c", limited, check=False, PYTHONDONTWRITEBYTECODE="1")
+    message = output.splitlines()[-1]
+    assert re.match(
+        r"error: File too large while writing .framecache/contracts/.* \d+ MB are free\.", message
+    )
+    assert "Traceback" not in output
+    output = project.run("python", "-m", "stages.extract")
+    assert plan_of(output) == "8 sampling changed: all -> {'every': 2}, 0 unchanged"
+    features(project)

@@ -1,0 +1,416 @@
+"""The stages train and evaluate, run as users run them, on a small view of the real store."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import stages.evaluate
+import stages.train
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.errors import ConfigError, NonFiniteError, WeightsError
+from pipeline.learn.training import TrainConfig
+from pipeline.manifest import FrameLabel, write_manifest
+from pipeline.store import Journal, committing, open_view
+from stages.train import state_folder
+from tests.support.features import (
+    clip_maps,
+    clip_source,
+    fill,
+    frame_times,
+    make_contract,
+    make_layout,
+    make_writer,
+    publish_clips,
+)
+from tests.support.toy import make_clip
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 5
+CLIP_IDS = [f"clip{number:02}" for number in range(len(SPLITS))]
+TRAIN = {
+    "hidden_size": 4,
+    "projection": 3,
+    "epochs": 4,
+    "patience": None,
+    "batch_size": 5,
+    "device": "cpu",
+}
+LONG = {"epochs": 40}
+
+
+def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contract_changes: object) -> Path:
+    """params.yaml, a manifest of 21 clips, and features of all but clip03."""
+    (path / "manifests").mkdir(parents=True)
+    labels = ("down", "left", "up")
+    write_manifest(
+        path / "manifests/toy.csv",
+        [
+            make_clip(
+                clip_id,
+                split=split,
+                label=labels[number % 3],
+                values=(float(number), number / 7),
+                frame_labels=(FrameLabel(0.0, 0.04, labels[number % 3]), FrameLabel(0.04, 0.08, "rest")),
+            )
+            for number, (clip_id, split) in enumerate(zip(CLIP_IDS, SPLITS, strict=True))
+        ],
+    )
+    lengths = {clip_id: 2 + number % 4 for number, clip_id in enumerate(CLIP_IDS) if clip_id != "clip03"}
+    contract = make_contract(**contract_changes)
+    journal, layout = Journal(path / "journal"), make_layout(contract)
+    fill(journal, contract, layout, lengths)
+    publish_clips(journal, contract, layout, list(lengths), path / "features")
+    write_params(path, train=train or {})
+    return path
+
+
+def write_params(path: Path, *, train: dict[str, Any]) -> None:
+    params = {
+        "corpus": {"manifest": "manifests/toy.csv", "root": "/nowhere"},
+        "train": {**TRAIN, **train},
+        "evaluate": {"device": "cpu"},
+    }
+    (path / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def start(stage: str, workspace: Path, *, code: Path = REPOSITORY) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=workspace,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("DVC")},
+            "PYTHONPATH": str(code),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(stage: str, workspace: Path, *, status: int = 0, code: Path = REPOSITORY) -> tuple[str, str]:
+    process = start(stage, workspace, code=code)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == status, stderr
+    return stdout, stderr
+
+
+def read_table(path: Path, *, delimiter: str = ",") -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines(), delimiter=delimiter))
+
+
+def outputs(workspace: Path) -> dict[str, bytes]:
+    """All that the stage train leaves for DVC, except times."""
+    files = [*workspace.glob("checkpoints/**/*"), *workspace.glob("metrics/train.json")]
+    found = {str(path.relative_to(workspace)): path.read_bytes() for path in files if path.is_file()}
+    for path in workspace.glob("dvclive/**/*.tsv"):
+        values = [(row["step"], row[path.stem]) for row in read_table(path, delimiter="\t")]
+        found[str(path.relative_to(workspace))] = repr(values).encode()
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    workspace = make_workspace(tmp_path_factory.mktemp("trained"))
+    _, stderr = run("train", workspace)
+    return workspace, stderr
+
+
+def test_train_writes_checkpoints_metrics_and_curves(trained):
+    workspace, stderr = trained
+    assert set(outputs(workspace)) == {
+        "metrics/train.json",
+        *(
+            f"checkpoints/{model}/{file}"
+            for model in ("recurrent", "baseline")
+            for file in ("model.safetensors", "checkpoint.json")
+        ),
+        *(
+            f"dvclive/train/{model}/plots/metrics/{split}/{metric}.tsv"
+            for model in ("recurrent", "baseline")
+            for split, metrics in (
+                ("train", ("loss", "accuracy", "macro_f1")),
+                ("val", ("loss", "accuracy", "macro_f1", "mAP")),
+            )
+            for metric in metrics
+        ),
+    }
+    metrics = json.loads((workspace / "metrics/train.json").read_text())
+    assert metrics["recurrent"]["num_epochs"] == 4
+    curve = workspace / "dvclive/train/recurrent/plots/metrics/val/loss.tsv"
+    losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
+    assert len(losses) == 4
+    assert losses[metrics["recurrent"]["best_epoch"]] == pytest.approx(metrics["recurrent"]["val_loss"])
+    curves = read_table(workspace / "dvclive/train/recurrent/curves/loss.csv")
+    assert [float(row["val"]) for row in curves] == pytest.approx(losses)
+    only_val = read_table(workspace / "dvclive/train/recurrent/curves/mAP.csv")
+    assert [(row["epoch"], row["train"]) for row in only_val] == [("0", ""), ("1", ""), ("2", ""), ("3", "")]
+    assert "1 of 21 clips have no features and are left out: clip03" in stderr
+
+
+def test_nothing_of_a_finished_run_is_left_but_its_outputs(trained):
+    workspace, _ = trained
+    assert not list(workspace.glob(".framecache/training/*/"))
+
+
+def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split(trained):
+    workspace, _ = trained
+    stdout, _ = run("evaluate", workspace)
+    metrics = json.loads((workspace / "metrics/evaluate.json").read_text())
+    confusion = read_table(workspace / "plots/confusion.csv")
+    assert [row["clip_id"] for row in confusion] == CLIP_IDS[-5:]
+    hits = sum(row["actual"] == row["predicted"] for row in confusion)
+    assert metrics["recurrent"]["accuracy"] == pytest.approx(hits / 5)
+    low, high = metrics["recurrent"]["intervals"]["accuracy"]
+    assert low <= metrics["recurrent"]["accuracy"] <= high
+    assert {name: values["num_clips"] for name, values in metrics.items()} == {
+        "recurrent": 5,
+        "shuffled": 5,
+        "baseline": 5,
+    }
+    assert metrics["shuffled"]["loss"] != metrics["recurrent"]["loss"]
+    classes = read_table(workspace / "plots/classes.csv")
+    assert [row["class"] for row in classes] == ["down", "left", "up"]
+    assert stdout == (workspace / "reports/evaluate.txt").read_text()
+    header, *rows, empty, sentence = stdout.splitlines()
+    assert header.split() == ["loss", "accuracy", "macro", "f1", "mAP", "clips"]
+    names = ["LSTM  ", "LSTM, frames shuffled  ", "mean-pool + linear  "]
+    assert all(row.startswith(name) for row, name in zip(rows, names, strict=True))
+    assert empty == ""
+    assert sentence.startswith("In order against shuffled: accuracy ")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    workspace = make_workspace(tmp_path_factory.mktemp("undisturbed"), train=LONG)
+    run("train", workspace)
+    return outputs(workspace)
+
+
+def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> None:
+    process = start("train", workspace, code=code)
+    while not list(workspace.glob(f".framecache/training/*/{model}.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (workspace / "metrics/train.json").exists()
+
+
+@pytest.mark.parametrize("model", ["recurrent", "baseline"])
+def test_train_killed_in_the_middle_continues_to_the_same_outputs(tmp_path, undisturbed, model):
+    workspace = make_workspace(tmp_path, train=LONG)
+    kill_in_the_middle(workspace, model=model)
+    _, stderr = run("train", workspace)
+    assert "Training resumes after epoch" in stderr
+    assert outputs(workspace) == undisturbed
+
+
+def test_another_configuration_does_not_resume_the_run(tmp_path):
+    workspace = make_workspace(tmp_path, train=LONG)
+    kill_in_the_middle(workspace, model="recurrent")
+    write_params(workspace, train={"learning_rate": 0.5})
+    _, stderr = run("train", workspace)
+    assert "resumes" not in stderr
+
+
+def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
+    code = tmp_path / "code"
+    for name in ("pipeline", "stages"):
+        shutil.copytree(REPOSITORY / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    workspace = make_workspace(tmp_path / "workspace", train=LONG)
+    kill_in_the_middle(workspace, model="baseline", code=code)
+    path = code / "pipeline/learn/tasks/classification.py"
+    old, new = "return losses * weights, weights", "return losses * 3, weights"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    _, stderr = run("train", workspace, code=code)
+    assert "resumes" not in stderr
+    curve = workspace / "dvclive/train/recurrent/plots/metrics/train/loss.tsv"
+    losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
+    assert len(losses) == LONG["epochs"]
+    assert losses[0] == pytest.approx(3 * np.log(3), rel=0.2)  # of three classes, before it has learned
+
+
+def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path):
+    def folder(name: str, *, label: str = "up", config: TrainConfig | None = None, **contract: object) -> str:
+        workspace = make_workspace(tmp_path / name, **contract)
+        manifest = workspace / "manifests/toy.csv"
+        manifest.write_text(manifest.read_text().replace("up", label))
+        with open_view(workspace / "features/layer4") as view:
+            return state_folder(config or TrainConfig(), view, manifest_path=manifest).name
+
+    assert folder("a") == folder("b")
+    others = {
+        folder("c", label="above"),
+        folder("d", weights_sha256="1" * 64),
+        folder("e", config=TrainConfig(seed=1)),
+    }
+    assert len(others | {folder("f")}) == 4
+
+
+def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
+    workspace, _ = trained
+    other = make_workspace(tmp_path / "other", weights_sha256="1" * 64)
+    (other / "checkpoints").symlink_to(workspace / "checkpoints")
+    _, stderr = run("evaluate", other, status=1)
+    assert f"weights_sha256 is '{'1' * 64}', the model needs '{'0' * 64}'" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"tap": "layer3"}, "No features at features/layer3"),
+        ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
+        ({"scan_size": 2}, "params.yaml: train: scan_size 2 is for strips; set scan to"),
+        ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_message(tmp_path, train, message):
+    _, stderr = run("train", make_workspace(tmp_path, train=train), status=1)
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def run_here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Train and evaluate in this process; what evaluate measured."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    stages.train.main()
+    stages.evaluate.main()
+    for path in (*Path().glob("metrics/*.json"), *Path().glob("checkpoints/*/*.json")):
+        read_strictly(path)
+    metrics: dict[str, dict[str, Any]] = read_strictly(Path("metrics/evaluate.json"))
+    return metrics
+
+
+def read_strictly(path: Path) -> Any:
+    """JSON, which has no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{path} has {name}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_frames_are_labelled_and_windows_of_a_clip_are_one_clip(tmp_path, monkeypatch):
+    train = {"task": "frame_labels", "window": 3, "stride": 2, "scan": "rows", "class_weights": "balanced"}
+    metrics = run_here(make_workspace(tmp_path, train=train), monkeypatch)
+    assert metrics["recurrent"]["num_clips"] == 5
+    # Of each clip's frames at 0, 0.04, 0.08, ... s the first two have labels.
+    rows = read_table(tmp_path / "plots/confusion.csv")
+    assert [row["clip_id"] for row in rows] == [clip_id for clip_id in CLIP_IDS[-5:] for _ in range(2)]
+    labels = ["left", "up", "down", "left", "up"]
+    assert [row["actual"] for row in rows] == [name for label in labels for name in (label, "rest")]
+    hits = sum(row["actual"] == row["predicted"] for row in rows)
+    assert metrics["recurrent"]["accuracy"] == pytest.approx(hits / 10)
+
+
+def test_frames_whose_labels_lie_between_them_leave_metrics_undefined_and_not_nan(tmp_path, monkeypatch):
+    workspace = make_workspace(tmp_path, train={"task": "frame_labels"})
+    manifest = workspace / "manifests/toy.csv"
+    manifest.write_text(manifest.read_text().replace("0.0-0.04:", "0.01-0.02:").replace("0.04-", "0.05-"))
+    metrics = run_here(workspace, monkeypatch)
+    assert metrics["recurrent"]["accuracy"] is None
+    assert metrics["recurrent"]["intervals"]["accuracy"] is None
+    assert read_strictly(workspace / "metrics/train.json")["recurrent"]["val_accuracy"] is None
+    assert "nan" not in (workspace / "reports/evaluate.txt").read_text()
+    assert not list(workspace.glob("dvclive/**/accuracy.tsv"))
+
+
+@pytest.mark.parametrize(("number", "stage"), [(2, "train"), (13, "train"), (18, "evaluate")])
+@pytest.mark.parametrize("resident_mb", [0, 2048])
+def test_features_that_are_not_finite_end_a_stage_with_the_name_of_their_clip(
+    tmp_path, monkeypatch, number, stage, resident_mb
+):
+    workspace = make_workspace(tmp_path, train={"epochs": 1, "resident_mb": resident_mb})
+    if stage == "evaluate":
+        run_here(workspace, monkeypatch)
+    contract = make_contract()
+    journal, layout = Journal(workspace / "journal2"), make_layout(contract)
+    writer = make_writer(journal, contract, layout)
+    with committing(writer):
+        for i, clip_id in enumerate(CLIP_IDS):
+            maps = clip_maps(clip_id, 4)
+            maps[2] = np.inf if i == number else maps[2]
+            writer.append(clip_source(clip_id), maps, frame_times(4), final=True)
+    publish_clips(journal, contract, layout, CLIP_IDS, workspace / "features")
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    message = rf"^features/layer4: the features of {CLIP_IDS[number]} have values that are infinite or NaN\."
+    with pytest.raises(NonFiniteError, match=message):
+        getattr(stages, stage).main()
+
+
+def test_several_values_are_predicted_in_their_units(tmp_path, monkeypatch):
+    train = {"task": "regression", "monitor": "rmse", "optimizer": "sgd", "summary": "attention"}
+    metrics = run_here(make_workspace(tmp_path, train=train), monkeypatch)
+    for name in ("comparison", "attention"):
+        assert (tmp_path / f"plots/images/{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_table(tmp_path / "plots/values.csv")
+    assert [float(row["actual"]) for row in rows[:2]] == pytest.approx([16, 16 / 7], abs=1e-5)
+    errors = [abs(float(row["actual"]) - float(row["predicted"])) for row in rows]
+    assert metrics["recurrent"]["mae_1"] == pytest.approx(sum(errors[::2]) / 5)
+    assert metrics["recurrent"]["mae_2"] == pytest.approx(sum(errors[1::2]) / 5)
+    sentence = (tmp_path / "reports/evaluate.txt").read_text().splitlines()[-1]
+    assert sentence.startswith("In order against shuffled: rmse ")
+
+
+def test_a_tail_is_trained_from_the_weights_of_the_cached_features_and_evaluated(tmp_path, monkeypatch):
+    workspace = make_workspace(tmp_path, train={"tap": "layer1", "tail": "layer2", "epochs": 2})
+    save_weights(
+        obtain_weights(WeightsConfig(arch="resnet18", source="random:0")),
+        path=workspace / "weights/resnet18.safetensors",
+    )
+    weights = load_weights(workspace / "weights/resnet18.safetensors")
+    contract = make_contract(tap="layer1", weights_sha256=weights.sha256)
+    journal, layout = Journal(workspace / "journal"), make_layout(contract, row_shape=(64, 2, 2))
+    rng = np.random.default_rng(0)
+    writer = make_writer(journal, contract, layout)
+    with committing(writer):
+        for clip_id in CLIP_IDS:
+            maps = rng.standard_normal((3, 64, 2, 2)).astype(np.float16)
+            writer.append(clip_source(clip_id), maps, frame_times(3), final=True)
+    publish_clips(journal, contract, layout, CLIP_IDS, workspace / "features")
+    metrics = run_here(workspace, monkeypatch)
+    assert metrics["recurrent"]["num_clips"] == 5
+    trained = load_file(workspace / "checkpoints/recurrent/model.safetensors")
+    for name, initial in weights.state.items():
+        if name.startswith("layer2."):
+            value = trained[f"steps.tail.layers.0.{name.removeprefix('layer2.')}"]
+            assert torch.equal(value, initial) == ("running_" in name), name
+            torch.testing.assert_close(value, initial, rtol=0, atol=1e-3)
+    # Standardised by what the tail gave before it was trained: of both models the same.
+    baseline = load_file(workspace / "checkpoints/baseline/model.safetensors")
+    assert torch.equal(trained["steps.standardise.mean"], baseline["steps.standardise.mean"])
+    assert trained["steps.standardise.mean"].shape == (128, 1, 1)
+
+
+def test_a_tail_of_pooled_features_is_refused():
+    contract = make_contract(pooling="avg")
+    with pytest.raises(ConfigError, match=r"'avgpool' reads whole maps, .* pooled \(avg\)\. Set extract"):
+        stages.train._load_tail(contract, until="avgpool")
+
+
+def test_a_tail_without_its_weights_says_which(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_workspace(tmp_path, train={"tail": "avgpool"}))
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(WeightsError, match=r"a resnet18 with sha256 000.*no file in weights/ is that"):
+        stages.train.main()

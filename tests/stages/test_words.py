@@ -1,0 +1,111 @@
+"""The stages train and evaluate on tasks of words, in this process, on a small view of the real store."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+import stages.evaluate
+from pipeline.errors import ConfigError
+from pipeline.learn.decoding import Sentence, beam_search
+from pipeline.learn.tasks import words
+from pipeline.manifest import Question, write_manifest
+from tests.stages.test_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
+from tests.support.media import write_video
+from tests.support.toy import make_clip
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"embedding_size": 4, "hidden_size": 4, "num_heads": 2}
+
+
+def words_workspace(path: Path, **train: Any) -> Path:
+    """The features of test_stage_train, with captions and questions; the first test clip has a video."""
+    workspace = make_workspace(path)
+    clips = [
+        make_clip(
+            clip_id,
+            split=split,
+            captions=("up, then down", "up") if number % 2 else ("left",),
+            questions=(Question("which?", ("one", "two")[number % 2]),) * (1 + number % 3),
+        )
+        for number, (clip_id, split) in enumerate(zip(CLIP_IDS, SPLITS, strict=True))
+    ]
+    write_manifest(workspace / "manifests/toy.csv", clips)
+    write_params(workspace, train={"epochs": 2, "decoder": SMALL, **train})
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["corpus"]["root"] = "corpus"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    write_video(workspace / "corpus" / f"{CLIP_IDS[-5]}.mp4", num_frames=2 + 16 % 4, size=(48, 64))
+    return workspace
+
+
+def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
+    workspace = words_workspace(tmp_path, task="captioning")
+    metrics = run_here(workspace, monkeypatch)
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["evaluate"] = {**params.get("evaluate", {}), "beam_size": 3, "length_power": 0.5}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    search, asked = beam_search, set()
+
+    def watch(*arguments: Any, **options: Any) -> list[Sentence]:
+        asked.add((options["beam_size"], options["length_power"]))
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(words, "beam_search", watch)
+    stages.evaluate.main()
+    assert asked == {(3, 0.5)}
+    again = json.loads((workspace / "metrics/evaluate.json").read_text())
+    assert again["recurrent"]["perplexity"] == metrics["recurrent"]["perplexity"]
+    params["train"]["task"] = "question_answering"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ConfigError, match=r"beam_size is for captions, .* is question_answering\."):
+        run_here(workspace, monkeypatch)
+
+
+def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, capsys):
+    train = {"task": "captioning", "scan": "locations", "words": {"beam_size": 2, "max_words": 5}}
+    workspace = words_workspace(tmp_path, **train)
+    metrics = run_here(workspace, monkeypatch)
+    assert set(metrics) == {"recurrent", "shuffled", "baseline"}
+    assert {"exact_match", "cider", "bleu_4", "perplexity", "token_accuracy"} <= set(metrics["recurrent"])
+    description = json.loads((workspace / "checkpoints/recurrent/checkpoint.json").read_text())["task"]
+    assert description["vocabulary"][4:] == ["up", "left", ",", "down", "then"]
+    assert "mean-pool + decoder" in capsys.readouterr().out
+    page = Image.open(io.BytesIO((workspace / "plots/images/captions.png").read_bytes()))
+    assert page.width > 5 * 48
+    missing = [
+        record.getMessage()
+        for record in caplog.records
+        if "is drawn without the frames" in record.getMessage()
+    ]
+    assert [
+        name for name in CLIP_IDS[-5:] if any(f"of {name}:" in message for message in missing)
+    ] == CLIP_IDS[-4:]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "num_asked", "baseline"),
+    [
+        ("frame_words", "exact_match", 5, "mean-pool + linear"),
+        (
+            "question_answering",
+            "accuracy",
+            sum(1 + number % 3 for number in range(len(CLIP_IDS))[-5:]),
+            "question only",
+        ),
+    ],
+)
+def test_other_tasks_of_words_are_measured(tmp_path, monkeypatch, capsys, task, metric, num_asked, baseline):
+    workspace = words_workspace(tmp_path, task=task)
+    if task == "frame_words":  # the shortest clip has 2 frames
+        manifest = workspace / "manifests/toy.csv"
+        manifest.write_text(manifest.read_text().replace('"up, then down|up"', "up"))
+    metrics = run_here(workspace, monkeypatch)
+    right = metrics["recurrent"][metric] * num_asked
+    assert right == pytest.approx(round(right))
+    assert baseline in capsys.readouterr().out
