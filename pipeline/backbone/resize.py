@@ -5,12 +5,10 @@ first, then the columns, rounded to uint8 after each. torch's own kernels for GP
 """
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.contract import Interpolation
@@ -53,16 +51,14 @@ def _device_taps(
     return _to_device(places, device), _to_device(weights, device), precision
 
 
-def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cuda":  # a copy that does not wait for the kernels before it
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor
 
 
-def _taps(
-    num_in: int, num_out: int, interpolation: Interpolation
-) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
+def _taps(num_in: int, num_out: int, interpolation: Interpolation) -> tuple[np.ndarray, np.ndarray, int]:
     """Which pixels a resized pixel is made of: places and weights (K, num_out), and the weights' precision.
 
     A sum of weights is 2 ** precision. After `_compute_indices_min_size_weights_aa` and
@@ -87,10 +83,10 @@ def _taps(
     return np.minimum(places, num_in - 1)[used], weights[used], precision
 
 
-def _filter(x: NDArray[np.float64], interpolation: Interpolation) -> NDArray[np.float64]:
+def _filter(x: np.ndarray, interpolation: Interpolation) -> np.ndarray:
     x = np.abs(x)
     if interpolation == "bilinear":
-        return np.maximum(1 - x, 0)
+        return np.where(x < 1, 1 - x, 0.0)
     a = -0.5  # Keys, as in Pillow
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

@@ -21,7 +21,7 @@ from pipeline.frames import clip_range, read_frames
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.evaluation import predict
 from pipeline.learn.streaming import ResidentFeatures, make_loader
-from pipeline.learn.streaming.features import CPU, Array
+from pipeline.learn.streaming.features import CPU
 from pipeline.manifest import Clip
 from pipeline.store import why_unfit
 
@@ -85,7 +85,7 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
 
 def clip_pixels(
     clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int = 16, device: torch.device = CPU
-) -> Iterator[tuple[Tensor, Array]]:
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """What the network sees of a clip: frames (N, 3, H, W) uint8, sampled, resized and cropped; times (N,).
 
     Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.

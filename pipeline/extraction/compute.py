@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ class Segment:
     """Consecutive frames of one clip inside a batch."""
 
     clip: PlannedClip
-    frame_seconds: np.ndarray[Any, Any]  # (T,)
+    frame_seconds: np.ndarray  # (T,)
 
 
 @dataclass(frozen=True)

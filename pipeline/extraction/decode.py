@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Piece:
 
     clip: PlannedClip
     pixels: Tensor  # (T, H, W, 3) uint8 on the host
-    frame_seconds: np.ndarray[Any, Any]  # (T,)
+    frame_seconds: np.ndarray  # (T,)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ to `depth` batches are under way, so that copying in, computing and copying back
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pipeline.extraction.config import Target
 from pipeline.extraction.lanes import LaneName, Lanes
 
 # {tap: (B, C, h, w) as stored}, and {PEAKS + tap: (B,) float32}: see `row_peaks`.
-Rows = Mapping[str, np.ndarray[Any, Any]]
+Rows = Mapping[str, np.ndarray]
 PEAKS = "peaks of "
 Forward = Callable[[Tensor], dict[str, Tensor]]
 

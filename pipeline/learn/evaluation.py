@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from pipeline.errors import NonFiniteError, listed
 from pipeline.learn.metrics import (
     UNLABELLED,
-    Array,
     Estimate,
     estimate,
     json_numbers,
@@ -151,7 +150,7 @@ class Score:
     """How a model did on some clips."""
 
     metrics: dict[str, Estimate]
-    resampled: dict[str, Array]  # each metric (R,) of clips drawn with replacement
+    resampled: dict[str, np.ndarray]  # each metric (R,) of clips drawn with replacement
     num_clips: int
 
     def as_json(self) -> dict[str, Any]:

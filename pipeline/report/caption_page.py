@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.learn.metrics import Array
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.tasks.words import Caption
 from pipeline.learn.vocabulary import measured_words
@@ -27,7 +26,7 @@ def write_caption_page(
     *,
     scan: str,
     map_size: tuple[int, int],
-    frames: Mapping[str, Array] | None = None,
+    frames: Mapping[str, np.ndarray] | None = None,
     num_clips: int = 6,
 ) -> None:
     """A PNG of the first clips: a row of frames, and below it one for every word that shows its attention.
@@ -63,14 +62,14 @@ def write_caption_page(
     save_figure(figure, path)
 
 
-def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> Array:
+def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> np.ndarray:
     """A caption's attention as maps (S, T, h, w), for each word and frame; 1 x 1 where steps have no place.
 
     (0, 0, 1, 1) for a model without attention.
     """
     if caption.attention is None:
         return np.zeros((0, 0, 1, 1))
-    attention: Array = caption.attention.numpy()  # (S, T, P)
+    attention: np.ndarray = caption.attention.numpy()  # (S, T, P)
     num_steps = attention.shape[2]
     height, width = map_size
     shape = {
@@ -86,7 +85,7 @@ def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) ->
     return attention.reshape(*attention.shape[:2], *shape)
 
 
-def _mosaic(maps: Array, *, num_frames: int, frames: Array | None) -> Array:
+def _mosaic(maps: np.ndarray, *, num_frames: int, frames: np.ndarray | None) -> np.ndarray:
     """The frames side by side, and under them, for every word, again with what it looks at alight."""
     cells = np.zeros((num_frames, _CELL, _CELL, 3))
     if frames is not None:
@@ -107,7 +106,7 @@ def _mosaic(maps: Array, *, num_frames: int, frames: Array | None) -> Array:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in padded])
 
 
-def _label(axes: Axes, *, words: list[str], seconds: Array) -> None:
+def _label(axes: Axes, *, words: list[str], seconds: np.ndarray) -> None:
     axes.set_xticks((np.arange(len(seconds)) + 0.5) * _PITCH, [f"{time:.2f}" for time in seconds], fontsize=6)
     axes.set_yticks((np.arange(len(words) + 1) + 0.5) * _PITCH, ["frames", *words], fontsize=8)
     axes.set_xlabel("time, s", fontsize=6)

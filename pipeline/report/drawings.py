@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from pipeline.learn.metrics import Estimate
 from pipeline.report.figures import save_figure
@@ -18,9 +16,9 @@ class Timeline:
     """What each frame of a clip shows, and what the model says of it."""
 
     clip_id: str
-    seconds: NDArray[np.float64]  # (T,) of the frames, in the source
-    actual: NDArray[np.int64]  # (T,) class numbers, negative where nothing is labelled
-    predicted: NDArray[np.int64]  # (T,) class numbers
+    seconds: np.ndarray  # (T,) of the frames, in the source
+    actual: np.ndarray  # (T,) class numbers, negative where nothing is labelled
+    predicted: np.ndarray  # (T,) class numbers
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class AttentionBars:
     """How much each frame of a clip counts in the answer."""
 
     clip_id: str
-    seconds: NDArray[np.float64]  # (T,)
-    weights: NDArray[np.float32]  # (T,), sum 1
+    seconds: np.ndarray  # (T,)
+    weights: np.ndarray  # (T,), sum 1
     answer: str
 
 
@@ -97,7 +95,7 @@ def draw_comparison(path: Path, models: Mapping[str, Mapping[str, Estimate]]) ->
     save_figure(figure, path)
 
 
-def _durations(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+def _durations(seconds: np.ndarray) -> np.ndarray:
     """How long each frame (T,) is shown; the last one as long as the one before, a single one a second."""
     if len(seconds) == 1:
         return np.ones(1)
@@ -105,7 +103,7 @@ def _durations(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.append(gaps, gaps[-1])
 
 
-def _colours(num_classes: int) -> NDArray[Any]:
+def _colours(num_classes: int) -> np.ndarray:
     from matplotlib import colormaps
 
     palette = colormaps["tab10" if num_classes <= 10 else "turbo"]

@@ -13,7 +13,7 @@ import resource
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -150,20 +150,20 @@ class FeatureView:
     def num_frames(self, clip_id: str) -> int:
         return int(self._num_frames[self._position(clip_id)])
 
-    def frame_seconds(self, clip_id: str) -> np.ndarray[Any, Any]:
+    def frame_seconds(self, clip_id: str) -> np.ndarray:
         """Presentation times (T,) float64, from the source's start."""
         position = self._position(clip_id)
         first = self._first_time[position]
         return self._times[first : first + self._num_frames[position]]
 
     @cached_property
-    def _times(self) -> np.ndarray[Any, Any]:
+    def _times(self) -> np.ndarray:
         table, _ = unseal(self._times_file, path=self.path / TIMES_NAME)
-        times: np.ndarray[Any, Any] = table["frame_seconds"].to_numpy()
+        times: np.ndarray = table["frame_seconds"].to_numpy()
         return times
 
     @cached_property
-    def _chunks(self) -> dict[str, np.ndarray[Any, Any]]:
+    def _chunks(self) -> dict[str, np.ndarray]:
         table, _ = unseal(self._chunks_file, path=self.path / CHUNKS_NAME)
         return {name: table[name].to_numpy() for name in table.column_names}
 
@@ -180,16 +180,14 @@ class FeatureView:
             shard = self._shards.setdefault(number, shard)  # another thread's, if it was faster
         return shard
 
-    def read(
-        self, clip_id: str, *, first_frame: int = 0, num_frames: int | None = None
-    ) -> np.ndarray[Any, Any]:
+    def read(self, clip_id: str, *, first_frame: int = 0, num_frames: int | None = None) -> np.ndarray:
         """Features (T, C, H, W) of a clip, or of some consecutive frames of it."""
         count = self.num_frames(clip_id) - first_frame if num_frames is None else num_frames
         out = np.empty((count, *self.map_shape), self.dtype)
         self.read_into(clip_id, out, first_frame=first_frame)
         return out
 
-    def read_into(self, clip_id: str, out: np.ndarray[Any, Any], *, first_frame: int = 0) -> None:
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
         """Fill `out` (T, C, H, W), C-contiguous and of the view's dtype, with frames from `first_frame`.
 
         Raises MissingClipError, StoreError when the data is damaged, ValueError for frames that the

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +36,7 @@ class _Span:
     first_frame: int
     row: int
     num_rows: int
-    frame_seconds: list[np.ndarray[Any, Any]]
+    frame_seconds: list[np.ndarray]
     previous_shard: str | None
     final: bool = False
 
@@ -48,7 +47,7 @@ class _OpenShard:
     file: ShardFile
     opened_at: float
     num_rows: int = 0
-    pending: np.ndarray[Any, Any] | None = None  # rows of a chunk that is not full yet
+    pending: np.ndarray | None = None  # rows of a chunk that is not full yet
     spans: list[_Span] = field(default_factory=list)
     last_span: dict[bytes, _Span] = field(default_factory=dict)
     checksums: list[int] = field(default_factory=list)  # of the chunks, as stored
@@ -84,8 +83,8 @@ class ShardWriter:
     def append(
         self,
         clip: ClipSource,
-        rows: np.ndarray[Any, Any],
-        frame_seconds: np.ndarray[Any, Any],
+        rows: np.ndarray,
+        frame_seconds: np.ndarray,
         *,
         final: bool,
     ) -> None:
@@ -104,8 +103,8 @@ class ShardWriter:
     def _append(
         self,
         clip: ClipSource,
-        rows: np.ndarray[Any, Any],
-        frame_seconds: np.ndarray[Any, Any],
+        rows: np.ndarray,
+        frame_seconds: np.ndarray,
         *,
         final: bool,
     ) -> None:
@@ -192,7 +191,7 @@ class ShardWriter:
         self._shard = _OpenShard(path, file, self._clock())
         return self._shard
 
-    def _extend_span(self, shard: _OpenShard, clip: ClipSource, times: np.ndarray[Any, Any]) -> _Span:
+    def _extend_span(self, shard: _OpenShard, clip: ClipSource, times: np.ndarray) -> _Span:
         last = shard.last_span.get(clip.key)
         if last and last.row + last.num_rows == shard.num_rows:
             last.num_rows += len(times)
@@ -206,7 +205,7 @@ class ShardWriter:
         shard.last_span[clip.key] = span
         return span
 
-    def _write_rows(self, shard: _OpenShard, rows: np.ndarray[Any, Any]) -> None:
+    def _write_rows(self, shard: _OpenShard, rows: np.ndarray) -> None:
         size = self._layout.rows_per_chunk
         while len(rows):
             used = shard.num_rows % size
@@ -223,7 +222,7 @@ class ShardWriter:
             shard.num_rows += count
             rows = rows[count:]
 
-    def _write_chunk(self, shard: _OpenShard, rows: np.ndarray[Any, Any]) -> None:
+    def _write_chunk(self, shard: _OpenShard, rows: np.ndarray) -> None:
         chunk = rows.reshape(-1).view(np.uint8).data
         stored = encode(chunk, codec=self._layout.codec, itemsize=rows.itemsize)
         shard.file.append(stored)
@@ -265,9 +264,7 @@ def _spans_table(spans: list[_Span]) -> pa.Table:
     )
 
 
-def _shard_id(
-    contract: FeatureContract, layout: Layout, chunks: np.ndarray[Any, Any], spans: pa.Table
-) -> str:
+def _shard_id(contract: FeatureContract, layout: Layout, chunks: np.ndarray, spans: pa.Table) -> str:
     hasher = xxhash.xxh3_128(contract.digest().encode() + layout.name.encode())
     hasher.update(chunks.tobytes())
     hasher.update(seal(spans, {}))

@@ -20,7 +20,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -165,10 +164,10 @@ def index_shards(path: Path) -> dict[str, Path]:
     return {shard_id: container.shard_path(i) for i, shard_id in enumerate(json.loads(metadata["shards"]))}
 
 
-def _frame_times(clips: list[StoredClip], records: Mapping[str, Record]) -> np.ndarray[Any, Any]:
+def _frame_times(clips: list[StoredClip], records: Mapping[str, Record]) -> np.ndarray:
     """The times of all clips' frames, clip after clip."""
     # Times of each shard's rows, by row: a clip's are then slices of it.
-    by_shard: dict[str, np.ndarray[Any, Any]] = {}
+    by_shard: dict[str, np.ndarray] = {}
     pieces = []
     for clip in clips:
         for span in clip.spans:

@@ -2,7 +2,6 @@
 
 from pipeline.learn.metrics.numbers import (
     UNLABELLED,
-    Array,
     Estimate,
     Measure,
     class_scores,
@@ -17,7 +16,6 @@ from pipeline.learn.metrics.numbers import (
 
 __all__ = [
     "UNLABELLED",
-    "Array",
     "Estimate",
     "Measure",
     "class_scores",

@@ -10,16 +10,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
-
 # How often each of N clips counts (N,) -> metrics by name; NaN where they are not defined.
-Measure = Callable[[Array], dict[str, float]]
+Measure = Callable[[np.ndarray], dict[str, float]]
 
 UNLABELLED = -100  # the target of a frame that has no label
 
@@ -43,7 +40,7 @@ class Estimate:
         return None if math.isnan(self.low) else (self.low, self.high)
 
 
-def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, Array]:
+def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Each metric (R,) of R draws of `num_clips` clips with replacement.
 
     The same seed gives the same draws, so that two models' metrics may be subtracted draw by draw.
@@ -54,14 +51,14 @@ def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int)
     return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
 
 
-def interval(values: Array) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
     """What 95 % of the values (R,) lie between; NaN does not count."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
 def estimate(
-    name: str, value: float, draws: Array, *, num_clips: int, is_difference: bool = False
+    name: str, value: float, draws: np.ndarray, *, num_clips: int, is_difference: bool = False
 ) -> Estimate:
     """The metric `name` of `num_clips` clips, or of two models' difference in it, from its resamples (R,).
 
@@ -86,10 +83,10 @@ def json_numbers(metrics: Mapping[str, float | None]) -> dict[str, float | None]
     }
 
 
-def measure_loss(losses: Array, weights: Array, *, clips: Array) -> Measure:
+def measure_loss(losses: np.ndarray, weights: np.ndarray, *, clips: np.ndarray) -> Measure:
     """`loss`: the sum of losses over that of weights, of rows (M,) that are the clips' numbered (M,)."""
 
-    def measure(counts: Array) -> dict[str, float]:
+    def measure(counts: np.ndarray) -> dict[str, float]:
         total = float((counts[clips] * weights).sum())
         return {"loss": float((counts[clips] * losses).sum()) / total if total else 0.0}
 
@@ -97,7 +94,7 @@ def measure_loss(losses: Array, weights: Array, *, clips: Array) -> Measure:
 
 
 def measure_classes(
-    outputs: Tensor, targets: Tensor, *, clips: Array | None = None, ranked: bool = True
+    outputs: Tensor, targets: Tensor, *, clips: np.ndarray | None = None, ranked: bool = True
 ) -> Measure:
     """Metrics of logits (M, K) and class numbers (M,), or UNLABELLED, of the clips numbered (M,).
 
@@ -114,12 +111,12 @@ def measure_classes(
     top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
     average_precision = _average_precision(logits, actual) if ranked else None
 
-    def measure(counts: Array) -> dict[str, float]:
+    def measure(counts: np.ndarray) -> dict[str, float]:
         weights = counts[clips]  # (M,)
         if not weights.any():
             return dict.fromkeys(names, np.nan)
 
-        def per_class(classes: Array, weights: Array) -> Array:
+        def per_class(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
             return np.bincount(classes, weights, minlength=num_classes)
 
         occurring = per_class(actual, weights) + per_class(predicted, weights)
@@ -136,7 +133,7 @@ def measure_classes(
     return measure
 
 
-def _average_precision(logits: Array, actual: Array) -> Callable[[Array], float]:
+def _average_precision(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], float]:
     """How often rows count (M,) -> mean over classes of the sum of (recall - recall before) * precision."""
     scores = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
     order = np.argsort(-scores, axis=0, kind="stable")  # (M, K): the rows by falling score
@@ -146,7 +143,7 @@ def _average_precision(logits: Array, actual: Array) -> Callable[[Array], float]
     ends = np.minimum.accumulate(positions[::-1], axis=0)[::-1]  # the last row of the same score
     positive = actual[order] == np.arange(scores.shape[1])
 
-    def mean_over_classes(weights: Array) -> float:
+    def mean_over_classes(weights: np.ndarray) -> float:
         counted = weights[order]  # (M, K)
         true = counted * positive
         precision = true.cumsum(axis=0) / np.maximum(counted.cumsum(axis=0), 1)
@@ -166,8 +163,8 @@ def measure_values(outputs: Tensor, targets: Tensor) -> Measure:
     actual = targets.double().numpy()
     errors = outputs.double().numpy() - actual
 
-    def measure(counts: Array) -> dict[str, float]:
-        def mean(values: Array) -> Array:
+    def measure(counts: np.ndarray) -> dict[str, float]:
+        def mean(values: np.ndarray) -> np.ndarray:
             return np.average(values, axis=0, weights=counts)  # (V,)
 
         variance = mean((actual - mean(actual)) ** 2)

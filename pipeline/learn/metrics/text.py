@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.learn.metrics.numbers import Array, Measure
+from pipeline.learn.metrics.numbers import Measure
 from pipeline.learn.vocabulary import measured_words
 
 Words = list[str]
@@ -42,7 +42,7 @@ def measure_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     }
     bleu_counts = np.array([_bleu_counts(answer, texts) for answer, texts in pairs])  # (N, 10)
 
-    def measure(counts: Array) -> dict[str, float]:
+    def measure(counts: np.ndarray) -> dict[str, float]:
         bleu = _bleu((counts[:, None] * bleu_counts).sum(axis=0))
         return {
             **{name: float(np.average(values, weights=counts)) for name, values in means.items()},
@@ -121,7 +121,7 @@ def _bleu_counts(answer: Words, references: Sequence[Words]) -> list[int]:
     return [*matching, *possible, len(answer), closest]
 
 
-def _bleu(counts: Array) -> list[float]:
+def _bleu(counts: np.ndarray) -> list[float]:
     """BLEU-1 to BLEU-4 from the sum of all clips' counts (10,)."""
     matching, possible, (length, reference_length) = counts[:4], counts[4:8], counts[8:]
     if not length:

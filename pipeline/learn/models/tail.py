@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -57,10 +57,10 @@ class TailFeatures:
     def num_frames(self, clip_id: str) -> int:
         return self._features.num_frames(clip_id)
 
-    def frame_seconds(self, clip_id: str) -> np.ndarray[Any, Any]:
+    def frame_seconds(self, clip_id: str) -> np.ndarray:
         return self._features.frame_seconds(clip_id)
 
-    def read_into(self, clip_id: str, out: np.ndarray[Any, Any], *, first_frame: int = 0) -> None:
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
         maps = np.empty((len(out), *self._features.map_shape), self._features.dtype)
         self._features.read_into(clip_id, maps, first_frame=first_frame)
         out[:] = self._apply(torch.from_numpy(maps)).cpu().numpy()

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
-
 # Batches that the GPU may be behind. It computes one while the next is prepared; more would only cost memory.
 _NUM_IN_USE = 2
 
@@ -26,7 +24,7 @@ class Buffers:
 
     def __init__(self, *, pinned: bool = False) -> None:
         self._pinned = pinned
-        self._free: list[Array] = []  # (bytes,) uint8 each
+        self._free: list[np.ndarray] = []  # (bytes,) uint8 each
 
     def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
         """A tensor of any content."""

@@ -19,7 +19,6 @@ from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, Any]
 
 CPU = torch.device("cpu")
 
@@ -39,8 +38,8 @@ class Features(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
     def __contains__(self, clip_id: str) -> bool: ...
     def num_frames(self, clip_id: str) -> int: ...
-    def frame_seconds(self, clip_id: str) -> Array: ...  # (T,) float64, from the source's start
-    def read_into(self, clip_id: str, out: Array, *, first_frame: int = 0) -> None: ...
+    def frame_seconds(self, clip_id: str) -> np.ndarray: ...  # (T,) float64, from the source's start
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class ResidentFeatures:
     path: Path
     contract: FeatureContract
     rows: Tensor  # (N, C, H, W)
-    seconds: Array  # (N,) float64: when each row's frame is shown
+    seconds: np.ndarray  # (N,) float64: when each row's frame is shown
     spans: dict[str, tuple[int, int]]  # clip_id -> first row, number of rows
 
     @property
@@ -69,11 +68,11 @@ class ResidentFeatures:
     def num_frames(self, clip_id: str) -> int:
         return self.spans[clip_id][1]
 
-    def frame_seconds(self, clip_id: str) -> Array:
+    def frame_seconds(self, clip_id: str) -> np.ndarray:
         first, count = self.spans[clip_id]
         return self.seconds[first : first + count]
 
-    def read_into(self, clip_id: str, out: Array, *, first_frame: int = 0) -> None:
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
         """Copy frames into `out` (T, C, H, W); as many as it has room for."""
         first = self.spans[clip_id][0] + first_frame
         out[:] = self.rows[first : first + len(out)].cpu().numpy()
@@ -144,11 +143,11 @@ def is_finite(values: Tensor) -> bool:
     """Whether no value is infinite or NaN. On a CPU no thread of torch is needed."""
     if values.device.type != "cpu":
         return bool(torch.stack(torch.aminmax(values)).isfinite().all())
-    array: Array = values.numpy()
+    array: np.ndarray = values.numpy()
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
     # Whether all bits of an exponent are set: NumPy's isfinite takes six times as long for float16.
-    exponents: Array = np.bitwise_and(array.view(np.uint16), 0x7C00)
+    exponents: np.ndarray = np.bitwise_and(array.view(np.uint16), 0x7C00)
     return bool(exponents.max(initial=0) < 0x7C00)
 
 

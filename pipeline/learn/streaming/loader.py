@@ -18,7 +18,6 @@ from torch import Tensor
 from pipeline.learn.streaming.buffers import Buffers, copy_ahead
 from pipeline.learn.streaming.features import (
     CPU,
-    Array,
     Features,
     ResidentFeatures,
     is_finite,
@@ -225,7 +224,7 @@ class Loader:
         parts = [pool.submit(self._read, rows[i :: self.num_threads]) for i in range(self.num_threads)]
         return _Reading(_batch(samples, maps, seconds), parts)
 
-    def _read(self, rows: Sequence[tuple[Array, Array, Sample]]) -> None:
+    def _read(self, rows: Sequence[tuple[np.ndarray, np.ndarray, Sample]]) -> None:
         """Each sample straight into its place of the padded batch."""
         for row, row_seconds, (clip, first, count) in rows:
             self.features.read_into(clip.clip_id, row[:count], first_frame=first)
@@ -307,7 +306,7 @@ def _cut(samples: list[Sample], size: int) -> list[list[Sample]]:
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
-def _batch(samples: Sequence[Sample], maps: Tensor, seconds: Array) -> Batch:
+def _batch(samples: Sequence[Sample], maps: Tensor, seconds: np.ndarray) -> Batch:
     return Batch(
         clips=tuple(sample.clip for sample in samples),
         maps=maps,

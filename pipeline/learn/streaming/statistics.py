@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def channel_statistics(
     return Standardisation(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
 
-def _sums(features: Features, clips: Sequence[Clip], pooling: str) -> np.ndarray[Any, Any]:
+def _sums(features: Features, clips: Sequence[Clip], pooling: str) -> np.ndarray:
     """Each channel's sum of values and of squares (2, C) float64."""
     sums = np.zeros((2, features.map_shape[0]))
     row_bytes = int(np.prod(features.map_shape)) * features.dtype.itemsize

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import ManifestError
-from pipeline.learn.metrics import UNLABELLED, Array, Measure, measure_classes, measure_loss
+from pipeline.learn.metrics import UNLABELLED, Measure, measure_classes, measure_loss
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
 from pipeline.manifest import Clip
@@ -92,7 +92,7 @@ class Classification(Task):
     def measure(self, predictions: Predictions) -> Measure:
         return self._measure(*predictions.rows(per_frame=self.per_frame), ranked=True)
 
-    def _measure(self, outputs: Tensor, targets: Tensor, clips: Array, *, ranked: bool) -> Measure:
+    def _measure(self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool) -> Measure:
         losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
         loss = measure_loss(losses, weights, clips=clips)
         classes = measure_classes(outputs, targets, clips=clips, ranked=ranked)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ManifestError
-from pipeline.learn.metrics import UNLABELLED, Array, Measure
+from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import MeanPoolModel, ModelConfig, RecurrentModel
 from pipeline.learn.models.questions import QuestionModel
 from pipeline.learn.streaming import Batch
@@ -150,7 +150,7 @@ class QuestionAnswering(Task):
         num_heard = np.array([int((numbers != _UNHEARD).sum()) for _, numbers in pairs])
         losses = np.array([float(self.loss(*pair)) for pair in pairs])
 
-        def measure(counts: Array) -> dict[str, float]:
+        def measure(counts: np.ndarray) -> dict[str, float]:
             return {
                 "accuracy": float((counts * num_hits).sum() / (counts * num_questions).sum()),
                 "loss": float((counts * num_heard * losses).sum() / max(1, (counts * num_heard).sum())),

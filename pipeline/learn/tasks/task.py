@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pipeline.errors import ManifestError
 from pipeline.learn.decoding import WordsConfig
-from pipeline.learn.metrics import UNLABELLED, Array, Measure
+from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import MeanPoolModel, ModelConfig, RecurrentModel, build_model
 from pipeline.learn.streaming import Batch, Standardisation
 from pipeline.manifest import Clip
@@ -48,7 +48,7 @@ class Predictions:
             one = slice(i, i + 1)
             yield Predictions(self.clips[one], self.outputs[one], self.targets[one], self.frame_seconds[one])
 
-    def rows(self, *, per_frame: bool) -> tuple[Tensor, Tensor, Array]:
+    def rows(self, *, per_frame: bool) -> tuple[Tensor, Tensor, np.ndarray]:
         """Outputs (M, K) and targets (M, ...) of all clips or frames, and the clip's number of each (M,)."""
         numbers = np.arange(len(self.clips))
         if not per_frame:

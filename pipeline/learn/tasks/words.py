@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ManifestError
 from pipeline.learn.decoding import Sentence, WordsConfig, beam_search
-from pipeline.learn.metrics import UNLABELLED, Array, Measure
+from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.metrics.text import measure_texts
 from pipeline.learn.models import MeanPoolModel, ModelConfig, RecurrentModel
 from pipeline.learn.models.attention import Memory
@@ -98,7 +98,7 @@ class _Words(Task):
         sums = np.array([float(values.double().sum()) for values in likelihoods])  # (N,)
         num_words = np.array([len(values) for values in likelihoods])
 
-        def measure(counts: Array) -> dict[str, float]:
+        def measure(counts: np.ndarray) -> dict[str, float]:
             loss = -float((counts * sums).sum() / (counts * num_words).sum())
             return {**measure_said(counts), "loss": loss, "perplexity": _perplexity(loss)}
 

@@ -29,7 +29,7 @@ class ShardFile(Protocol):
     def append(self, chunk: memoryview) -> None:
         """Write the next chunk, as stored."""
 
-    def finish(self) -> np.ndarray[Any, Any]:
+    def finish(self) -> np.ndarray:
         """Flush to the disk and close; where each chunk lies (PLACE_DTYPE)."""
 
     def abandon(self) -> None:
@@ -109,7 +109,7 @@ class _ZarrShard:
         self._places.append((self._offset, len(chunk)))
         self._offset += len(chunk)
 
-    def finish(self) -> np.ndarray[Any, Any]:
+    def finish(self) -> np.ndarray:
         index = np.full((self._layout.chunks_per_shard, 2), 2**64 - 1, dtype="<u8")  # absent: reads as NaN
         index[: len(self._places)] = self._places
         data = index.tobytes()
@@ -180,7 +180,7 @@ class _Hdf5Shard:
         self._dataset.id.write_direct_chunk((self._num_chunks * self._layout.rows_per_chunk, 0, 0, 0), chunk)
         self._num_chunks += 1
 
-    def finish(self) -> np.ndarray[Any, Any]:
+    def finish(self) -> np.ndarray:
         places = np.zeros(self._num_chunks, PLACE_DTYPE)
 
         def note(chunk: Any) -> None:
@@ -200,7 +200,7 @@ class _Hdf5Shard:
 CONTAINERS: dict[str, Container] = {"zarr": ZarrContainer(), "hdf5": Hdf5Container()}
 
 
-def rest_checksum(path: Path, places: np.ndarray[Any, Any]) -> int:
+def rest_checksum(path: Path, places: np.ndarray) -> int:
     """xxh3-64 of all bytes of a shard file that are in no chunk."""
     order = np.argsort(places["offset"])
     starts = places["offset"][order].tolist()

@@ -1,18 +1,14 @@
 """What can't be stored: values that are no numbers, or are too large for the stored dtype."""
 
-from typing import Any
-
 import numpy as np
 
 from pipeline.contract import FeatureContract
-
-Array = np.ndarray[Any, Any]
 
 # From here on a magnitude is rounded to infinity.
 _LIMITS = {"float16": float(np.finfo(np.float16).max) + 16, "float32": np.inf}
 
 
-def why_unfit(peaks: Array, frame_seconds: Array, contract: FeatureContract) -> str | None:
+def why_unfit(peaks: np.ndarray, frame_seconds: np.ndarray, contract: FeatureContract) -> str | None:
     """Why rows can't be stored as `contract` says, naming the tap, value, time and remedy; None if they can.
 
     Takes the largest magnitude of each row (T,) before it is stored, NaN if it has a NaN, and the times (T,).
@@ -35,7 +31,7 @@ def why_unfit(peaks: Array, frame_seconds: Array, contract: FeatureContract) -> 
     return f"{place}: the network itself gives {peak}, which no extract.dtype mends. {remedy}."
 
 
-def row_peaks(rows: Array) -> Array:
+def row_peaks(rows: np.ndarray) -> np.ndarray:
     """The largest magnitude (T,) of each of the rows (T, C, H, W), NaN if it has a NaN."""
-    peaks: Array = np.maximum(rows.max(axis=(1, 2, 3)), -rows.min(axis=(1, 2, 3)))
+    peaks: np.ndarray = np.maximum(rows.max(axis=(1, 2, 3)), -rows.min(axis=(1, 2, 3)))
     return peaks

@@ -4,7 +4,6 @@ each chunk lies in the shard's file, with which checksum: a reader needs nothing
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +35,7 @@ class Record:
     contract: FeatureContract
     layout: Layout
     spans: pa.Table  # SPAN_SCHEMA
-    chunks: np.ndarray[Any, Any]  # CHUNK_DTYPE
+    chunks: np.ndarray  # CHUNK_DTYPE
     rest_checksum: int  # xxh3-64 of the file's other bytes
 
     @property
@@ -52,7 +51,7 @@ class Record:
         columns = (self.spans[name].to_pylist() for name in ("clip_key", "clip_id", "source"))
         return {key: ClipSource(key, *names) for key, *names in zip(*columns, strict=True)}
 
-    def row_seconds(self) -> np.ndarray[Any, Any]:
+    def row_seconds(self) -> np.ndarray:
         """Presentation time of each row, NaN where it has none."""
         times = np.full(self.layout.rows_per_shard, np.nan)
         first, count = self.spans["row"].to_numpy(), self.spans["num_rows"].to_numpy()

@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -14,8 +13,6 @@ from pipeline.store.format.codecs import decode_into
 from pipeline.store.format.containers import rest_checksum
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import Record
-
-Array = np.ndarray[Any, Any]
 
 # What is decoded from one read: bounds the memory beside the caller's buffer.
 _PIECE_BYTES = 8 << 20
@@ -29,7 +26,9 @@ class ShardRows:
     Threads may share one. The caller closes the descriptor.
     """
 
-    def __init__(self, descriptor: int, *, layout: Layout, chunks: Mapping[str, Array], name: str) -> None:
+    def __init__(
+        self, descriptor: int, *, layout: Layout, chunks: Mapping[str, np.ndarray], name: str
+    ) -> None:
         """`chunks` has the columns of CHUNK_DTYPE; `name` is used in messages."""
         self._descriptor = descriptor
         self._layout = layout

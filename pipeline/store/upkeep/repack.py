@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class _Shards:
         self._closer = contextlib.ExitStack()
         self._open: dict[str, ShardRows] = {}
         self._sources: dict[str, dict[bytes, ClipSource]] = {}
-        self._seconds: dict[str, np.ndarray[Any, Any]] = {}
+        self._seconds: dict[str, np.ndarray] = {}
 
     def source(self, clip: StoredClip, key: bytes) -> ClipSource:
         shard_id = clip.spans[-1].shard_id
@@ -121,7 +121,7 @@ class _Shards:
             self._sources[shard_id] = self._records[shard_id].clip_sources()
         return self._sources[shard_id][key]
 
-    def seconds(self, span: Span) -> np.ndarray[Any, Any]:
+    def seconds(self, span: Span) -> np.ndarray:
         if span.shard_id not in self._seconds:
             self._seconds[span.shard_id] = self._records[span.shard_id].row_seconds()
         return self._seconds[span.shard_id][span.row : span.row + span.num_rows]
