@@ -32,7 +32,7 @@ from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistic
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, Journal, Layout, StoreConfig, open_view, read_record
+from pipeline.store import FeatureView, Journal, StoreConfig, open_view, read_record
 from stages.extract_job import make_targets, weights_path
 from stages.params import CorpusConfig, load_section
 
@@ -136,7 +136,7 @@ def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
         reads: dict[str, Callable[[], None]] = {}
         for codec in CODECS:
             contract = source.contract.model_copy(update={"dtype": dtype})
-            layout = Layout.of(StoreConfig(codec=codec), row_shape=source.map_shape, dtype=dtype)
+            layout = StoreConfig(codec=codec).layout(row_shape=source.map_shape, dtype=dtype)
             target = Target(contract, layout)
             journal = folder / f"{dtype}-{codec}"
             write_clips(journal, target, clips)

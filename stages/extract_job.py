@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.extraction import ExtractConfig, Plan, Target, plan, source_paths
 from pipeline.manifest import Clip, check_sources, read_manifest, source_faults
 from pipeline.manifest.sources import Fault
-from pipeline.store import DigestCache, Journal, Layout
+from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
 from stages.dvc_cache import share_journal
 from stages.git_history import run_git
@@ -124,7 +124,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
         )
         channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
         row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
-        targets.append(Target(contract, Layout.of(config.store, row_shape=row_shape, dtype=config.dtype)))
+        targets.append(Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype)))
     return targets
 
 

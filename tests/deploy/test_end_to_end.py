@@ -19,7 +19,7 @@ from pipeline.extraction import ExtractConfig, Target, plan, publish_view, run
 from pipeline.frames import read_frames
 from pipeline.learn.models import ModelConfig, build_model
 from pipeline.manifest import Clip
-from pipeline.store import FeatureView, Journal, Layout, open_view
+from pipeline.store import FeatureView, Journal, open_view
 from tests.support.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def extract(root: Path, weights: Weights, path: Path, **changes: object) -> Feat
         **config.model_dump(include={"sampling", "preprocessing", "pooling", "dtype"}),
     )
     row_shape = (256, 2, 2) if config.pooling == "none" else (256, 1, 1)
-    targets = [Target(contract, Layout.of(config.store, row_shape=row_shape, dtype=config.dtype))]
+    targets = [Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype))]
     journal = Journal(path / "journal")
     todo = plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
     run(

@@ -111,7 +111,7 @@ def test_what_the_network_itself_makes_infinite_is_not_blamed_on_the_dtype(
     assert (result.num_clips, result.num_quarantined) == (0, 2)
     for _, _, reason, *_ in quarantine_csv(features):
         assert reason.startswith(
-            "layer4 at 0.000 s: the network itself gives nan, which no extract.dtype mends. Look at the"
+            "layer4 at 0.000 s: the network itself gives nan, which no dtype can store. Look at the"
         )
 
 
@@ -163,7 +163,7 @@ def test_the_stage_fails_beyond_the_allowed_share_and_tries_again_when_it_is_ask
     output = project.run(*stage, check=False)
     assert "8 of 8 clips can't be used, more than extract.max_failed_share (0.5) allows:" in output
     assert output.count("Clip clip0 is quarantined: layer4 at 0.000 s has a value of magnitude") == 1
-    assert output.count("and float16 ends at 65504. Set extract.dtype: float32.") == 16  # log, and the error
+    assert output.count("and float16 ends at 65504. Choose dtype float32.") == 16  # log, and the error
     again = project.run(*stage, "--retry-quarantined", check=False)
     assert "8 quarantined before, tried again" in again
     assert again.count("is quarantined: layer4 at 0.000 s") == 8

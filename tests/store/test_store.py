@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import MissingClipError, StoreError
+from pipeline.errors import MissingClipError, MissingFeaturesError
 from pipeline.store import Journal, Layout, ShardWriter, committing, open_view, stored_clips, stored_keys
 from tests.support.features import (
     CODECS,
@@ -78,7 +78,7 @@ class TestStore:
         missing = slice(layout.rows_per_shard, 2 * layout.rows_per_shard)
         assert np.isnan(rows[missing]).all()
         np.testing.assert_array_equal(np.delete(rows, missing, 0), np.delete(whole, missing, 0))
-        with pytest.raises(StoreError, match=r"is missing. Run `dvc pull`"):
+        with pytest.raises(MissingFeaturesError, match="is missing"):
             open_view(path)
 
     @settings(max_examples=12, deadline=None)
