@@ -7,8 +7,8 @@ from pipeline.errors import (
     MissingClipError,
     MissingFeaturesError,
     MissingTapError,
-    MissingWeightsError,
     PipelineError,
+    WeightsFileError,
 )
 
 # One entry an error class; a subclass without one has its parent's. `console.run` prints it.
@@ -30,7 +30,7 @@ REMEDIES: dict[type[PipelineError], str] = {
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
-    MissingWeightsError: "Run `python -m stages.weights` to make it.",
+    WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 
 
