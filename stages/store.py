@@ -29,13 +29,16 @@ from pipeline.store.upkeep.dump import DUMPS
 from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
-from stages.dvc_cache import FEATURES, damaged_objects, needs
 from stages.params import journal_path
+from stages.project import FEATURES
+from stages.project.damage import damaged_objects
+from stages.project.needs import needs
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
+    """Run the verb that the arguments name."""
     arguments = _parser().parse_args()
     arguments.run(arguments)
 

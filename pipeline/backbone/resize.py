@@ -4,7 +4,7 @@ Pillow's antialiased filters as torch has them for uint8 on CPUs: weights are ro
 resized first, then columns, each rounded to uint8. torch's own kernels for GPUs take floats only.
 """
 
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,12 +36,10 @@ def resize_by_sums(images: Tensor, *, size: tuple[int, int], interpolation: Inte
 def _resize_axis(images: Tensor, *, dim: int, size: int, interpolation: Interpolation) -> Tensor:
     places, weights, precision = _device_taps(images.shape[dim], size, interpolation, images.device)
     shape = [size if axis == dim else 1 for axis in range(4)]
-    half = 1 << (precision - 1)  # to round
-    parts = (
-        images.index_select(dim, place).to(torch.int32) * weight.view(shape)
-        for place, weight in zip(places, weights, strict=True)
-    )
-    total = reduce(Tensor.add_, parts).add_(half)
+    shape_out = [size if axis == dim else length for axis, length in enumerate(images.shape)]
+    total = torch.full(shape_out, 1 << (precision - 1), dtype=torch.int32, device=images.device)  # a half
+    for place, weight in zip(places, weights, strict=True):
+        total += images.index_select(dim, place).to(torch.int32) * weight.view(shape)
     return (total >> precision).clamp_(0, 255).to(torch.uint8)
 
 

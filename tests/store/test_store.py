@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import MissingClipError, MissingFeaturesError
+from pipeline.extraction.adoption import adopt_files, view_files
 from pipeline.store import Journal, Layout, ShardWriter, committing, open_view, stored_clips, stored_keys
 from tests.support.features import (
     CODECS,
@@ -157,11 +158,9 @@ class TestStore:
         assert_holds(path, {"b": 30})
 
     def test_adopted_shards_serve_like_their_own(self, tmp_path: Path, path: Path, layout: Layout) -> None:
-        from stages.adoption import adopt_view
-
         shutil.rmtree(tmp_path / "journal")
         journal = Journal(tmp_path / "fresh")
-        adopt_view(journal, path=path.parent)
+        adopt_files(journal, view_files(path.parent))
         again = publish_clips(journal, make_contract(), layout, list(CLIPS), tmp_path / "again")
         assert_holds(again, CLIPS)
 
