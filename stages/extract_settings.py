@@ -45,22 +45,12 @@ class Bars:
 
     def __call__(self, progress: Progress) -> None:
         """Draw progress. Called by one thread at a time."""
-        bar = self._bar
-        if bar is None or progress.step != self._step:
+        is_done = progress.num_done == progress.num_total
+        if progress.step != self._step or (self._bar is None and not is_done):
             self.close()
-            is_size = progress.step == "read sources"
-            self._step, self._bar = (
-                progress.step,
-                (
-                    bar := tqdm(
-                        total=progress.num_total,
-                        desc=progress.step,
-                        unit="B" if is_size else "clip",
-                        unit_scale=is_size,
-                        delay=0 if progress.step == "extract" else 1,
-                    )
-                ),
-            )
+            self._step, self._bar = progress.step, _new_bar(progress)
+        if (bar := self._bar) is None:
+            return
         if progress.num_frames:
             rate = progress.num_frames / max(bar.format_dict["elapsed"], 1e-9)
             text = f"{progress.num_frames} frames, {rate:.0f} frames/s, {size_text(progress.num_bytes)}"
@@ -69,11 +59,25 @@ class Bars:
             bar.update(progress.num_done - bar.n)
         elif time.time() - bar.last_print_t > _REFRESH_SECONDS:  # within a long clip
             bar.refresh()
+        if is_done:
+            self.close()
 
     def close(self) -> None:
         """Leave the last bar as it is."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
+
+
+def _new_bar(progress: Progress) -> "tqdm[NoReturn]":
+    is_size = progress.step == "read sources"
+    return tqdm(
+        total=progress.num_total,
+        desc=progress.step,
+        unit="B" if is_size else "clip",
+        unit_scale=is_size,
+        delay=0 if progress.step == "extract" else 1,
+    )
 
 
 @contextmanager

@@ -26,12 +26,8 @@ def ignore_progress(_: Progress) -> None:
 
 
 def counter(on_progress: OnProgress, step: Step, *, num_total: int) -> Callable[..., None]:
-    """A function that adds up what was done since the last call: (num_done, num_frames, num_bytes).
-
-    `on_progress` is told now, and at each call.
-    """
+    """A function that adds (num_done, num_frames, num_bytes) to what was done, and tells `on_progress`."""
     done = [0, 0, 0]
-    on_progress(Progress(step, 0, num_total))
 
     def add(num_done: int, num_frames: int = 0, num_bytes: int = 0) -> None:
         for place, count in enumerate((num_done, num_frames, num_bytes)):

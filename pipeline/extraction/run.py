@@ -131,25 +131,22 @@ def _compute(
     if not planned:
         return total, set_aside
     log.info("Computing on %s.", "Dask workers" if job.config.dask else job.backbone.device)
-    add = counter(on_progress, "extract", num_total=len(planned))
-
-    def compute_now(clips: Sequence[PlannedClip]) -> None:
-        total.add(_compute_now(job, clips, notes=notes, on_work=add))
-
     by_key = {clip.key: clip for clip in planned}
-    for key in orders.suspects:  # each alone: the one on which the process dies again is guilty
-        if key in by_key:
-            compute_now([by_key.pop(key)])
-    if by_key:
-        compute_now(list(by_key.values()))
+    # Suspects alone: the one on which the process dies again is guilty.
+    groups = [[by_key.pop(key)] for key in orders.suspects if key in by_key] + [[*by_key.values()]]
+    add = counter(on_progress, "extract", num_total=len(planned))
+    for group in filter(None, groups):
+        total.add(_compute_now(job, group, notes=notes, on_work=add))
     if job.config.damaged == "keep" and total.num_quarantined:
         damaged = [clip for clip in job.plan().to_extract if clip.keep_damaged]
         if damaged:
-            compute_now(damaged)
+            add = counter(on_progress, "extract", num_total=len(damaged))
+            total.add(_compute_now(job, damaged, notes=notes, on_work=add))
     return total, set_aside
 
 
 def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_work: OnWork) -> Result:
+    on_work(0, 0, 0)
     if job.config.dask:
         from pipeline.extraction.cluster.dask import compute_on_workers  # a second's import
 
