@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import corpora
+from benchmarks.corpora import default_device
 from benchmarks.report import Report, Row, alternate, arguments
 from benchmarks.stores import (
     CLIP_BYTES,
@@ -25,15 +27,15 @@ from benchmarks.stores import (
 )
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.extraction import ExtractConfig, Target, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Target
 from pipeline.learn.evaluation import predict
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, Journal, Layout, StoreConfig, open_view, read_record
-from stages.extract_job import make_targets, weights_path
+from pipeline.store import FeatureView, Layout, StoreConfig, open_view, read_record
+from stages.extract_job import weights_path
 from stages.params import CorpusConfig, load_section
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
@@ -100,28 +102,16 @@ def write_plainly(folder: Path, clips: Sequence[np.ndarray]) -> None:
 def extract(folder: Path, clips: Sequence[Clip]) -> FeatureView:
     """float32 features of the corpus in params.yaml, made with its parameters: `dvc repro weights` first."""
     config = load_section("extract", ExtractConfig).model_copy(update={"dtype": "float32"})
-    root = Path(load_section("corpus", CorpusConfig).root)
     weights = load_weights(weights_path())
-    device = default_device()
-    backbone = Backbone(weights, taps=config.taps, device=device)
-    targets = make_targets(config, weights, backbone)
-    journal = Journal(folder / "journal")
-    todo = plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
-    run(
-        todo.to_extract,
-        root=root,
-        targets=targets,
-        backbone=backbone,
-        device=device,
-        journal=journal,
+    corpora.extract(
+        clips,
+        root=Path(load_section("corpus", CorpusConfig).root),
+        folder=folder,
+        weights=weights,
+        backbone=Backbone(weights, taps=config.taps, device=default_device()),
         config=config,
     )
-    publish_view(todo.keys, targets=targets, journal=journal, path=folder / "features")
     return open_view(folder / "features" / config.taps[0])
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
@@ -178,7 +168,7 @@ def read_all(view: FeatureView) -> None:
 
 
 def accuracy(view: FeatureView, clips: Sequence[Clip], folder: Path) -> list[Row]:
-    """The recurrent model of params.yaml on the same maps in fewer bits: test accuracy over some seeds."""
+    """Test accuracy of the model of params.yaml, over some seeds, on the same maps in fewer bits."""
     full = keep_resident(view, clips, limit_bytes=1 << 40)
     assert isinstance(full, ResidentFeatures)
     original = full.rows.numpy()
