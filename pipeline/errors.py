@@ -66,10 +66,18 @@ def error_text(error: Exception) -> str:
     return (isinstance(error, OSError) and os_error_text(error)) or str(error)
 
 
-def listed(names: Iterable[str], *, at_most: int = 10) -> str:
-    """The first names, for a message."""
-    names = list(names)
-    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+def few(names: Iterable[object], *, at_most: int = 10) -> str:
+    """The first names, for a sentence: `a, b, c and 7 more`."""
+    texts = list(map(str, names))
+    more = f" and {len(texts) - at_most} more" if len(texts) > at_most else ""
+    return ", ".join(texts[:at_most]) + more
+
+
+def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
+    """The first lines, indented, to stand below a heading; the last one says how many more there are."""
+    texts = list(lines)
+    more = [f"... and {len(texts) - at_most} more"] if len(texts) > at_most else []
+    return "\n".join(f"  {text}" for text in [*texts[:at_most], *more])
 
 
 class PipelineError(Exception):
@@ -119,6 +127,22 @@ class WeightsError(PipelineError, ValueError):
     """Weights can't be had, or do not fit the network."""
 
 
+class MissingWeightsError(WeightsError):
+    """A weights file is not there."""
+
+
+class ForeignWeightsError(WeightsError):
+    """A file of weights lacks what a weights file of framecache says of itself."""
+
+
+class CheckpointError(PipelineError):
+    """A trained model is missing, incomplete, or of another version."""
+
+
+class TooFewFramesError(ManifestError):
+    """A clip has fewer frames than its target needs."""
+
+
 class ContractError(PipelineError, ValueError):
     """Features were made in another way than the one asked for; the message names the fields."""
 
@@ -131,8 +155,28 @@ class StoreError(PipelineError, RuntimeError):
     """The feature store is missing, foreign, too new or damaged."""
 
 
+class DamagedError(StoreError):
+    """A file of the store is not what was written."""
+
+
+class MissingFeaturesError(StoreError):
+    """There is no view of features, or files of it are missing."""
+
+
+class MissingTapError(MissingFeaturesError):
+    """There are features, but none of this tap; the message lists the taps that there are."""
+
+
+class JournalError(StoreError):
+    """The journal can't be written or locked where it is."""
+
+
 class NonFiniteError(PipelineError, ValueError):
     """Features or answers are infinite or no numbers; the message names their clips."""
+
+
+class NonFiniteFeaturesError(NonFiniteError):
+    """Features in a store are infinite or no numbers."""
 
 
 class DiskFullError(PipelineError, OSError):

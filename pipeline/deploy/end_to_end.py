@@ -19,7 +19,7 @@ from pipeline.errors import ContractError, NonFiniteError, ShapeError, WeightsEr
 from pipeline.extraction.runners import cast, pooled, row_peaks
 from pipeline.frames import clip_range, read_frames
 from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.streaming import ResidentFeatures, make_loader
 from pipeline.learn.streaming.features import CPU
 from pipeline.manifest import Clip
@@ -133,7 +133,7 @@ def clip_features(
         path=root / clip.sources[0],
         contract=contract,
         rows=torch.cat(maps),
-        seconds=np.concatenate(frame_seconds),
+        row_frame_seconds=np.concatenate(frame_seconds),
         spans={clip.clip_id: (0, num_frames)},
     )
 
@@ -155,7 +155,7 @@ def answer_clip(
         clip, root=root, backbone=backbone, contract=checkpoint.contract, on_frames=on_frames
     )
     loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
-    predictions = predict(
+    predictions = answer_batches(
         checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
     )
     return checkpoint.task.render(
