@@ -103,7 +103,7 @@ def by_framecache(path: Path) -> Found:
     digests: list[str] = []
     try:
         for batch in read_frames([path], sampling=Sampling()):
-            seconds += batch.pts_seconds.tolist()
+            seconds += batch.frame_seconds.tolist()
             digests += [_digest(frame) for frame in batch.pixels]
     except DecodeError as error:
         return Found(tuple(seconds), tuple(digests), str(error))

@@ -98,7 +98,7 @@ def clip_pixels(
     ):
         yield (
             preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing),
-            frames.pts_seconds,
+            frames.frame_seconds,
         )
 
 

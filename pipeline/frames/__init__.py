@@ -46,7 +46,7 @@ class FrameBatch:
     """Consecutive sampled frames of one size."""
 
     pixels: np.ndarray  # (T, H, W, 3) uint8 RGB, C-contiguous
-    pts_seconds: np.ndarray  # (T,) float64, from the first frame of the whole source
+    frame_seconds: np.ndarray  # (T,) float64, from the first frame of the whole source
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Stills(Protocol):
     """Pictures of known times, not decoded yet."""
 
     @property
-    def pts_seconds(self) -> np.ndarray:
+    def frame_seconds(self) -> np.ndarray:
         """(T,) float64, increasing, from 0."""
         ...
 
@@ -151,7 +151,7 @@ def probe(
     wanted = Wanted(sampling, start_seconds, end_seconds)
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
-        times = source.pts_seconds
+        times = source.frame_seconds
         positions, repeats = wanted.choose(times, path=paths[0], limits=limits)
         begin = Wanted(Sampling(), start_seconds=float(times[positions[0]]))
         with closing(_shown(source, begin, paths[0], limits, preprocessing)) as shown:
@@ -160,7 +160,7 @@ def probe(
             source.check_end(wanted)
     except NotFramesError:  # reading it all tells whether that is so, and what can be recovered
         batches = [
-            (batch.pixels.shape, batch.pts_seconds)
+            (batch.pixels.shape, batch.frame_seconds)
             for batch in read_frames(
                 paths,
                 sampling=sampling,
@@ -201,7 +201,7 @@ def _shown(
     if isinstance(source, Video):
         frames = source.shown(wanted)
     else:
-        positions, repeats = wanted.choose(source.pts_seconds, path=path, limits=limits)
+        positions, repeats = wanted.choose(source.frame_seconds, path=path, limits=limits)
         frames = _with_times(source, positions, repeats)
         if isinstance(source, Images):
             files = iter([source.paths[position] for position in positions])
@@ -217,25 +217,25 @@ def _shown(
 
 def _with_times(source: Stills, positions: np.ndarray, repeats: np.ndarray) -> Generator[Shown, None, None]:
     with closing(source.frames(positions)) as frames:
-        yield from zip(frames, source.pts_seconds[positions].tolist(), repeats.tolist(), strict=True)
+        yield from zip(frames, source.frame_seconds[positions].tolist(), repeats.tolist(), strict=True)
 
 
 def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch]:
     """Frames in batches. What was read before an error comes before it."""
     pixels: list[np.ndarray] = []
-    pts_seconds: list[float] = []
+    frame_seconds: list[float] = []
     try:
         for frame, seconds, num_times in frames:
             for _ in range(num_times):
                 is_full = len(pixels) == batch_size or len(pixels) * frame.nbytes >= _BATCH_BYTES
                 if pixels and (is_full or frame.shape != pixels[0].shape):
-                    yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
-                    pixels, pts_seconds = [], []
+                    yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
+                    pixels, frame_seconds = [], []
                 pixels.append(frame)
-                pts_seconds.append(seconds)
+                frame_seconds.append(seconds)
     except NotFramesError:
         if pixels:
-            yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
+            yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
         raise
     if pixels:
-        yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
+        yield FrameBatch(np.stack(pixels), np.array(frame_seconds))

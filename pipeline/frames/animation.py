@@ -39,7 +39,7 @@ class Animation:
     data: bytes
     orientation: int
     limits: Limits
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "Animation | None":
@@ -97,7 +97,7 @@ class AnimatedPng:
     orientation: int
     num_promised: int
     items: Sequence[_Frame]
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "AnimatedPng | None":
@@ -136,7 +136,7 @@ class AnimatedPng:
 
     def check_end(self, wanted: Wanted) -> None:
         """Raise NotFramesError when the file ends before the wanted frames do."""
-        if len(self.items) < self.num_promised and wanted.reaches_beyond(self.pts_seconds[-1]):
+        if len(self.items) < self.num_promised and wanted.reaches_beyond(self.frame_seconds[-1]):
             raise NotFramesError(self.path, f"it has {len(self.items)} of {self.num_promised} frames")
 
 

@@ -39,7 +39,7 @@ class Images:
 
     paths: Sequence[Path]
     limits: Limits
-    pts_seconds: np.ndarray  # (T,) float64
+    frame_seconds: np.ndarray  # (T,) float64
 
     @classmethod
     def open(cls, paths: Sequence[Path], *, image_fps: float, limits: Limits) -> "Images":

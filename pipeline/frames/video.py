@@ -1,9 +1,10 @@
 """Videos as frames, by PyAV: one FFmpeg thread a video, exact presentation times, a fixed conversion.
 
-The decoder's output is the truth. Where every frame is wanted, one pass reads them all. Where some are, the
-index (video_index.py) tells all frames' times, from which the wanted ones are chosen: decoding starts at the
-keyframe before the first wanted frame, skips what lies between sparse ones, and converts the wanted frames
-only. An index that the decoder contradicts is replaced by counting.
+The decoder's output is the truth, and only the wanted frames are converted to RGB. Every n-th frame of a whole
+video is found by counting in one pass. Everything else is chosen from the times in the index
+(video_index.py): decoding begins at the keyframe before the first wanted frame. Where time or the total
+decides, it skips what lies between sparse frames; every n-th frame of a range is counted from the first.
+An index that the decoder contradicts is replaced by counting all frames.
 """
 
 from collections.abc import Generator, Iterator
@@ -49,17 +50,17 @@ class Video:
     limits: Limits
 
     @property
-    def pts_seconds(self) -> np.ndarray:
+    def frame_seconds(self) -> np.ndarray:
         """(T,) float64, increasing, from 0: as far as is known without decoding all."""
-        return read_index(self.path, self.limits).pts_seconds
+        return read_index(self.path, self.limits).frame_seconds
 
     def shown(self, wanted: Wanted) -> Generator[Shown, None, None]:
         """The wanted frames, turned as a viewer shows them, each with its time.
 
         Raises NotFramesError when one is damaged or missing, and after the last when more are known to be.
         """
-        if wanted.is_everything:
-            yield from self._every()
+        if wanted.step and wanted.is_whole:
+            yield from self._counted(wanted.step)
             return
         index = read_index(self.path, self.limits)
         last_seconds = -1.0
@@ -86,7 +87,8 @@ class Video:
         """Raise NotFramesError where the source is known to end before the wanted frames do."""
         _check_end(self.path, read_index(self.path, self.limits), wanted)
 
-    def _every(self) -> Iterator[Shown]:
+    def _counted(self, step: int) -> Iterator[Shown]:
+        """The first frame and each `step`-th after it, in one pass."""
         reformatter = VideoReformatter()
         num_frames, seconds = 0, 0.0
         with opened(self.path, limits=self.limits) as video:
@@ -96,7 +98,8 @@ class Video:
                 for seconds, frame in frames:
                     num_frames += 1
                     check_num_frames(self.path, num_frames, limits=self.limits)
-                    yield self._pixels(frame, seconds, reformatter=reformatter), seconds, 1
+                    if (num_frames - 1) % step == 0:
+                        yield self._pixels(frame, seconds, reformatter=reformatter), seconds, 1
             damage = video.damage(num_frames=num_frames, seconds=seconds)
         if damage or not num_frames:
             raise NotFramesError(self.path, damage or "it has no frames")
@@ -111,11 +114,11 @@ class Video:
 
     def _chosen(self, index: FrameIndex, wanted: Wanted, *, after: float = -1.0) -> Iterator[Shown]:
         """The wanted frames that are shown later than `after`. Raises _UnlikeIndexError, NotFramesError."""
-        positions, repeats = wanted.choose(index.pts_seconds, path=self.path, limits=self.limits)
-        is_later = index.pts_seconds[positions] > after
+        positions, repeats = wanted.choose(index.frame_seconds, path=self.path, limits=self.limits)
+        is_later = index.frame_seconds[positions] > after
         positions, num_times = positions[is_later], iter(repeats[is_later].tolist())
         reformatter = VideoReformatter()
-        runs, may_seek = _runs(positions, index=index), True
+        runs, may_seek = [positions] if wanted.step else _runs(positions, index=index), True
         while runs:
             run = runs.pop(0)
             seek_to = _keyframe_before(run[0], index=index) if may_seek else None
@@ -123,7 +126,7 @@ class Video:
             try:
                 with closing(self._decode(index, run, seek_to=seek_to)) as frames:
                     for position, frame in zip(run.tolist(), frames, strict=True):
-                        seconds = float(index.pts_seconds[position])
+                        seconds = float(index.frame_seconds[position])
                         yield self._pixels(frame, seconds, reformatter=reformatter), seconds, next(num_times)
                         num_found += 1
             except (NotFramesError, _UnlikeIndexError):
@@ -176,7 +179,7 @@ class Video:
 
 
 def _check_end(path: Path, index: FrameIndex, wanted: Wanted) -> None:
-    if index.damage and wanted.reaches_beyond(index.pts_seconds[-1]):
+    if index.damage and wanted.reaches_beyond(index.frame_seconds[-1]):
         raise NotFramesError(path, index.damage)
 
 

@@ -28,7 +28,7 @@ class FrameIndex:
     """All frames that a viewer would see, in order of presentation."""
 
     keys: np.ndarray  # (T,) int64, increasing: the frame's pts, or its ordinal when counted
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
     keyframes: np.ndarray  # int64, increasing: pts of the keyframes; empty when counted
     counted: bool = False  # by decoding
     damage: str | None = None  # why there are no frames after these, though there should be

@@ -96,7 +96,7 @@ def plain_features(source: Path, weights: Weights, **sampling: int) -> tuple[np.
     backbone = Backbone(weights, taps=["layer4"], device=CPU)
     maps, times = [], []
     for batch in read_frames([source], sampling=Sampling(**sampling)):
-        for pixels, seconds in zip(batch.pixels, batch.pts_seconds, strict=True):
+        for pixels, seconds in zip(batch.pixels, batch.frame_seconds, strict=True):
             frame = preprocess(torch.from_numpy(pixels[None]), Preprocessing(resize=32, crop=32))
             maps.append(backbone(frame)["layer4"][0].half().numpy())
             times.append(seconds)

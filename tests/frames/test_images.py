@@ -43,7 +43,7 @@ def read(path: Path, data: bytes, **options: Limits) -> tuple[np.ndarray, list[f
     path.write_bytes(data)
     batches = list(read_frames([path], sampling=ALL, **options))
     return np.concatenate([batch.pixels for batch in batches]), [
-        seconds for batch in batches for seconds in batch.pts_seconds.tolist()
+        seconds for batch in batches for seconds in batch.frame_seconds.tolist()
     ]
 
 

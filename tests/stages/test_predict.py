@@ -68,7 +68,7 @@ def end_to_end(workspace: Path, weights: Weights, name: str, source: str) -> tup
     frames = preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)
     network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
     with torch.no_grad():
-        return network(frames[None])[0], batch.pts_seconds.tolist()
+        return network(frames[None])[0], batch.frame_seconds.tolist()
 
 
 def test_every_source_is_answered_with_the_likeliest_classes(capsys, workspace, weights):
