@@ -14,7 +14,7 @@ from pipeline.errors import DecodeError
 from pipeline.frames.animation import AnimatedPng, open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.foreign import foreign_kind
-from pipeline.frames.images import Images
+from pipeline.frames.images import Images, read_bytes
 from pipeline.frames.limits import Limits, NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
@@ -181,8 +181,11 @@ def probe(
 
 def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Stills | Video:
     if all(is_image(file) for file in files):
-        animation = open_animation(files[0], limits=limits) if len(files) == 1 else None
-        return animation or Images.open(files, image_fps=image_fps, limits=limits)
+        if len(files) > 1:
+            return Images.open(files, None, image_fps=image_fps, limits=limits)
+        data = read_bytes(files[0], limits=limits)
+        animation = open_animation(files[0], data, limits=limits)
+        return animation or Images.open(files, data, image_fps=image_fps, limits=limits)
     if len(files) == 1:
         return Video(files[0], limits)
     names = ", ".join(str(file) for file in files)

@@ -8,27 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.frames.files import IMAGE_FORMATS
 from pipeline.frames.image_bytes import PNG, orientation, png_chunk, png_chunks, split
-from pipeline.frames.images import explained, on_black, opened, over, read_bytes, to_pixels, turned
+from pipeline.frames.images import explained, on_black, opened_image, over, to_pixels, turned
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
 from pipeline.frames.sampling import Wanted
 
+_ANIMATED = ("AVIF", "PNG", "WEBP")
 _DEFAULT_DURATION_MS = 100  # of a frame that has none, as browsers do
 _CLEAR, _RESTORE = 1, 2  # what becomes of the place of a PNG's frame after its time; 0: it stays
 _HEADER_END = 33  # of a PNG: its signature and the chunk IHDR
 _SOURCE = 0  # a PNG's frame replaces what it covers; 1: it lies over it
 
 
-def open_animation(path: Path, *, limits: Limits) -> "AnimatedPng | Animation | None":
-    """None for an image that does not move, and for other formats. Raises NotFramesError, OSError."""
-    if path.suffix.lower() not in (".avif", ".png", ".webp"):
+def open_animation(path: Path, data: bytes, *, limits: Limits) -> "AnimatedPng | Animation | None":
+    """The animation that an image's file holds; None for a still image. Raises NotFramesError."""
+    if IMAGE_FORMATS[path.suffix.lower()] not in _ANIMATED:
         return None
-    data = read_bytes(path, limits=limits)
-    return (
-        AnimatedPng.open(path, data, limits=limits)
-        if data.startswith(PNG)
-        else Animation.open(path, data, limits=limits)
-    )
+    kind = AnimatedPng if data.startswith(PNG) else Animation
+    return kind.open(path, data, limits=limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Animation:
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "Animation | None":
         data, exif = split(data)
-        with opened(path, data, limits=limits) as image:
+        with opened_image(path, data, limits=limits) as image:
             if not getattr(image, "is_animated", False):
                 return None
             num_frames = int(getattr(image, "n_frames", 1))
@@ -59,7 +57,7 @@ class Animation:
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB. Raises NotFramesError."""
-        with opened(self.path, self.data, limits=self.limits) as image:
+        with opened_image(self.path, self.data, limits=self.limits) as image:
             for position in positions.tolist():
                 image.seek(position)
                 yield turned(on_black(to_pixels(image)), self.orientation)
@@ -119,7 +117,7 @@ class AnimatedPng:
         canvas = np.zeros((self.height, self.width, 3), np.uint8)  # on black, where opacity does not matter
         wanted = set(positions.tolist())
         for number, item in enumerate(self.items[: positions[-1] + 1]):
-            with opened(self.path, item.png, limits=self.limits) as image:
+            with opened_image(self.path, item.png, limits=self.limits) as image:
                 pixels = to_pixels(image)
             height, width, _ = pixels.shape
             area = canvas[item.top : item.top + height, item.left : item.left + width]

@@ -82,6 +82,6 @@ def check_num_frames(path: Path, num_frames: int, *, limits: Limits) -> None:
 def _above(path: Path, amount: str, name: str, limits: Limits) -> NotFramesError:
     return NotFramesError(
         path,
-        f"{amount}: above extract.limits.{name}, {getattr(limits, name)}",
-        remedy="If the file is sound, raise the limit and run extract with --retry-quarantined.",
+        f"{amount}: above the limit {name}, {getattr(limits, name)}",
+        remedy="If the file is sound, raise the limit and try this clip again.",
     )

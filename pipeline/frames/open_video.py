@@ -164,7 +164,7 @@ class OpenVideo:
 
 
 @contextmanager
-def opened(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
+def opened_video(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
     """The best video stream of a file.
 
     Raises NotFramesError for a file without one, or with frames above the limits; OSError.

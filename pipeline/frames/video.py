@@ -1,10 +1,9 @@
 """Videos as frames, by PyAV: one FFmpeg thread a video, exact presentation times, a fixed conversion.
 
-The decoder's output is the truth, and only the wanted frames are converted to RGB. Every n-th frame of a whole
-video is found by counting in one pass. Everything else is chosen from the times in the index
-(video_index.py): decoding begins at the keyframe before the first wanted frame. Where time or the total
-decides, it skips what lies between sparse frames; every n-th frame of a range is counted from the first.
-An index that the decoder contradicts is replaced by counting all frames.
+The decoder's output is the truth, and only the wanted frames are converted to RGB. `every: n` of a whole
+video counts the frames in one pass. All other frames are chosen by the times in the index (video_index.py):
+decoding begins at the keyframe before the first of them and, but for `every: n`, skips what lies between
+sparse ones. When the decoder contradicts the index, all frames are counted instead.
 """
 
 from collections.abc import Generator, Iterator
@@ -19,7 +18,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from pipeline.frames.images import on_black
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
-from pipeline.frames.open_video import OpenVideo, blame, opened
+from pipeline.frames.open_video import OpenVideo, blame, opened_video
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video_index import FrameIndex, begins_as_told, count_frames, read_index
 
@@ -91,7 +90,7 @@ class Video:
         """The first frame and each `step`-th after it, in one pass."""
         reformatter = VideoReformatter()
         num_frames, seconds = 0, 0.0
-        with opened(self.path, limits=self.limits) as video:
+        with opened_video(self.path, limits=self.limits) as video:
             if self._may_be_too_long(video):
                 read_index(self.path, self.limits)
             with closing(video.timed_frames()) as frames:
@@ -147,7 +146,7 @@ class Video:
         unlike: Exception = _UnlikeIndexError()
         if index.counted:
             unlike = NotFramesError(self.path, "it does not decode to the same frames twice")
-        with opened(self.path, limits=self.limits) as video:
+        with opened_video(self.path, limits=self.limits) as video:
             if seek_to is not None:
                 if not begins_as_told(self.path, index, self.limits):
                     raise unlike

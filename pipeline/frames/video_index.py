@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
-from pipeline.frames.open_video import OpenVideo, opened
+from pipeline.frames.open_video import OpenVideo, opened_video
 
 # A longer pause is more likely a wrong time than a video's: then frames are counted.
 _PAUSE_SECONDS = 60.0
@@ -64,7 +64,7 @@ def read_index(path: Path, limits: Limits) -> FrameIndex:
 def count_frames(path: Path, limits: Limits) -> FrameIndex:
     """By decoding everything; raises as `read_index`."""
     times = array("d")  # a long video has few bytes a frame
-    with opened(path, limits=limits) as video:
+    with opened_video(path, limits=limits) as video:
         for seconds, _ in video.timed_frames():
             times.append(seconds)
             check_num_frames(path, len(times), limits=limits)
@@ -82,13 +82,13 @@ def begins_as_told(path: Path, index: FrameIndex, limits: Limits) -> bool:
 
 @_remembered
 def _first_pts(path: Path, limits: Limits) -> tuple[int | None, ...]:
-    with opened(path, limits=limits) as video:
+    with opened_video(path, limits=limits) as video:
         return tuple(frame.pts for frame in islice(video.frames(), 3))
 
 
 @_remembered
 def _hint(path: Path, limits: Limits) -> FrameIndex | None:
-    with opened(path, limits=limits) as video:
+    with opened_video(path, limits=limits) as video:
         index = None if video.is_avi else _index_packets(video)
     if index is not None:
         check_num_frames(path, len(index.keys), limits=limits)

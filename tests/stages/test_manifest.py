@@ -653,7 +653,7 @@ def test_probing_counts_frames_and_names_broken_clips(run: Builder, tmp_path: Pa
     message = run("probe", "--out", "probe.csv", "--threads", "2", succeeds=False)
     assert message.startswith("2 of 4 clips are broken:\n")
     assert "a/empty: corpus/a/empty.mp4 can't be decoded: Invalid data" in message
-    assert "a/long: corpus/a/long.mp4 can't be decoded: 11 frames: above extract.limits" in message
+    assert "a/long: corpus/a/long.mp4 can't be decoded: 11 frames: above the limit max_source_frames, 10" in message
     with (tmp_path / "probe.csv").open(newline="") as file:
         rows = {row["clip_id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4
