@@ -115,6 +115,22 @@ class ManifestError(PipelineError, ValueError):
     """The manifest and the corpus do not fit together; the message lists every problem with its row."""
 
 
+class MissingManifestError(ManifestError):
+    """The manifest is not there."""
+
+
+class TornGroupError(ManifestError):
+    """A group of clips is in several splits."""
+
+
+class FolderTreeError(ManifestError):
+    """The folders of a corpus do not tell its clips' labels and splits."""
+
+
+class KeptManifestError(ManifestError):
+    """What is already in a manifest can't be kept, or does not fit what is added."""
+
+
 class DecodeError(PipelineError, ValueError):
     """A clip's bytes were read, and they are not frames. Permanent: the same bytes fail again."""
 

@@ -14,6 +14,7 @@ _NOT_STAGES = {
     "git_history",
     "extract_job",
     "extract_plan",
+    "manifest_options",
     "manifest_probe",
 }
 

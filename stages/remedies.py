@@ -2,18 +2,23 @@
 
 from pipeline.errors import (
     DamagedError,
+    FolderTreeError,
     ForeignWeightsError,
     JournalError,
+    KeptManifestError,
     MissingClipError,
     MissingFeaturesError,
+    MissingManifestError,
     MissingTapError,
     MissingWeightsError,
     PipelineError,
+    TornGroupError,
 )
 
 # One entry an error class; a subclass without one has its parent's. `console.run` prints it.
 REMEDIES: dict[type[PipelineError], str] = {
     DamagedError: "Run `python -m stages.store repair`, then `dvc repro`.",
+    FolderTreeError: "Or name clips and labels in a CSV: `python -m stages.manifest folder --labels`.",
     ForeignWeightsError: (
         "Set weights.source in params.yaml to this file and run `python -m stages.weights`, which makes a"
         " weights file of it."
@@ -21,15 +26,20 @@ REMEDIES: dict[type[PipelineError], str] = {
     JournalError: (
         "FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere; those that DVC has are taken over."
     ),
+    KeptManifestError: "--fresh keeps nothing of this manifest.",
     MissingClipError: (
         "The clip may be quarantined (see quarantine.csv beside the taps), or newer than the features: then"
         " run `dvc repro extract`."
     ),
     MissingFeaturesError: "Run `dvc repro extract` to make them, or `dvc pull`.",
+    MissingManifestError: (
+        "Build it with `python -m stages.manifest`, or correct corpus.manifest in params.yaml."
+    ),
     MissingTapError: (
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
+    TornGroupError: "`python -m stages.manifest folder --group` splits by whole groups.",
     MissingWeightsError: "Run `python -m stages.weights` to make it.",
 }
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
-from pipeline.manifest import Clip
+from pipeline.manifest import SPLITS, Clip, split_named
 from pipeline.manifest.rules import Problems
 from pipeline.system.text_files import read_csv
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
 
 def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, seed: int) -> Corpus:
@@ -41,7 +40,7 @@ def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, see
         log.info("There is no test split: val becomes test, and val is taken out of train.")
         clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
         clips = carve_val(clips, share=val_share, seed=seed)
-    return Corpus(tuple(_without_straddling_groups(clips)), tuple(missing))
+    return Corpus(tuple(_without_straddling_groups(clips)), missing=tuple(missing))
 
 
 def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
@@ -91,8 +90,9 @@ def _clip(row: dict[str, str]) -> Clip:
     """Raises ValueError that says what is wrong with the row."""
     if not row["youtube_id"]:
         raise ValueError("youtube_id is empty.")
-    if row["split"] not in _SPLITS:
-        raise ValueError(f"split {row['split']!r} is unknown. Known: {', '.join(_SPLITS)}.")
+    split = split_named(row["split"])
+    if split is None:
+        raise ValueError(f"split {row['split']!r} is unknown. Available: {', '.join(SPLITS)}.")
     try:
         start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
@@ -100,7 +100,7 @@ def _clip(row: dict[str, str]) -> Clip:
     return Clip(
         clip_id=f"{row['youtube_id']}_{start:06d}_{end:06d}",
         sources=(),
-        split=_SPLITS[row["split"]],
+        split=split,
         group=row["youtube_id"],
         label=row.get("label") or None,
     )

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.corpora.files import some
+from pipeline.errors import few
 from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,9 @@ def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, missing: S
     absent = set(missing)
     unfetched = [row for row in rest if not absent.isdisjoint(row.sources)]
     if gone := [row.clip_id for row in rest if absent.isdisjoint(row.sources)]:
-        log.warning("Clips of the manifest that are not there any more (%d): %s.", len(gone), some(gone))
+        log.warning("Clips of the manifest that are not there any more (%d): %s.", len(gone), few(gone))
     if replaced:
-        log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), some(replaced))
+        log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), few(replaced))
     return kept + unfetched
 
 

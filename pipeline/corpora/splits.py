@@ -6,21 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
-from pipeline.corpora.files import some
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, few, listed
 from pipeline.manifest import Clip
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Clip]:
@@ -31,8 +18,8 @@ def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Cl
     matches = [pattern.search(clip.sources[0]) for clip in clips]
     if strays := [clip.sources[0] for clip, match in zip(clips, matches, strict=True) if not _name(match)]:
         raise ManifestError(
-            f"--group {pattern.pattern!r} gives no group for {len(strays)} of {len(clips)} clips:"
-            f" {some(strays)}. It is searched in the path below FOLDER."
+            f"The pattern {pattern.pattern!r} gives no group for {len(strays)} of {len(clips)} clips:"
+            f" {few(strays)}. It is searched in the path below the corpus's folder."
         )
     return [replace(clip, group=_name(match)) for clip, match in zip(clips, matches, strict=True)]
 
@@ -57,13 +44,11 @@ def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
     for number, alike in members.items():
         named = sorted({clip.group for clip in alike if clip.group})
         if len(named) > 1:
-            problems.append(f"{some(sorted({clip.sources[0] for clip in alike}))}: {some(named)}")
+            problems.append(f"{few(sorted({clip.sources[0] for clip in alike}))}: {few(named)}")
         shared = alike[0].sources[0] if len(alike) > 1 else None
         groups[number] = named[0] if named else shared
     if problems:
-        raise ManifestError(
-            "\n  ".join(["Clips of one file are one group, and these have several:", *problems])
-        )
+        raise ManifestError(f"Clips of one file are one group, and these have several:\n{listed(problems)}")
     return [replace(clip, group=groups[number]) for clip, number in zip(clips, numbers, strict=True)]
 
 

@@ -63,7 +63,7 @@ def ucf101_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed
                     )
                 )
         problems.raise_if_any()
-    return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), tuple(missing))
+    return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), missing=tuple(missing))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

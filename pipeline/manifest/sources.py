@@ -4,8 +4,12 @@ import os
 import re
 import stat
 import sys
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pipeline.errors import few
 
 _MAX_POINTER_BYTES = 1024
 _DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
@@ -18,6 +22,10 @@ class Fault:
     reason: str
     remedy: str
     is_unfetched: bool = False  # the corpus has the file, this machine has not
+
+    def sentence(self, source: str | Path) -> str:
+        """What is wrong with `source`, and what to do."""
+        return f"{source} {self.reason}. {self.remedy}"
 
 
 _MISSING = Fault("does not exist", "Correct it, or the corpus's root.")
@@ -36,6 +44,21 @@ _DVC = Fault(
     "Run `dvc pull` in the corpus's repository.",
     is_unfetched=True,
 )
+
+# What a file begins with that stands for another.
+POINTERS = ((rb"version https://git-lfs\.github\.com/", _LFS), (rb"[\x20-\x7e]*annex/objects/", _ANNEX))
+
+
+def fault_sentences(faults: Mapping[str, Fault]) -> dict[str, str]:
+    """{source: sentence}. Sources that have one fault share the first one's; a missing source has its own."""
+    alike = defaultdict(list)
+    for source, fault in faults.items():
+        alike[fault, source if fault == _MISSING else ""].append(source)
+    sentences = {}
+    for (fault, _), (first, *others) in alike.items():
+        reason = f"{fault.reason} (and so {few(others)})" if others else fault.reason
+        sentences[first] = replace(fault, reason=reason).sentence(first)
+    return sentences
 
 
 def fault_of(root: Path, source: str) -> Fault | None:
@@ -88,7 +111,5 @@ def _link_to_nothing(link: Path, subject: str) -> Fault:
 
 def _pointer(path: str) -> Fault | None:
     with open(path, "rb") as file:  # noqa: PTH123
-        line = file.readline(_MAX_POINTER_BYTES)
-    if line.startswith(b"version https://git-lfs.github.com/"):
-        return _LFS
-    return _ANNEX if b"annex/objects/" in line else None
+        head = file.read(_MAX_POINTER_BYTES)
+    return next((fault for pattern, fault in POINTERS if re.match(pattern, head)), None)

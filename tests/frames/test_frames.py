@@ -540,9 +540,9 @@ def test_frames_of_gigabytes_are_refused_before_memory_is_taken(tmp_path: Path) 
         with little_memory(), pytest.raises(DecodeError, match="can't be decoded") as caught:
             read(path)
         if name in ("a.png", "a.ppm"):  # FFmpeg and libwebp refuse in their words
-            assert "60000 x 60000 pixels: above the limit max_frame_pixels, 100000000" in str(
-                caught.value
-            ), name
+            assert "60000 x 60000 pixels: above the limit max_frame_pixels, 100000000" in str(caught.value), (
+                name
+            )
             assert "raise the limit" in str(caught.value)
 
 
@@ -552,11 +552,9 @@ def test_limits_are_inclusive_and_may_be_lifted(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "frames", num_images=6, size=(48, 64))
     for path in (video, avi, folder):
         assert len(read(path, limits=Limits(max_frame_pixels=48 * 64, max_source_frames=6))[0]) == 6
-        with pytest.raises(
-            DecodeError, match=r"64 x 48 pixels: above extract\.limits\.max_frame_pixels, 3071"
-        ):
+        with pytest.raises(DecodeError, match=r"64 x 48 pixels: above the limit max_frame_pixels, 3071"):
             read(path, limits=Limits(max_frame_pixels=48 * 64 - 1))
-        with pytest.raises(DecodeError, match=r"6 frames: above extract\.limits\.max_source_frames, 5"):
+        with pytest.raises(DecodeError, match=r"6 frames: above the limit max_source_frames, 5"):
             read(path, limits=Limits(max_source_frames=5))
         assert len(read(path, limits=Limits(max_frame_pixels=None, max_source_frames=None))[0]) == 6
 

@@ -482,9 +482,7 @@ def test_a_frame_is_refused_for_what_resizing_would_make_of_it(tmp_path: Path) -
     """Rows of 60000 x 2 pixels become 256, so that columns become 7680000."""
     for name, size in (("0.png", (60, 40)), ("1.png", (60000, 2)), ("2.png", (60, 40))):
         Image.new("L", size).save(tmp_path / name)
-    resized = (
-        r"1\.png .* 60000 x 2 pixels, resized to 7680000 x 256, takes 1966080000 pixels: above extract\.limi"
-    )
+    resized = r"1\.png .* 60000 x 2 pixels, resized to 7680000 x 256, takes 1966080000 pixels: above the limi"
     frames = []
     with pytest.raises(DecodeError, match=resized) as caught:
         frames.extend(read_frames([tmp_path], sampling=ALL, preprocessing=Preprocessing()))
