@@ -1,4 +1,4 @@
-"""Animated PNG, WebP and AVIF: videos whose frames have durations."""
+"""Animated PNG, WebP and AVIF images: their frames have durations, as those of a video."""
 
 import struct
 from collections.abc import Generator, Sequence
@@ -76,6 +76,7 @@ class _Frame(NamedTuple):
 
     @property
     def duration_ms(self) -> float:
+        """How long the frame is shown; 100 ms where it does not say."""
         return self.delay / (self.delay_unit or 100) * 1000 or _DEFAULT_DURATION_MS
 
 

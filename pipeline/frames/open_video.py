@@ -52,6 +52,7 @@ class OpenVideo:
 
     @property
     def is_avi(self) -> bool:
+        """Whether the container is AVI, whose times are those of decoding."""
         return bool(self.container.format.name == "avi")
 
     @property
@@ -68,10 +69,7 @@ class OpenVideo:
             try:
                 with _claims_of_memory(self.path):
                     packet = next(packets)
-            except (
-                StopIteration,
-                IndexError,
-            ):  # PyAV 18 may trip, at the end, over streams that appeared late
+            except (StopIteration, IndexError):  # PyAV 18 may trip, at the end, over streams that came late
                 return
             self.num_packets += packet.size > 0 or packet.dts is not None
             self.last_is_cut = packet.is_corrupt or (self.last_is_cut and not packet.size)

@@ -81,13 +81,13 @@ class Wanted:
 
     @property
     def step(self) -> int | None:
-        """n where the first frame and each n-th after it are used; None where time or the total decides."""
+        """Of `every: n` the n (1 for all frames); None where the choice depends on times or on the total."""
         every = self.sampling.every
         return (every or 1) if self.sampling == Sampling(every=every) else None
 
     @property
     def by_total(self) -> bool:
-        """Whether it depends on the number of all frames which of them are used."""
+        """Whether the choice depends on how many frames there are in total."""
         return self.sampling.count is not None or self.sampling.max_frames is not None
 
     def reaches_beyond(self, seconds: float) -> bool:

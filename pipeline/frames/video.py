@@ -30,7 +30,7 @@ _WORTH_SEEKING_FRAMES = 32
 
 _HELD_BYTES = 256 << 20  # 16 frames of 1080p are 100 MB
 
-Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it comes
+Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it is used
 
 
 class _UnlikeIndexError(Exception):
@@ -41,8 +41,8 @@ class _UnlikeIndexError(Exception):
 class Video:
     """A video file.
 
-    Non-square pixels are not resampled, fields not deinterlaced. Damage that the decoder conceals
-    without a word is not noticed.
+    Non-square pixels are not resampled, and fields are not deinterlaced. Damage that the decoder conceals in
+    silence is not noticed.
     """
 
     path: Path
@@ -50,13 +50,14 @@ class Video:
 
     @property
     def frame_seconds(self) -> np.ndarray:
-        """(T,) float64, increasing, from 0: as far as is known without decoding all."""
+        """(T,) float64, increasing, from 0: the times as the index tells them."""
         return read_index(self.path, self.limits).frame_seconds
 
     def shown(self, wanted: Wanted) -> Generator[Shown, None, None]:
-        """The wanted frames, turned as a viewer shows them, each with its time.
+        """The wanted frames, turned as a viewer shows them, each with its time and how often it is used.
 
-        Raises NotFramesError when one is damaged or missing, and after the last when more are known to be.
+        Raises NotFramesError when a frame is damaged or missing; after the last frame, when the file is known
+        to end too early.
         """
         if wanted.step and wanted.is_whole:
             yield from self._counted(wanted.step)

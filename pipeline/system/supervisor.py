@@ -89,6 +89,7 @@ class Notes:
 
 
 def add_options(command: Sequence[str], *, notes: int, orders: int) -> list[str]:
+    """The command with the descriptors of the pipe for notes and of the file with orders."""
     return [*command, "--notes", str(notes), "--orders", str(orders)]
 
 
