@@ -1,8 +1,7 @@
-"""The errors that a user can cause, each also the builtin that a Python programmer would expect.
+"""The errors that a user can cause. Each is also the builtin error that a Python programmer would expect.
 
-Anything else (OSError, MemoryError, AssertionError, ...) keeps its own type: an OSError may pass and
-is worth another try, a `PipelineError` is not before the user has changed something. `os_error_text`
-says an OSError in a sentence.
+All other errors (OSError, MemoryError, ...) keep their own type. After an OSError another try may succeed;
+after a `PipelineError` it can't, before the user has changed something.
 """
 
 import errno
@@ -42,9 +41,9 @@ _REMEDIES = {
 
 
 def os_error_text(error: OSError) -> str | None:
-    """E.g. `Permission denied: /data/x. Have its owner ...`: what, where, and the way out.
+    """An OSError as a sentence with its remedy: `Permission denied: /data/x. Have its owner ...`.
 
-    None when the error names no file and its kind is none that a user can mend: then it is a bug.
+    None if the error names no file and is of no kind that a user can mend: then it is a bug.
     """
     if error.filename is None and error.errno not in _REMEDIES:
         return None
@@ -60,7 +59,7 @@ def os_error_text(error: OSError) -> str | None:
 
 
 def error_text(error: Exception) -> str:
-    """What to tell of an error that a clip's source gave."""
+    """The message about an error that reading a clip's source raised."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return (isinstance(error, OSError) and os_error_text(error)) or str(error)
@@ -81,7 +80,7 @@ def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
 
 
 class PipelineError(Exception):
-    """Base class: the message states the value, the rule and the way out."""
+    """The base of these errors. A message states the value, the rule and what to do."""
 
 
 class ConfigError(PipelineError, ValueError):
@@ -108,11 +107,11 @@ def extra(name: str, *, use: str) -> Iterator[None]:
 
 
 class TextFileError(PipelineError, ValueError):
-    """A file that a user gave is not the text or the CSV that it should be; the message names the line."""
+    """A user's file is not the text or the CSV that it should be; the message names the line."""
 
 
 class ManifestError(PipelineError, ValueError):
-    """The manifest and the corpus do not fit together; the message lists every problem with its row."""
+    """A manifest breaks a rule or does not fit its corpus; the message lists every problem with its row."""
 
 
 class MissingManifestError(ManifestError):
@@ -132,7 +131,7 @@ class KeptManifestError(ManifestError):
 
 
 class DecodeError(PipelineError, ValueError):
-    """A clip's bytes were read, and they are not frames. Permanent: the same bytes fail again."""
+    """A clip's bytes are not frames. This is permanent: the same bytes fail again."""
 
     def __init__(self, message: str, *, num_recovered: int = 0) -> None:
         super().__init__(message.encode(errors="backslashreplace").decode())  # file names need not be UTF-8
@@ -196,7 +195,7 @@ class NonFiniteFeaturesError(NonFiniteError):
 
 
 class DiskFullError(PipelineError, OSError):
-    """No space is left for what is being written. What was committed before is safe."""
+    """The disk is full. What was committed before is safe."""
 
 
 class MissingClipError(PipelineError, KeyError):

@@ -57,7 +57,7 @@ def build_manifest(
         for clip in corpus.clips
     ]
     previous = [] if fresh or not path.exists() else _read_previous(path)
-    clips = name_clips(keep_previous(clips, previous, missing=corpus.faulty))
+    clips = name_clips(keep_previous(clips, previous, faulty=corpus.faulty))
     if shares:
         clips = split_classes(group_by_source(clips), shares=shares, seed=seed)
     try:

@@ -1,4 +1,4 @@
-"""Which files of a corpus are clips, where they lie, and which can't be used."""
+"""Which files of a corpus are clips, where they are, and which of them can't be used."""
 
 import logging
 import os
@@ -29,12 +29,15 @@ class Corpus:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without hidden files."""
+    """The entries of a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, list[Path]]]:
-    """(folder, its visible files) of a folder and all below it, without links that lead back up."""
+    """(folder, its visible files) for a folder and all folders below it.
+
+    Links to a folder that they lie in are left out with a warning. `above` are folders that count as such.
+    """
     entries = visible(folder)
     yield folder, [entry for entry in entries if not entry.is_dir()]
     above = (*above, folder.resolve())
@@ -44,7 +47,7 @@ def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, 
 
 
 def leads_back(folder: Path, *, above: Sequence[Path] = ()) -> bool:
-    """Whether a folder is a link to one that it lies in, or to one of those `above`. Warns of it."""
+    """Whether a folder is a link to a folder that it lies in, or to one of `above`; if so, logs a warning."""
     real = folder.resolve()
     is_loop = folder.is_symlink() and (real in above or folder.parent.resolve().is_relative_to(real))
     if is_loop:
@@ -83,9 +86,9 @@ def clips_by_stem(root: Path) -> Mapping[str, str]:
 
 
 def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
-    """{source: fault} of sources that were not fetched, or are not what their names say. Warns of them.
+    """{source: fault} of the sources that were not fetched, or are not what their names say.
 
-    Raises ManifestError if no source can be used.
+    Logs a warning that names them. Raises ManifestError if no source can be used.
     """
     faults = {source: fault_of(root, source) or _content_fault(root / source) for source in sources}
     bad = {source: fault for source, fault in faults.items() if fault}
@@ -101,7 +104,7 @@ def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
 
 
 def contents(folder: Path) -> str:
-    """E.g. `3 .txt, 1 .asf files`: what is in a folder and below it."""
+    """The suffixes of all files in a folder and below it, as `suffixes` has them, or `no files`."""
     return suffixes(file for _, files in walk(folder) for file in files) or "no files"
 
 
@@ -148,7 +151,7 @@ def _name_problem(name: str) -> str | None:
 
 
 def _content_fault(path: Path) -> Fault | None:
-    """What a file is that its name calls a video or an image, and is none; of a folder, its first image."""
+    """The fault of a file whose content is not what its name says; of a folder, that of its first image."""
     if path.is_dir():
         images = images_in_folder(path)
         if not images:

@@ -112,7 +112,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _labelled(top: Path) -> list[tuple[Path, str]]:
-    """(clip, label) of top/<label>/<clip>; what is no clip is left out with a warning."""
+    """(clip, label) of each top/<label>/<clip>. Other files are left out with a warning."""
     clips: list[tuple[Path, str]] = []
     others: list[Path] = []
     problems: list[str] = []
@@ -146,7 +146,7 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
             others.remove(link)
     if others:
         log.warning(
-            "Left out, neither video nor image by their names: %s (%s).",
+            "Left out, because their names are not those of videos or images: %s (%s).",
             suffixes(others),
             few(path.relative_to(top) for path in others),
         )

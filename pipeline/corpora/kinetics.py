@@ -19,11 +19,11 @@ _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
 def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, seed: int) -> Corpus:
-    """The clips of the CSVs, whose files are named <youtube_id>_<start>_<end>, times in six digits.
+    """The clips of the CSVs. Their files are named <youtube_id>_<start>_<end>, with times in six digits.
 
-    Folders do not matter: the files may lie in folders of classes or splits, or all in one. Clips of one
-    video are a group. Without a test split (its labels were long kept back), val becomes test and
-    videos of train, `val_share` of each class, become val.
+    The files may lie in any folders below `root`. Clips of one YouTube video are a group. If no CSV has a
+    test split (its labels were long kept back), val becomes test, and `val_share` of each class's groups in
+    train become val.
 
     Raises ManifestError, listing every problem of a CSV with its line.
     """
@@ -44,19 +44,19 @@ def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, see
 
 
 def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
-    """A video that the official lists have in several splits stays there, and is no group."""
+    """The clips; those of a video that the official lists have in several splits lose their group."""
     splits = defaultdict(set)
     for clip in clips:
         splits[clip.group].add(clip.split)
     if num_straddling := sum(len(there) > 1 for there in splits.values()):
-        log.warning("%d videos are in more than one split of the CSVs, and stay there.", num_straddling)
+        log.warning("%d videos are in more than one split of the CSVs and stay there.", num_straddling)
     return [replace(clip, group=None) if len(splits[clip.group]) > 1 else clip for clip in clips]
 
 
 def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:
     """The clips of a CSV, without sources. Test splits were first published without labels.
 
-    `seen` has the clips of all CSVs and where they are: a row that is there again counts once.
+    `seen` has the clips of all CSVs and their places: a repeated row counts once.
     """
     problems = Problems(path, noun="line")
     names, rows = read_csv(path, refuse=problems.add_at_row)
@@ -82,12 +82,12 @@ def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:
             problems.add_at_row(f"{clip.clip_id} has another label or split in {place}.", line)
     problems.raise_if_any()
     if num_repeated:
-        log.warning("%s: %d rows are there twice, and count once.", path, num_repeated)
+        log.warning("%s: %d rows are repeated and count once.", path, num_repeated)
     return clips
 
 
 def _clip(row: dict[str, str]) -> Clip:
-    """Raises ValueError that says what is wrong with the row."""
+    """The clip of a row. Raises ValueError that says what is wrong with it."""
     if not row["youtube_id"]:
         raise ValueError("youtube_id is empty.")
     split = split_named(row["split"])

@@ -48,7 +48,7 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
 
 
 def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems, *, has_targets: bool) -> None:
-    """Report what is wrong between rows, and between a row and the disk."""
+    """Report rows that contradict each other, or whose sources can't be read."""
     seen: dict[tuple[str, Any], int] = {}
     faults: dict[str, Fault] = {}
     indices: dict[str, int] = {}
@@ -63,7 +63,7 @@ def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems, *,
             problems.add(f"split {row['split']!r} is unknown. Available: {names}.", index)
         span = (row["source"], row["start_seconds"], row["end_seconds"])
         if (first := seen.setdefault(("source", span), line)) != line:
-            problems.add(f"{row['source']} is there twice, first in {problems.noun} {first}.", index)
+            problems.add(f"{row['source']} is repeated: it is already in {problems.noun} {first}.", index)
         if row["clip_id"] and (first := seen.setdefault(("clip_id", row["clip_id"]), line)) != line:
             problems.add(f"clip_id {row['clip_id']!r} is already in {problems.noun} {first}.", index)
         for source in filter(None, row["source"].split("|")):

@@ -32,7 +32,7 @@ _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_diction
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A checked manifest. `len` and columns are cheap; iterating makes `Clip`s."""
+    """A checked manifest. Its length and columns are cheap; iterating makes a `Clip` of each row."""
 
     table: pa.Table  # of SCHEMA, every column present
     rows: np.ndarray = field(repr=False)  # (N,) int64: where a clip stands: CSV line (header 1), Parquet row
@@ -57,7 +57,8 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a .csv or .parquet manifest.
 
-    Raises ManifestError listing every problem with its row, TextFileError for a CSV that is no text.
+    Raises ManifestError listing every problem with its row, MissingManifestError, and TextFileError for a CSV
+    that is no text.
     """
     _check_suffix(path)
     try:
@@ -93,7 +94,10 @@ def read_table(
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a .parquet file or else a CSV. Raises TextFileError for a CSV that is no text."""
+    """The names of the columns of a .parquet file or else a CSV.
+
+    Raises ManifestError for a file that is no Parquet, TextFileError for a CSV that is no text.
+    """
     if path.suffix == ".parquet":
         names: list[str] = _parquet(path, pa.parquet.read_schema).names
         return names
@@ -101,7 +105,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def source_faults(manifest: Manifest, *, root: Path) -> dict[str, Fault]:
-    """By their names, the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
+    """{source: fault} of the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
     sources = pc.unique(pc.split_pattern(manifest.column("source").combine_chunks(), "|").flatten())
     found = ((source, fault_of(root, source)) for source in sources.to_pylist())
     return {source: fault for source, fault in found if fault}

@@ -1,4 +1,4 @@
-"""What keeps a source from being read before a decoder sees it: it is missing, or was not fetched."""
+"""Sources that can't be read, before a decoder sees them: missing ones and those that were not fetched."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a source can't be read: the source's name and `reason` make a sentence."""
+    """Why a source can't be read. The source's name and `reason` make a sentence."""
 
     reason: str
     remedy: str
@@ -62,9 +62,9 @@ def fault_sentences(faults: Mapping[str, Fault]) -> dict[str, str]:
 
 
 def fault_of(root: Path, source: str) -> Fault | None:
-    """What is wrong with a file, or with a folder of images, below `root`; None when it may be opened.
+    """The fault of a file or a folder of images below `root`; None if it can be opened.
 
-    Of the content, only that of very small files is read: they may be pointers.
+    Only very small files are read: they may be pointers.
     """
     path = os.path.join(root, source)  # noqa: PTH118 (4x faster)
     try:
@@ -82,7 +82,7 @@ def fault_of(root: Path, source: str) -> Fault | None:
 
 
 def _dangling(root: Path, source: str) -> Fault | None:
-    """The fault of the first part of the path that is a link to nothing."""
+    """The fault of the first folder or file in the path of `source` that is a link to nothing."""
     path = root
     for part in Path(source).parts:
         path /= part

@@ -1,4 +1,4 @@
-"""Text files that a user gives: their encoding, and CSV tables with the line of each row."""
+"""Text files from users: their encoding, and CSV tables with the line of each row."""
 
 import codecs
 import csv
@@ -68,10 +68,11 @@ def read_csv(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The column names, trimmed, and (line, cells) of each row that is not blank; the header is line 1.
 
-    A row with too many or too few cells is left out, and `refuse` is told why, with its line; so is a
-    quote that goes wrong, which ends the table: nobody knows where the next row begins.
+    A row with too many or too few cells is left out; `refuse` is called with the reason and the line. So it
+    is for a quote that is not closed or is followed by text. Such a quote ends the table, because nobody
+    knows where the next row begins.
 
-    Raises TextFileError for an empty file and as `read_text` does.
+    Raises TextFileError for an empty file, and as `read_text` does.
     """
     text = read_text(path)
     rows = _csv_rows(text, refuse)

@@ -299,7 +299,7 @@ def test_every_fault_of_a_labels_csv_is_named_with_its_line(tmp_path: Path) -> N
         "line 6: split 'eval' is unknown. Available: train, training, val, valid,",
         "line 7: source is empty",
         "line 8: needs a source and a label",
-        "line 10: 6.mp4 is there twice, first in line 9",
+        "line 10: 6.mp4 is repeated: it is already in line 9",
         "line 10: clip_id 'same' is already in line 9",
         f"line 11: {tmp_path / 'videos/9.mp4'} does not exist",
         f"line 12: {tmp_path / 'videos/l1.mp4'} was not fetched by git-annex: its content is not on this"

@@ -122,7 +122,7 @@ def test_bad_input_gives_one_clear_message(run: Builder, videos: Path, tmp_path:
     assert "3 problem" in problems
     assert "line 2: needs a source and a label" in problems
     assert "line 3: videos/none.mp4 does not exist" in problems
-    assert "line 5: jump/01.mp4 is there twice" in problems
+    assert "line 5: jump/01.mp4 is repeated" in problems
     assert not (tmp_path / "mine.csv").exists()
 
 
@@ -270,7 +270,7 @@ def test_building_again_keeps_splits_and_hand_made_columns(
     assert "(1): label of jump/02 ('hop' by 'jump')" in caplog.text
     assert after.pop("renamed") == by_hand["jump/03"][0]
     assert after.pop("run/00") == replace(before["run/00"], sources=("run/00.mkv",))
-    assert "not there any more (1): run/01." in caplog.text
+    assert "no longer there (1): run/01." in caplog.text
     assert {after.pop("run/new").label, after.pop("walk/0").label} == {"run", "walk"}
     assert after == {name: before[name] for name in after}
     assert "run/02" in after  # not fetched, and not gone
@@ -595,7 +595,7 @@ def test_rows_of_kinetics_that_are_there_twice_count_once_or_are_named(
         file.write("abseiling,video000001,0,10,train,0\n")
     run(*arguments)
     assert len(clips_in(tmp_path / "k400.csv")) == 8
-    assert "train.csv: 1 rows are there twice, and count once." in caplog.text
+    assert "train.csv: 1 rows are repeated and count once." in caplog.text
     with (tmp_path / "val.csv").open("a") as file:
         file.write("surfing,video000001,0,10,val,0\n")
     message = run(*arguments, succeeds=False)
