@@ -17,6 +17,7 @@ IMAGES, SETS = Path("manifests/digit_images.csv"), Path("manifests/digit_sets.cs
 
 
 def main() -> None:
+    """Write the images of the corpus and their two manifests."""
     argparse.ArgumentParser(
         prog="python -m stages.digit_images",
         description=__doc__,

@@ -31,6 +31,7 @@ _MAX_LABELS_SHOWN = 30
 
 
 def main() -> None:
+    """Run the command that the arguments name."""
     options = parse_options(__doc__)
     if options.command == "probe":
         run_probe(options)
@@ -91,8 +92,7 @@ def _print_counts(clips: Sequence[Clip]) -> None:
     labels = sorted({clip.label for clip in clips if clip.label})
     counts = {"all classes": Counter(clip.split for clip in clips)}
     if len(labels) <= _MAX_LABELS_SHOWN:
-        of_labels = {label: Counter(c.split for c in clips if c.label == label) for label in labels}
-        counts = of_labels | counts
+        counts = {label: Counter(c.split for c in clips if c.label == label) for label in labels} | counts
     console.print_table([{"class": name, **{s: str(n[s]) for s in SPLITS}} for name, n in counts.items()])
 
 

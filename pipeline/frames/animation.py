@@ -41,6 +41,7 @@ class Animation:
 
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "Animation | None":
+        """None for an image that does not move. Raises NotFramesError."""
         data, exif = split(data)
         with opened_image(path, data, limits=limits) as image:
             if not getattr(image, "is_animated", False):
