@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
 from pipeline.frames.open_video import OpenVideo, opened_video
-from pipeline.system.files import Identity, identity
+from pipeline.system.files import FileStamp, file_stamp
 
 # A longer pause is more likely a wrong time than a video's: then frames are counted.
 _PAUSE_SECONDS = 60.0
@@ -42,10 +42,10 @@ def _remembered(read: Callable[[Path, Limits], T]) -> Callable[[Path, Limits], T
     """`read` that keeps its last results while the files stay as they are: clips may be cut from one file."""
 
     @lru_cache(maxsize=8)
-    def remembered(path: Path, limits: Limits, _: Identity) -> T:
+    def remembered(path: Path, limits: Limits, _: FileStamp) -> T:
         return read(path, limits)
 
-    return lambda path, limits: remembered(path, limits, identity(path))
+    return lambda path, limits: remembered(path, limits, file_stamp(path))
 
 
 def read_index(path: Path, limits: Limits) -> FrameIndex:

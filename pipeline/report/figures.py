@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, f
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
+from pipeline.errors import few
 from pipeline.system.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 DOTS_PER_INCH = 100
 
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of characters
-_NUM_SHOWN = 10  # characters in a message
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -55,14 +55,13 @@ def _families_for(chars: Set[str], *, path: Path) -> list[str]:
         families.append(FT2Font(found).family_name)
         missing -= covered[found]
     if missing:
-        shown = ", ".join(sorted(missing)[:_NUM_SHOWN]) + ", ..." * (len(missing) > _NUM_SHOWN)
         log.warning(
             "%s has boxes for %d characters that no installed font has (%s: %s). Install one that does, such"
             " as those of `apt-get install fonts-noto-core fonts-noto-cjk`, and draw it again.",
             path,
             len(missing),
             ", ".join(sorted({_script(char) for char in missing})),
-            shown,
+            few(sorted(missing)),
         )
     return families
 

@@ -173,10 +173,10 @@ def link(source: Path, target: Path, *, may_symlink: bool = True) -> None:
 
 # Device, inode, size, mtime_ns, ctime_ns. `cp -a` and `rsync -t` restore all but the last, which no program
 # can set. A new hardlink changes it too.
-Identity = tuple[int, int, int, int, int]
+FileStamp = tuple[int, int, int, int, int]
 
 
-def identity(path: str | Path) -> Identity:
+def file_stamp(path: str | Path) -> FileStamp:
     """What changes when a file is replaced or written to. Raises OSError for a file that is not there."""
     stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
