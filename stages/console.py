@@ -44,7 +44,8 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except PipelineError as error:
-        print("error:", error, *filter(None, [remedy_of(error)]), file=sys.stderr)
+        text, remedy = f"error: {error}", remedy_of(error)
+        print(text, *filter(None, [remedy]), sep="\n" if "\n" in text else " ", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if _reader_has_left(error):

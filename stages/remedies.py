@@ -39,7 +39,7 @@ REMEDIES: dict[type[PipelineError], str] = {
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
-    TornGroupError: "`python -m stages.manifest folder --group` splits by whole groups.",
+    TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
     MissingWeightsError: "Run `python -m stages.weights` to make it.",
 }
 

@@ -331,6 +331,16 @@ def test_a_manifest_that_cannot_be_kept_is_not_overwritten(
     assert len(splits_by_group(clips_in(out).values())) == 20
 
 
+def test_a_manifest_whose_splits_tear_a_group_is_told_the_way_out(run: Builder, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("corpus: {manifest: mine.csv, root: corpus}\nextract: {}\n")
+    (tmp_path / "torn.csv").write_text(
+        "clip_id,source,split,group\na,a.mp4,train,g\nb,b.mp4,val,g\nc,c.mp4,test,\n"
+    )
+    message = run("probe", "--manifest", "torn.csv", "--root", ".", succeeds=False)
+    assert "group 'g' is in train (row 2) and val (row 3). A group stays in one split" in message
+    assert message.endswith("`python -m stages.manifest folder --group` makes splits of whole groups.")
+
+
 def test_the_root_is_printed_as_yaml(run: Builder, tmp_path: Path) -> None:
     root = touch(tmp_path / "my: videos # é", "a/1.mp4", "a/2.mp4", "a/3.mp4")
     output = run("folder", root, "--out", "mine.csv")
