@@ -351,3 +351,15 @@ def test_frames_are_those_of_the_ffmpeg_command(tmp_path: Path) -> None:
         raw = subprocess.run(command, capture_output=True, check=True).stdout
         frames = np.frombuffer(raw, np.uint8).reshape(-1, 64, 64, 3)
         assert read(path)[0] == read_indices(frames), path.name
+
+
+def test_a_picture_of_which_nothing_is_left_is_damage(tmp_path: Path) -> None:
+    """Of MPEG-4; FFmpeg conceals it in MPEG-1 and MPEG-2, without a word."""
+    path = tmp_path / "hole.avi"
+    with av.open(path, "w") as container:
+        stream = add_stream(container, "mpeg4", g="12", bf="0")
+        for index, packet in enumerate(encode(stream, 60)):
+            container.mux(packet if index != 24 else copy_of(packet, b"\xff" * packet.size))
+    with pytest.raises(DecodeError) as caught:
+        read(path)
+    assert caught.value.num_recovered == 24
