@@ -99,6 +99,14 @@ class WeightsError(PipelineError, ValueError):
     """Weights can't be had, or do not fit the network."""
 
 
+class MissingWeightsError(WeightsError):
+    """A weights file is not there."""
+
+
+class ForeignWeightsError(WeightsError):
+    """A file of weights lacks what a weights file of framecache says of itself."""
+
+
 class ContractError(PipelineError, ValueError):
     """Features were made in another way than the one asked for; the message names the fields."""
 
@@ -109,6 +117,22 @@ class ShapeError(PipelineError, ValueError):
 
 class StoreError(PipelineError, RuntimeError):
     """The feature store is missing, foreign, too new or damaged."""
+
+
+class DamagedError(StoreError):
+    """A file of the store is not what was written."""
+
+
+class MissingFeaturesError(StoreError):
+    """There is no view of features, or files of it are missing."""
+
+
+class MissingTapError(MissingFeaturesError):
+    """There are features, but none of this tap; the message lists the taps that there are."""
+
+
+class JournalError(StoreError):
+    """The journal can't be written or locked where it is."""
 
 
 class NonFiniteError(PipelineError, ValueError):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError, os_error_text
+from pipeline.errors import JournalError, PipelineError, os_error_text
 from pipeline.system.memory import keep_freed_memory
+from stages.remedies import REMEDIES, remedy_of
 
 
 class _Handler(logging.Handler):
@@ -29,7 +30,7 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; exit with 1 and the message for an error that the user can mend.
+    """Run a stage; exit with 1, the message and its remedy for an error that the user can mend.
 
     With FRAMECACHE_TRACEBACK set, an OSError keeps its traceback.
     """
@@ -43,7 +44,7 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", error, *filter(None, [remedy_of(error)]), file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if _reader_has_left(error):
@@ -71,7 +72,4 @@ def _journal_hint(error: OSError) -> str:
     name, journal = str(error.filename), str(named_journal())
     if name != journal and not name.startswith(f"{journal}/"):
         return ""
-    return (
-        " This path is in the journal. FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere; those"
-        " that DVC has are taken over."
-    )
+    return f" This path is in the journal. {REMEDIES[JournalError]}"
