@@ -29,7 +29,7 @@ install: $(BIN)/.installed
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on --quiet -e '.[demo,dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --quiet -e '.[dev]'
 	@touch $@
 
 format: install

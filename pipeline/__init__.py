@@ -8,3 +8,5 @@ Axis letters used throughout:
     H  height of a map or image        K  classes
     W  width of a map or image         V  vocabulary
 """
+
+__version__ = "0.1.0"

@@ -8,7 +8,8 @@ says an OSError in a sentence.
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _NO_ACCESS = "Have its owner give you access (`ls -ld` names the owner), or choose another place."
 _NO_ANSWER = (
@@ -77,6 +78,25 @@ class PipelineError(Exception):
 
 class ConfigError(PipelineError, ValueError):
     """A parameter is unknown, of the wrong type or impossible."""
+
+
+class MissingPackageError(PipelineError, ImportError):
+    """A package that only some uses need is not installed; the message names the extra that has it."""
+
+
+@contextmanager
+def extra(name: str, *, use: str) -> Iterator[None]:
+    """Around the import of a package that belongs to one of the extras in pyproject.toml.
+
+    Raises MissingPackageError, which says that `use` needs the package, where it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise MissingPackageError(
+            f"{use} needs the package {package}: pip install 'framecache[{name}]'"
+        ) from error
 
 
 class TextFileError(PipelineError, ValueError):

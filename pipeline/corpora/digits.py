@@ -15,11 +15,12 @@ import av
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sklearn.datasets import load_digits
 
+from pipeline.errors import extra
 from pipeline.manifest import SPLITS, Clip, FrameLabel, Question
 
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x) of a step
+NUM_SCANS = 1797  # of scikit-learn's load_digits
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # The i-th scanned digit belongs to the split i % 7: 71 %, 14 %, 14 %.
@@ -124,6 +125,8 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """The scans (1797, 8, 8), ink 1 on paper 0, and the digits (1797,) that they show."""
+    with extra("demo", use="The embedded corpus"):
+        from sklearn.datasets import load_digits
     digits = load_digits()
     return digits.images / 16, digits.target
 

@@ -28,7 +28,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from pipeline.backbone import Weights
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_recurrence import onnx_translations, whole_recurrences
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, extra
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.tasks import QuestionAnswering, Task
 from pipeline.learn.vocabulary import END, PAD
@@ -302,19 +302,11 @@ FORMATS: dict[str, Format] = {
 
 
 def find_format(path: Path) -> Format:
-    """The format of the path's suffix. Raises ConfigError for another suffix or a missing package."""
+    """The format of the path's suffix. Raises ConfigError for another suffix, MissingPackageError."""
     if path.suffix not in FORMATS:
         raise ConfigError(f"Can't export to {path}. Available: {', '.join(FORMATS)}.")
     form = FORMATS[path.suffix]
     for package in form.packages:
-        _check_installed(package)
+        with extra("export", use="ONNX, unlike .pt2,"):
+            importlib.import_module(package)
     return form
-
-
-def _check_installed(package: str) -> None:
-    try:
-        importlib.import_module(package)
-    except ImportError:
-        raise ConfigError(
-            f"ONNX needs the package {package}. Run `pip install '.[export]'`, or export to .pt2."
-        ) from None

@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Self
 
 import torch
-from icu4py.breakers import WordBreaker
 from torch import Tensor
+
+from pipeline.errors import extra
 
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 PAD, START, END, UNKNOWN = range(4)  # their numbers in every vocabulary
@@ -37,6 +38,8 @@ def split_words(text: str) -> list[str]:
     `join_words` makes the text of them again, in NFC and lower case, with single spaces. Where these are
     not as in ordinary text, SPACE and JOINED say so: 'One , 10:30' -> one <space> , 10 : <joined> 30.
     """
+    with extra("words", use="Splitting a text into words"):
+        from icu4py.breakers import WordBreaker
     words: list[str] = []
     has_space: list[bool] = []  # before each word
     for chunk in unicodedata.normalize("NFC", text).lower().split():

@@ -16,7 +16,7 @@ from pipeline.backbone import Weights
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.deploy.end_to_end import EndToEnd, answer_clip, clip_pixels, make_backbone
 from pipeline.deploy.export import FORMATS, Exported, export_chain
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, MissingPackageError, PipelineError
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.learn.vocabulary import pad_groups
 from pipeline.manifest import Clip
@@ -162,8 +162,8 @@ def test_missing_packages_and_other_formats_are_told(tmp_path, weights, monkeypa
     with pytest.raises(ConfigError, match=r"Can't export to .*model\.tflite\. Available: \.onnx, \.pt2\."):
         export_to(tmp_path / "model.tflite", checkpoint, weights)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    expected = r"needs the package onnxruntime\. Run `pip install '\.\[export\]'`, or export to \.pt2\."
-    with pytest.raises(ConfigError, match=expected):
+    expected = r"ONNX, unlike \.pt2, needs the package onnxruntime: pip install 'framecache\[export\]'"
+    with pytest.raises(MissingPackageError, match=expected):
         export_to(tmp_path / "model.onnx", checkpoint, weights)
 
 
