@@ -66,10 +66,18 @@ def error_text(error: Exception) -> str:
     return (isinstance(error, OSError) and os_error_text(error)) or str(error)
 
 
-def listed(names: Iterable[str], *, at_most: int = 10) -> str:
-    """The first names, for a message."""
-    names = list(names)
-    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+def few(names: Iterable[object], *, at_most: int = 10) -> str:
+    """The first names, for a sentence: `a, b, c and 7 more`."""
+    texts = list(map(str, names))
+    more = f" and {len(texts) - at_most} more" if len(texts) > at_most else ""
+    return ", ".join(texts[:at_most]) + more
+
+
+def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
+    """The first lines, indented, to stand below a heading; the last one says how many more there are."""
+    texts = list(lines)
+    more = [f"... and {len(texts) - at_most} more"] if len(texts) > at_most else []
+    return "\n".join(f"  {text}" for text in [*texts[:at_most], *more])
 
 
 class PipelineError(Exception):

@@ -12,7 +12,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from pipeline.errors import NonFiniteError, listed
+from pipeline.errors import NonFiniteError, few
 from pipeline.learn.metrics import (
     UNLABELLED,
     Estimate,
@@ -92,7 +92,7 @@ def predict(
     if non_finite:
         raise NonFiniteError(
             f"The model's answers for {len(non_finite)} of {len(answers)} clips are infinite or NaN:"
-            f" {listed(non_finite)}. Their features are finite, so its weights have diverged: train with a"
+            f" {few(non_finite)}. Their features are finite, so its weights have diverged: train with a"
             " lower train.learning_rate or train.grad_clip."
         )
     merged = [_merge(windows, per_frame=task.per_frame) for windows in answers.values()]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import NonFiniteError, listed
+from pipeline.errors import NonFiniteError, few
 from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def refuse_non_finite(clip_ids: Sequence[str], *, path: Path) -> None:
     """Raise NonFiniteError, if there are any, for clips whose features at `path` are not finite."""
     if clip_ids:
         raise NonFiniteError(
-            f"{path}: the features of {listed(clip_ids)} have values that are infinite or NaN. Extract them"
+            f"{path}: the features of {few(clip_ids)} have values that are infinite or NaN. Extract them"
             " again (with extract.dtype: float32 if it is float16), or take these clips out of the manifest."
         )
 
@@ -164,7 +164,7 @@ def with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
     """The clips that have features; the others (quarantined at extraction) are named in a warning."""
     found = [clip for clip in clips if clip.clip_id in features]
     if missing := [clip.clip_id for clip in clips if clip.clip_id not in features]:
-        left_out = listed(missing)
+        left_out = few(missing)
         log.warning(
             "%d of %d clips have no features and are left out: %s", len(missing), len(clips), left_out
         )
