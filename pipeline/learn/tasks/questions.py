@@ -42,6 +42,7 @@ class QuestionAnswering(Task):
 
     name: ClassVar[str] = "question_answering"
     per_frame: ClassVar[bool] = False
+    takes_questions: ClassVar[bool] = True
     baseline: ClassVar[str] = "question only"
     monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "loss": -1}
 

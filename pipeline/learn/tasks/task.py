@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import MeanPoolModel, ModelConfig, RecurrentModel, build_model
@@ -63,8 +63,11 @@ class Predictions:
 class Task(Protocol):
     """A task, fitted on the train split. Methods with a body here are right for most tasks."""
 
+    name: ClassVar[str]  # in TASKS
     per_frame: ClassVar[bool]  # outputs are (B, T, K) instead of (B, K)
     about_frames: ClassVar[bool] = True  # an answer a frame is about that frame, and goes where it goes
+    says_words: ClassVar[bool] = False  # a decoder says the answer, a `Caption`; the model is a CaptionModel
+    takes_questions: ClassVar[bool] = False  # the model reads a clip's questions beside its maps
     baseline: ClassVar[str] = "mean-pool + linear"  # what the model is compared with
     # Metrics that may choose the best epoch, and whether more is better (1) or less (-1). The first does
     # unless train.monitor says otherwise.
@@ -88,6 +91,14 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """JSON for the checkpoint."""
         ...
+
+    def with_search(self, **options: Any) -> Self:
+        """The task, searching its answers with other values of these fields of `WordsConfig`.
+
+        Raises ConfigError where the task searches nothing.
+        """
+        names = " and ".join(options)
+        raise ConfigError(f"{names} is for captions that a decoder says, and the task is {self.name}.")
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for clips that have no target, or one that the train split does not know."""

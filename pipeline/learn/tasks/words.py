@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -125,6 +125,7 @@ class Captioning(_Words):
 
     name = "captioning"
     per_frame = False
+    says_words = True
     baseline = "mean-pool + decoder"
     monitors: ClassVar[dict[str, int]] = {
         "exact_match": 1,
@@ -134,6 +135,9 @@ class Captioning(_Words):
         "cider": 1,
         "loss": -1,
     }
+
+    def with_search(self, **options: Any) -> Self:
+        return replace(self, config=self.config.model_copy(update=options))
 
     def num_clip_outputs(self, config: ModelConfig) -> int:
         """A vector for the decoder."""
