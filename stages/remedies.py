@@ -1,18 +1,22 @@
 """The way out of each error in this project's words. The library's errors state facts alone."""
 
 from pipeline.errors import (
+    CheckClipError,
     DamagedError,
     ForeignWeightsError,
     JournalError,
     MissingClipError,
     MissingFeaturesError,
+    MissingNetworkError,
     MissingTapError,
     MissingWeightsError,
     PipelineError,
+    QuestionsError,
 )
 
 # One entry an error class; a subclass without one has its parent's. `console.run` prints it.
 REMEDIES: dict[type[PipelineError], str] = {
+    CheckClipError: "Name a video, an image or a folder of images: --clip SOURCE.",
     DamagedError: "Run `python -m stages.store repair`, then `dvc repro`.",
     ForeignWeightsError: (
         "Set weights.source in params.yaml to this file and run `python -m stages.weights`, which makes a"
@@ -26,11 +30,16 @@ REMEDIES: dict[type[PipelineError], str] = {
         " run `dvc repro extract`."
     ),
     MissingFeaturesError: "Run `dvc repro extract` to make them, or `dvc pull`.",
+    MissingNetworkError: (
+        "In params.yaml, set weights.arch and weights.source to that network, and run"
+        " `python -m stages.weights`. To predict or export, --weights FILE names a file that is elsewhere."
+    ),
     MissingTapError: (
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
     MissingWeightsError: "Run `python -m stages.weights` to make it.",
+    QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
 }
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
 from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
-from pipeline.contract import Triple
-from pipeline.errors import ConfigError, WeightsError, extra
+from pipeline.contract import FeatureContract, Triple
+from pipeline.errors import ConfigError, MissingNetworkError, WeightsError, extra
 from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -147,13 +147,34 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
-def find_weights(sha256: str, *, folder: Path) -> Path | None:
-    """The .safetensors file in `folder` whose bytes have that digest."""
-    for path in sorted(folder.glob("*.safetensors")):
+def find_weights(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Weights:
+    """The weights that made the contract's features: the file `place`, or one in the folder `place`.
+
+    Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
+    other weights.
+    """
+    if place.is_file():
+        weights = load_weights(place)
+        check_weights(weights, contract)
+        return weights
+    for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return path
-    return None
+            if hashlib.file_digest(file, "sha256").hexdigest() == contract.weights_sha256:
+                return load_weights(path)
+    raise MissingNetworkError(
+        f"There are no weights in {place} of the {contract.arch} that made the features (from {source},"
+        f" sha256 {contract.weights_sha256})."
+    )
+
+
+def check_weights(weights: Weights, contract: FeatureContract) -> None:
+    """Raise WeightsError for other weights than those that made the contract's features."""
+    if weights.sha256 != contract.weights_sha256:
+        raise WeightsError(
+            f"These weights are {weights.arch} from {weights.source} with sha256 {weights.sha256}, but the"
+            f" model was trained on features of {contract.arch} with sha256 {contract.weights_sha256}. Give"
+            " those."
+        )
 
 
 def _serialise(weights: Weights) -> bytes:

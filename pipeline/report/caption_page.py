@@ -1,7 +1,8 @@
-"""The caption page: for some clips the frames, the references, what a model said, and where it looked."""
+"""The caption page: some clips' frames and references, the model's words, and where it looked for each."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.learn.checkpoint import Checkpoint
+from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.tasks.words import Caption
 from pipeline.learn.vocabulary import measured_words
@@ -24,24 +27,24 @@ def write_caption_page(
     path: Path,
     predictions: Predictions,
     *,
-    scan: str,
-    map_size: tuple[int, int],
-    frames: Mapping[str, np.ndarray] | None = None,
+    checkpoint: Checkpoint,
+    frames: Mapping[str, np.ndarray],
     num_clips: int = 6,
 ) -> None:
-    """A PNG of the first clips: a row of frames, and below it one for every word that shows its attention.
+    """Write a PNG of the first clips: a row of frames, and below it for each word a row with its attention.
 
-    `scan` and `map_size` (height, width) of the model tell where steps are in a frame. `frames` (T, H, W, 3)
-    uint8 of clips by id: those that are missing are left black.
+    The checkpoint is of the model that said the words. `frames` are (T, H, W, 3) uint8 by clip id; a clip
+    without them is drawn black.
     """
+    model, config = cast(CaptionModel, checkpoint.model), checkpoint.config
+    scan = "frames" if config.frame_net else config.scan
     rows = list(zip(predictions.clips, predictions.outputs, predictions.frame_seconds, strict=True))[
         :num_clips
     ]
     pages = []
     for clip, caption, seconds in rows:
-        maps = attention_maps(caption, scan=scan, map_size=map_size)
-        shown = (frames or {}).get(clip.clip_id)
-        pages.append(_mosaic(maps, num_frames=len(seconds), frames=shown))
+        maps = attention_maps(caption, scan=scan, map_size=model.clip.steps.map_size)
+        pages.append(_mosaic(maps, num_frames=len(seconds), frames=frames.get(clip.clip_id)))
     heights = [len(page) / DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
     width = max(page.shape[1] for page in pages) / DOTS_PER_INCH + 2 * _MARGIN_INCHES
     width = max(width, _MIN_WIDTH_INCHES)  # room for a sentence over a single frame
@@ -63,9 +66,10 @@ def write_caption_page(
 
 
 def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> np.ndarray:
-    """A caption's attention as maps (S, T, h, w), for each word and frame; 1 x 1 where steps have no place.
+    """A caption's attention as maps (S, T, h, w) float32, for each word and frame.
 
-    (0, 0, 1, 1) for a model without attention.
+    `scan` and `map_size` (height, width) tell where a frame's steps are in it. Maps are 1 x 1 where steps
+    have no place; a model without attention has none, (0, 0, 1, 1).
     """
     if caption.attention is None:
         return np.zeros((0, 0, 1, 1))
@@ -86,14 +90,14 @@ def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) ->
 
 
 def _mosaic(maps: np.ndarray, *, num_frames: int, frames: np.ndarray | None) -> np.ndarray:
-    """The frames side by side, and under them, for every word, again with what it looks at alight."""
+    """The frames side by side, and below them a row a word: the frames again, bright where it attends."""
     cells = np.zeros((num_frames, _CELL, _CELL, 3))
     if frames is not None:
         images = (Image.fromarray(frame).resize((_CELL, _CELL)) for frame in frames[:num_frames])
         cells = np.stack([np.asarray(image) for image in images]) / 255  # (T, cell, cell, 3)
     rows = [cells]
     for word in maps:
-        bright = word / max(word.max(), 1e-9)  # (T, h, w): the most of this word is 1
+        bright = word / max(word.max(), 1e-9)  # (T, h, w), at most 1
         heat = [
             np.asarray(Image.fromarray(frame).resize((_CELL, _CELL), Image.Resampling.NEAREST))
             for frame in bright
