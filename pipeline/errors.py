@@ -139,7 +139,7 @@ class MissingWeightsError(WeightsError):
     """A weights file is not there."""
 
 
-class MissingNetworkError(MissingWeightsError):
+class MissingNetworkError(WeightsError):
     """No file has the weights of the network that made some features; the message has their sha256."""
 
 
