@@ -147,6 +147,14 @@ class ForeignWeightsError(WeightsError):
     """A file of weights lacks what a weights file of framecache says of itself."""
 
 
+class CheckpointError(PipelineError):
+    """A trained model is missing, incomplete, or of another version."""
+
+
+class TooFewFramesError(ManifestError):
+    """A clip has fewer frames than its target needs."""
+
+
 class ContractError(PipelineError, ValueError):
     """Features were made in another way than the one asked for; the message names the fields."""
 
@@ -177,6 +185,10 @@ class JournalError(StoreError):
 
 class NonFiniteError(PipelineError, ValueError):
     """Features or answers are infinite or no numbers; the message names their clips."""
+
+
+class NonFiniteFeaturesError(NonFiniteError):
+    """Features in a store are infinite or no numbers."""
 
 
 class DiskFullError(PipelineError, OSError):

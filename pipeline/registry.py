@@ -1,6 +1,6 @@
 """Settings that name an entry of a registry: a dict from the name that users write to what it stands for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BeforeValidator
@@ -17,8 +17,13 @@ def one_of(registry: Mapping[str, object]) -> BeforeValidator:
     def check(value: Any) -> Any:
         if isinstance(value, str) and value in registry:
             return value
-        *others, last = map(repr, registry)
-        expected = f"{', '.join(others)} or {last}" if others else last
+        expected = either(map(repr, registry))
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
 
     return BeforeValidator(check)
+
+
+def either(names: Iterable[str]) -> str:
+    """The names of a choice, for a sentence: `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

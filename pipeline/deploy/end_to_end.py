@@ -136,6 +136,6 @@ def clip_features(
         path=root / clip.sources[0],
         contract=contract,
         rows=torch.cat(maps),
-        seconds=np.concatenate(frame_seconds),
+        row_frame_seconds=np.concatenate(frame_seconds),
         spans={clip.clip_id: (0, num_frames)},
     )
