@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.learn.metrics.numbers import Measure
 from pipeline.learn.vocabulary import measured_words
 
-Words = Sequence[str]
+Words = list[str]
 Ngrams = Counter[tuple[str, ...]]
 
 _ORDERS = (1, 2, 3, 4)
