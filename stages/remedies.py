@@ -2,6 +2,7 @@
 
 from pipeline.errors import (
     CheckClipError,
+    CheckpointError,
     DamagedError,
     ForeignWeightsError,
     JournalError,
@@ -10,13 +11,16 @@ from pipeline.errors import (
     MissingNetworkError,
     MissingTapError,
     MissingWeightsError,
+    NonFiniteFeaturesError,
     PipelineError,
     QuestionsError,
+    TooFewFramesError,
 )
 
 # One entry an error class; a subclass without one has its parent's. `console.run` prints it.
 REMEDIES: dict[type[PipelineError], str] = {
     CheckClipError: "Name a video, an image or a folder of images: --clip SOURCE.",
+    CheckpointError: "Run `dvc repro train` to make it, or `dvc pull`.",
     DamagedError: "Run `python -m stages.store repair`, then `dvc repro`.",
     ForeignWeightsError: (
         "Set weights.source in params.yaml to this file and run `python -m stages.weights`, which makes a"
@@ -39,7 +43,12 @@ REMEDIES: dict[type[PipelineError], str] = {
         " `dvc repro`."
     ),
     MissingWeightsError: "Run `python -m stages.weights` to make it.",
+    NonFiniteFeaturesError: (
+        "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
+        " manifest."
+    ),
     QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
+    TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
 }
 
 

@@ -36,7 +36,6 @@ from pipeline.deploy.export_tracing import (
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.captioning import CaptionModel
-from pipeline.learn.models.decoder import RecurrentDecoder
 from pipeline.learn.vocabulary import START
 from pipeline.system.files import atomic_path
 
@@ -51,10 +50,10 @@ class MapsToMemory(nn.Module):
         self.model = model
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Maps (B, T, C, H, W) -> states (B, L, E), summary (B, K), and a recurrent decoder's state."""
+        """Maps (B, T, C, H, W) -> states (B, L, E), summary (B, K), and the decoder's first state, if any."""
         memory = self.model.remember(maps, lengths)
         decoder = self.model.decoder
-        state = decoder.start(memory) if isinstance(decoder, RecurrentDecoder) else ()
+        state = () if decoder.keeps_words else decoder.first_state(memory)
         return memory.states, memory.summary, *state
 
 
@@ -81,11 +80,11 @@ class NextWord(nn.Module):
     def forward(self, words: Tensor, states: Tensor, summary: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Words (B,) or (B, S) -> probabilities (B, V) of the next, attention (B, L), the new state."""
         memory = Memory(states, torch.ones_like(states[..., 0], dtype=torch.bool), summary)
-        if isinstance(self.decoder, RecurrentDecoder):
-            logits, state, attention = self.decoder.step(words, state, memory)
-            return logits.softmax(dim=-1), attention, *state
-        all_logits, all_attention = self.decoder(memory, words)
-        return all_logits[:, -1].softmax(dim=-1), all_attention[:, -1]
+        if self.decoder.keeps_words:
+            all_logits, all_attention = self.decoder(memory, words)
+            return all_logits[:, -1].softmax(dim=-1), all_attention[:, -1]
+        logits, state, attention = self.decoder.step(words, state, memory)
+        return logits.softmax(dim=-1), attention, *state
 
 
 def export_captioner(
@@ -113,7 +112,7 @@ def export_captioner(
     state = [f"state_{number}" for number in range(len(memory) - 2)]
     words, free = torch.full((2,), START), {0: torch.export.Dim("batch")}
     words_dimensions: dict[int, Any] = free
-    if not isinstance(model.decoder, RecurrentDecoder):
+    if model.decoder.keeps_words:
         words, words_dimensions = torch.full((2, 3), START), {**free, 1: torch.export.Dim("num_words")}
     num_steps = torch.export.Dim("num_steps")  # an axis of another size where frames are fewer
     memory_dimensions = [

@@ -30,11 +30,8 @@ from pipeline.deploy.export_tracing import (
     trace,
 )
 from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.tasks import QuestionAnswering, Task
-from pipeline.learn.vocabulary import END, PAD
+from pipeline.learn.tasks import Task
 from pipeline.system.files import atomic_path
-
-_NUM_QUESTION_WORDS = 8  # of the questions that the file is checked with
 
 
 class FramesToAnswer(nn.Module):
@@ -43,15 +40,15 @@ class FramesToAnswer(nn.Module):
     def __init__(self, network: EndToEnd, task: Task) -> None:
         super().__init__()
         self.network = network
-        self._finish = task.finish
+        self._interpret = task.interpret
+        self._extra_names = tuple(task.extra_inputs)
 
-    def forward(self, frames: Tensor, questions: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor, *extra: Tensor) -> Tensor:
         """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped -> answers (B, K) or (B, T, K) float32.
 
-        A model that reads questions (B, Q, S) gives answers (B, Q, K).
+        `extra` are the task's extra inputs: a model that reads questions (B, Q, S) gives answers (B, Q, K).
         """
-        inputs = {} if questions is None else {"questions": questions}
-        return self._finish(self.network(frames, **inputs))
+        return self._interpret(self.network(frames, **dict(zip(self._extra_names, extra, strict=True))))
 
 
 def frames_to_answer(checkpoint: Checkpoint, weights: Weights) -> FramesToAnswer:
@@ -81,23 +78,24 @@ def export_chain(
     windows; MissingPackageError for ONNX without its packages; PipelineError when a difference is above the
     tolerance: then there is no file.
     """
-    form = find_format(path)
+    form, task = find_format(path), checkpoint.task
     chain = frames_to_answer(checkpoint, weights)
     example = example_frames(checkpoint, num_frames=num_frames)
     batch = torch.export.Dim("batch")
-    dimensions = [{0: batch, 1: frames_dimension(checkpoint)}]
-    if checkpoint.task.takes_questions:
-        dimensions += [{0: batch, 1: torch.export.Dim("num_questions"), 2: torch.export.Dim("num_words")}]
+    extra_dimensions = tuple(
+        {0: batch, **{number: torch.export.Dim(axis) for number, axis in enumerate(extra.axes, start=1)}}
+        for extra in task.extra_inputs.values()
+    )
+    frames_dimensions = {0: batch, 1: frames_dimension(checkpoint)}
+    dimensions = (frames_dimensions, extra_dimensions) if extra_dimensions else (frames_dimensions,)
 
     def inputs(frames: Tensor) -> tuple[Tensor, ...]:
-        if not isinstance(checkpoint.task, QuestionAnswering):
-            return (frames,)
-        return frames, some_questions(checkpoint.task, num_clips=len(frames))
+        return frames, *task.example_inputs(len(frames)).values()
 
-    names = ["frames", "questions"][: len(dimensions)]
+    names = ["frames", *task.extra_inputs]
     with atomic_path(path) as partial:
         with whole_recurrences():
-            program = trace(chain, inputs(example), dynamic_shapes=tuple(dimensions))
+            program = trace(chain, inputs(example), dynamic_shapes=dimensions)
             taken = num_frames_taken(program)
             text = metadata(checkpoint, num_frames=taken)
             form.save(program, partial, text, inputs=names, outputs=["answers"])
@@ -111,13 +109,3 @@ def export_chain(
         }
         check_differences(differences, path=path, tolerance=tolerance)
     return describe_export(path, checkpoint, num_frames=taken, differences=differences)
-
-
-def some_questions(task: QuestionAnswering, *, num_clips: int) -> Tensor:
-    """Three questions a clip (B, 3, S) int64, of three to five of the vocabulary's words."""
-    words = torch.arange(num_clips * 3 * _NUM_QUESTION_WORDS) % len(task.vocabulary)
-    questions = words.view(num_clips, 3, _NUM_QUESTION_WORDS)
-    for number in range(3):
-        questions[:, number, number + 3] = END
-        questions[:, number, number + 4 :] = PAD
-    return questions

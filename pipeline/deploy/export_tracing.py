@@ -34,10 +34,10 @@ def describe_export(
 ) -> Exported:
     """What was written to `path`."""
     height, width = checkpoint.contract.preprocessing.crop_size
-    questions = ", questions (B, Q, S) int64" if checkpoint.task.takes_questions else ""
+    extra = "".join(f", {name} {value.shape}" for name, value in checkpoint.task.extra_inputs.items())
     return Exported(
         path=path,
-        inputs=f"frames (B, {num_frames or 'T'}, 3, {height}, {width}) uint8{questions}",
+        inputs=f"frames (B, {num_frames or 'T'}, 3, {height}, {width}) uint8{extra}",
         task=checkpoint.config.task,
         num_frames=num_frames,
         clips=clips_sentence(checkpoint, num_frames=num_frames),

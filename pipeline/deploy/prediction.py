@@ -13,7 +13,7 @@ from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
 from pipeline.frames import is_image, is_video
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from pipeline.learn.evaluation import predict as predict_clips
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.streaming import make_loader
 from pipeline.manifest import Clip, Question
 from pipeline.system.devices import resolve_device
@@ -110,7 +110,7 @@ def answer_clip(
     """
     features = clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract)
     loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
-    predictions = predict_clips(
+    predictions = answer_batches(
         checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
     )
     return checkpoint.task.render(

@@ -15,9 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pipeline.errors import ManifestError
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
-from pipeline.learn.evaluation import Score, comparison_table, order_sentence, predict, score
-from pipeline.learn.models import MODELS, RecurrentModel
-from pipeline.learn.models.summaries import Attention
+from pipeline.learn.evaluation import (
+    Score,
+    answer_batches,
+    comparison_table,
+    order_sentence,
+    score_predictions,
+)
+from pipeline.learn.models import MODELS, SequenceModel
 from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import resolve_monitor
@@ -113,7 +118,7 @@ def evaluate(
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
             loader = load(checkpoint)
-            return predict(
+            return answer_batches(
                 checkpoint.model.to(device),
                 _counted(loader.epoch(), name=name, num_batches=len(loader), on_batch=on_batch),
                 task=checkpoint.task,
@@ -128,14 +133,12 @@ def evaluate(
         }
         frame_weights = _frame_weights(recurrent, load(recurrent))
     scores = {
-        name: score(answers, task=task, num_resamples=config.num_resamples, seed=config.seed)
+        name: score_predictions(answers, task=task, num_resamples=config.num_resamples, seed=config.seed)
         for name, answers in predictions.items()
     }
     labels = _labels(recurrent)
-    monitor, sign = resolve_monitor(task, recurrent.config)
-    sentence = order_sentence(
-        scores["recurrent"], scores["shuffled"], metric=monitor, sign=sign, monitored=task.monitored
-    )
+    monitor = resolve_monitor(task, recurrent.config)
+    sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
     return Evaluation(
         scores, labels, f"{table}\n\n{sentence}", recurrent, predictions["recurrent"], frame_weights
@@ -159,11 +162,11 @@ def _counted(batches: Iterable[Batch], *, name: str, num_batches: int, on_batch:
 def _frame_weights(checkpoint: Checkpoint, loader: Loader) -> tuple[FrameWeights, ...]:
     """Those of the first batch's clips; none, where no attention chooses among frames."""
     model, task = checkpoint.model, checkpoint.task
-    if not isinstance(model, RecurrentModel) or not isinstance(model.summary, Attention) or model.per_frame:
+    if not isinstance(model, SequenceModel) or not model.has_attention:
         return ()
     batch = next(loader.epoch())
     weights = model.attention(batch.maps, batch.lengths).sum(dim=2).cpu()  # (B, T)
-    outputs = task.outputs(model, batch).cpu()
+    outputs = task.run_model(model, batch).cpu()
     rows = zip(batch.clips, batch.lengths.tolist(), batch.frame_seconds, weights, outputs, strict=True)
     return tuple(
         FrameWeights(
@@ -177,10 +180,9 @@ def _frame_weights(checkpoint: Checkpoint, loader: Loader) -> tuple[FrameWeights
 
 
 def _labels(recurrent: Checkpoint) -> dict[str, str]:
-    cell = recurrent.config.cell
-    label = {"transformer": "transformer", "none": "no recurrence"}.get(cell, cell.upper())
+    label = recurrent.config.label
     return {
         "recurrent": label,
         "shuffled": f"{label}, frames shuffled",
-        "baseline": recurrent.task.baseline,
+        "baseline": recurrent.task.baseline_label,
     }

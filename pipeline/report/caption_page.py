@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.sequences import SCANS
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.tasks.words import Caption
+from pipeline.learn.tasks.captions import Caption
 from pipeline.learn.vocabulary import measured_words
 from pipeline.report.figures import DOTS_PER_INCH, save_figure
 
@@ -75,17 +76,9 @@ def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) ->
         return np.zeros((0, 0, 1, 1))
     attention: np.ndarray = caption.attention.numpy()  # (S, T, P)
     num_steps = attention.shape[2]
-    height, width = map_size
-    shape = {
-        "locations": (height, width),
-        "rows": (num_steps, 1),
-        "horizontal_strips": (num_steps, 1),
-        "columns": (1, num_steps),
-        "vertical_strips": (1, num_steps),
-    }.get(scan, (1, 1))
-    if num_steps != shape[0] * shape[1]:
+    shape = SCANS[scan].grid(num_steps, map_size=map_size)
+    if shape == (1, 1):
         attention = attention.sum(axis=2)
-        shape = (1, 1)
     return attention.reshape(*attention.shape[:2], *shape)
 
 

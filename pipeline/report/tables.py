@@ -68,7 +68,7 @@ def write_values(path: Path, predictions: Predictions, *, task: Regression | Non
     rows: Iterable[Sequence[object]] = ()
     if task:
         outputs, targets, _ = predictions.rows(per_frame=False)
-        pairs = torch.stack([task.finish(targets.double()), task.finish(outputs.double())], dim=-1)
+        pairs = torch.stack([task.interpret(targets.double()), task.interpret(outputs.double())], dim=-1)
         rows = (
             [clip.clip_id, number, *pair]
             for clip, values in zip(predictions.clips, pairs.tolist(), strict=True)  # pairs: (N, V, 2)

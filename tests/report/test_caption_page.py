@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.learn.decoding import Sentence
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.tasks.words import Caption
+from pipeline.learn.tasks.captions import Caption
 from pipeline.report.caption_page import _CELL, _PITCH, _mosaic, attention_maps, write_caption_page
 from tests.support.toy import make_clip
 
