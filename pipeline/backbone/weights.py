@@ -162,7 +162,7 @@ def find_weights(contract: FeatureContract, *, place: Path, source: str = "an un
             if hashlib.file_digest(file, "sha256").hexdigest() == contract.weights_sha256:
                 return load_weights(path)
     raise MissingNetworkError(
-        f"There are no weights in {place} of the {contract.arch} that made the features (from {source},"
+        f"{place} does not have the weights of the {contract.arch} that made the features (from {source},"
         f" sha256 {contract.weights_sha256})."
     )
 

@@ -54,11 +54,12 @@ class Manifest:
         return list(Manifest(table, self.rows[:0]))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: str | Path) -> Manifest:
     """Read and check a .csv or .parquet manifest.
 
     Raises ManifestError listing every problem with its row, TextFileError for a CSV that is no text.
     """
+    path = Path(path)
     _check_suffix(path)
     problems = Problems(path)
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -10,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.sequences import SCANS
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.tasks.captions import Caption
@@ -28,23 +25,22 @@ def write_caption_page(
     path: Path,
     predictions: Predictions,
     *,
-    checkpoint: Checkpoint,
+    scan: str,
+    map_size: tuple[int, int],
     frames: Mapping[str, np.ndarray],
     num_clips: int = 6,
 ) -> None:
     """Write a PNG of the first clips: a row of frames, and below it for each word a row with its attention.
 
-    The checkpoint is of the model that said the words. `frames` are (T, H, W, 3) uint8 by clip id; a clip
-    without them is drawn black.
+    `scan` and `map_size` (height, width) of the model tell where steps are in a frame. `frames` are
+    (T, H, W, 3) uint8 by clip id; a clip without them is drawn black.
     """
-    model, config = cast(CaptionModel, checkpoint.model), checkpoint.config
-    scan = "frames" if config.frame_net else config.scan
     rows = list(zip(predictions.clips, predictions.outputs, predictions.frame_seconds, strict=True))[
         :num_clips
     ]
     pages = []
     for clip, caption, seconds in rows:
-        maps = attention_maps(caption, scan=scan, map_size=model.clip.steps.map_size)
+        maps = attention_maps(caption, scan=scan, map_size=map_size)
         pages.append(_mosaic(maps, num_frames=len(seconds), frames=frames.get(clip.clip_id)))
     heights = [len(page) / DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
     width = max(page.shape[1] for page in pages) / DOTS_PER_INCH + 2 * _MARGIN_INCHES

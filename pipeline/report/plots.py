@@ -4,11 +4,13 @@ import logging
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from pipeline.errors import DecodeError, error_text
 from pipeline.learn.comparison import Evaluation
+from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.tasks import Classification, Predictions
 from pipeline.manifest import Clip
 from pipeline.report.caption_page import write_caption_page
@@ -38,10 +40,14 @@ def write_plots(
     if evaluation.frame_weights:
         draw_frame_weights(images / "attention.png", evaluation.frame_weights[:_NUM_DRAWN])
     if task.says_words:
-        path = images / "captions.png"
-        shown = _read_frames(predictions, frames, page=path) if frames else {}
+        config, path = evaluation.checkpoint.config, images / "captions.png"
         write_caption_page(
-            path, predictions, checkpoint=evaluation.checkpoint, frames=shown, num_clips=_NUM_CAPTIONED
+            path,
+            predictions,
+            scan="frames" if config.frame_net else config.scan,
+            map_size=cast(CaptionModel, evaluation.checkpoint.model).clip.steps.map_size,
+            frames=_read_frames(predictions, frames, page=path) if frames else {},
+            num_clips=_NUM_CAPTIONED,
         )
 
 

@@ -79,7 +79,7 @@ def test_a_page_is_a_picture_and_the_same_bytes_again(tmp_path: Path, attention,
         dataclasses.replace(make_caption(attention), text="", words=("left", ",", "up")),
     )
     predictions = Predictions(clips, captions, (torch.empty(0),) * 2, (torch.arange(4) / 10,) * 2)
-    frames = {"a": np.zeros((4, 16, 16, 3), np.uint8)} if with_frames else None
+    frames = {"a": np.zeros((4, 16, 16, 3), np.uint8)} if with_frames else {}
     for name in ("one.png", "two.png"):
         write_caption_page(tmp_path / name, predictions, scan="frames", map_size=(2, 3), frames=frames)
     data = (tmp_path / "one.png").read_bytes()
