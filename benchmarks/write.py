@@ -25,15 +25,15 @@ from benchmarks.stores import (
 )
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.extraction import ExtractConfig, Target, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Target, compute_clips, make_plan, make_targets, publish_view
 from pipeline.learn.evaluation import predict
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, Journal, Layout, StoreConfig, open_view, read_record
-from stages.extract_job import make_targets, weights_path
+from pipeline.store import FeatureView, Journal, StoreConfig, open_view, read_record
+from stages.extract_settings import weights_path
 from stages.params import CorpusConfig, load_section
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
@@ -106,13 +106,12 @@ def extract(folder: Path, clips: Sequence[Clip]) -> FeatureView:
     backbone = Backbone(weights, taps=config.taps, device=device)
     targets = make_targets(config, weights, backbone)
     journal = Journal(folder / "journal")
-    todo = plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
-    run(
+    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    compute_clips(
         todo.to_extract,
         root=root,
         targets=targets,
         backbone=backbone,
-        device=device,
         journal=journal,
         config=config,
     )
@@ -136,7 +135,7 @@ def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
         reads: dict[str, Callable[[], None]] = {}
         for codec in CODECS:
             contract = source.contract.model_copy(update={"dtype": dtype})
-            layout = Layout.of(StoreConfig(codec=codec), row_shape=source.map_shape, dtype=dtype)
+            layout = StoreConfig(codec=codec).layout(row_shape=source.map_shape, dtype=dtype)
             target = Target(contract, layout)
             journal = folder / f"{dtype}-{codec}"
             write_clips(journal, target, clips)

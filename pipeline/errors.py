@@ -135,8 +135,8 @@ class WeightsError(PipelineError, ValueError):
     """Weights can't be had, or do not fit the network."""
 
 
-class MissingWeightsError(WeightsError):
-    """A weights file is not there."""
+class WeightsFileError(WeightsError):
+    """A weights file is missing or damaged."""
 
 
 class MissingNetworkError(WeightsError):

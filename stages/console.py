@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Self
@@ -74,6 +75,7 @@ def run(main: Callable[[], None]) -> None:
     for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     keep_freed_memory()
+    _allow_open_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack letters of names and labels
     try:
@@ -94,6 +96,12 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("Interrupted. What was committed is kept: run the same command to go on.", file=sys.stderr)
         sys.exit(130)
+
+
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may be: a view keeps each of its shards open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _reader_has_left(error: OSError) -> bool:

@@ -10,11 +10,11 @@ from pipeline.errors import (
     MissingFeaturesError,
     MissingNetworkError,
     MissingTapError,
-    MissingWeightsError,
     NonFiniteFeaturesError,
     PipelineError,
     QuestionsError,
     TooFewFramesError,
+    WeightsFileError,
 )
 
 # One entry an error class; a subclass without one has its parent's. `console.run` prints it.
@@ -42,13 +42,13 @@ REMEDIES: dict[type[PipelineError], str] = {
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
-    MissingWeightsError: "Run `python -m stages.weights` to make it.",
     NonFiniteFeaturesError: (
         "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
         " manifest."
     ),
     QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
+    WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 
 

@@ -17,7 +17,7 @@ from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import check_weights
 from pipeline.contract import REVISION, FeatureContract
 from pipeline.errors import ContractError, NonFiniteError, ShapeError
-from pipeline.extraction.runners import cast, pooled, row_peaks
+from pipeline.extraction.runners import as_stored, map_peaks, pooled
 from pipeline.frames import clip_range, read_frames
 from pipeline.learn.streaming import ResidentFeatures
 from pipeline.learn.streaming.features import CPU
@@ -58,7 +58,7 @@ class EndToEnd(nn.Module):
                 f" (clips, frames, 3, {height}, {width}) torch.uint8, resized and cropped as in extraction."
             )
         maps = self.trunk(frames.flatten(0, 1))[0]
-        maps = cast(pooled(maps, self.contract), self.contract)  # (B * T, C, h, w)
+        maps = as_stored(pooled(maps, self.contract), self.contract)  # (B * T, C, h, w)
         maps = maps.unflatten(0, frames.shape[:2])  # type: ignore[no-untyped-call]
         return self.model(maps, lengths, **inputs)
 
@@ -126,9 +126,9 @@ def clip_features(
         clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
         values = pooled(backbone(pixels)[contract.tap], contract)  # (N, C, h, w)
-        if reason := why_unfit(row_peaks(values).cpu().numpy(), seconds, contract):
+        if reason := why_unfit(map_peaks(values).cpu().numpy(), seconds, contract):
             raise NonFiniteError(f"{clip.clip_id} has no features: {reason} Then extract and train again.")
-        maps.append(cast(values, contract).cpu())
+        maps.append(as_stored(values, contract).cpu())
         frame_seconds.append(seconds)
         on_frames(len(pixels))
     num_frames = sum(map(len, maps))

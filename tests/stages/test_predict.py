@@ -258,4 +258,4 @@ def test_a_source_whose_features_or_answers_are_not_finite_is_an_error_and_no_ro
     assert (
         "error: media/clips/video.mp4 has no features: layer4 at 0.000 s has a value of magnitude" in stderr
     )
-    assert "and float16 ends at 65504. Set extract.dtype: float32." in stderr
+    assert "and float16 ends at 65504. Choose dtype float32." in stderr
