@@ -70,8 +70,8 @@ def test_a_clip_that_overflows_float16_is_set_aside_for_that_tap_and_computed_as
     first = int((plain["high"].max(axis=(1, 2, 3)) > 65520).argmax())
     value = float(plain["high"][first].max())
     reason = (
-        f"layer4 at {first / 25:.3f} s has a value of magnitude {value:.6g}, and float16 ends at 65504. Choose"
-        " dtype float32."
+        f"layer4 at {first / 25:.3f} s has a value of magnitude {value:.6g}, and float16 ends at 65504."
+        " Choose dtype float32."
     )
     assert quarantine_csv(features) == [["high", "high.mp4", reason, "0", "drop"]]
     with open_view(features / "layer3") as view:
