@@ -125,7 +125,7 @@ def test_metadata_say_how_frames_are_made_and_how_many_a_clip_has(tmp_path, weig
     export_to(tmp_path / f"model{suffix}", checkpoint, weights)
     metadata = read_metadata(tmp_path / f"model{suffix}")
     assert metadata["num_frames"] is None
-    assert metadata["clips"].startswith("Takes clips of any number of frames. Give all that")
+    assert metadata["clips"].startswith("Takes clips of any number of frames. Give all frames that")
     assert metadata["task"]["classes"] == ["left", "right", "up"]
     assert metadata["contract"]["preprocessing"] == {"resize": 40, "crop": 32, "interpolation": "bilinear"}
     assert metadata["contract"]["sampling"] == {"every": 2}
@@ -218,7 +218,7 @@ def test_the_stage_checks_with_some_frames_and_the_file_takes_all_of_a_clip(run,
     assert lines[0] == "out/model.pt2: frames (B, T, 3, 32, 32) uint8 -> classification"
     assert lines[1].startswith("largest difference on random frames: ")
     assert lines[2].startswith("largest difference on frames of videos/clip.mp4: ")
-    assert lines[3].startswith("Takes clips of any number of frames. Give all that")
+    assert lines[3].startswith("Takes clips of any number of frames. Give all frames that")
     checkpoint = load_checkpoint(Path("checkpoints/recurrent"))
     clip = Clip(clip_id="clip", sources=("clip.mp4",), split="")
     frames = torch.cat(

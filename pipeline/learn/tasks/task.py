@@ -109,8 +109,9 @@ class Task(Protocol):
 
         Raises ConfigError where the task searches nothing.
         """
-        names = " and ".join(options)
-        raise ConfigError(f"{names} is for captions that a decoder says, and the task is {self.name}.")
+        raise ConfigError(
+            f"{', '.join(options)}: only a decoder of captions searches, and the model's task is {self.name}."
+        )
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for a clip without a target, or with one that the train split does not have."""
