@@ -6,12 +6,12 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, Self
 
 from tqdm import tqdm
 
 from pipeline.errors import JournalError, PipelineError, os_error_text
 from pipeline.system.memory import keep_freed_memory
+from stages.places import named_journal
 from stages.remedies import REMEDIES, remedy_of
 
 
@@ -19,41 +19,6 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
-
-
-class Bars:
-    """A progress bar on stderr for each name in turn."""
-
-    def __init__(self, unit: str) -> None:
-        """`unit` is the word for what is counted."""
-        self._unit = unit
-        self._bar: tqdm[NoReturn] | None = None
-
-    def show(self, name: str, num_done: int, num_all: int) -> None:
-        """Move the bar of `name` to `num_done`."""
-        bar = self._bar_of(name)
-        bar.total = num_all
-        bar.update(num_done - bar.n)
-
-    def note(self, name: str, **values: object) -> None:
-        """Write values behind the bar of `name`."""
-        self._bar_of(name).set_postfix(values)
-
-    def _bar_of(self, name: str) -> "tqdm[NoReturn]":
-        if self._bar is None or self._bar.desc != name:
-            self.close()
-            self._bar = tqdm(desc=name, unit=self._unit)
-        return self._bar
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -111,8 +76,6 @@ def _reader_has_left(error: OSError) -> bool:
 
 def _journal_hint(error: OSError) -> str:
     """The way out where the journal is the place that can't be used."""
-    from stages.params import named_journal  # takes half a second to import
-
     name, journal = str(error.filename), str(named_journal())
     if name != journal and not name.startswith(f"{journal}/"):
         return ""

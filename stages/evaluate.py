@@ -16,6 +16,7 @@ from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.system.files import write_atomically, write_json
 from stages import console
+from stages.bars import Bars
 from stages.params import CorpusConfig, load_section
 
 CHECKPOINTS = Path("checkpoints")
@@ -33,7 +34,7 @@ def main() -> None:
     config = load_section("evaluate", EvaluateConfig)
     corpus = load_section("corpus", CorpusConfig)
     tap = load_checkpoint(CHECKPOINTS / "recurrent").config.tap
-    with console.Bars("batch") as bars:
+    with Bars("batch") as bars:
         evaluation = evaluate(
             CHECKPOINTS, Path("features") / tap, corpus.manifest, config=config, on_batch=bars.show
         )

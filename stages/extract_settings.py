@@ -12,7 +12,8 @@ from pipeline.backbone.weights import WeightsConfig
 from pipeline.extraction import ExtractConfig, Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
-from stages.params import CorpusConfig, journal_path, load_section
+from stages.params import CorpusConfig, load_section
+from stages.places import journal_path
 from stages.project.sharing import share_journal
 from stages.project.visible import visible_manifest, visible_root
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.deploy.prediction import SourceAnswers, predict
 from pipeline.errors import PipelineError
 from stages import console
+from stages.bars import Bars
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    with console.Bars("clip") as bars:
+    with Bars("clip") as bars:
         results = predict(
             arguments.checkpoint,
             arguments.sources,

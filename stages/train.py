@@ -17,7 +17,9 @@ from pipeline.learn.training import Metrics, TrainConfig
 from pipeline.report.tables import write_curves
 from pipeline.system.files import write_json
 from stages import console
-from stages.params import CorpusConfig, load_section, training_folder
+from stages.bars import Bars
+from stages.params import CorpusConfig, load_section
+from stages.places import training_folder
 
 FOLDER = Path("dvclive/train")  # of what is logged of each model
 
@@ -33,7 +35,7 @@ def main() -> None:
     ).parse_args()
     config = load_section("train", TrainConfig)
     lives: dict[str, Live] = {}
-    with console.Bars("batch") as bars:
+    with Bars("batch") as bars:
         trained = train(
             Path("features") / config.tap,
             load_section("corpus", CorpusConfig).manifest,
@@ -49,7 +51,7 @@ def main() -> None:
     write_json(Path("metrics/train.json"), trained.as_json())
 
 
-def log_epoch(bars: console.Bars, lives: dict[str, Live], name: str, metrics: Metrics) -> None:
+def log_epoch(bars: Bars, lives: dict[str, Live], name: str, metrics: Metrics) -> None:
     """Show an epoch's losses behind the model's bar, and log all its metrics."""
     if name not in lives:
         lives[name] = Live(str(FOLDER / name), save_dvc_exp=False, dvcyaml=None)
