@@ -23,6 +23,7 @@ CHECKPOINTS = Path("checkpoints")
 
 
 def main() -> None:
+    """Evaluate as params.yaml says; write metrics, plots and the table."""
     argparse.ArgumentParser(
         prog="python -m stages.evaluate",
         description=__doc__,

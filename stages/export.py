@@ -21,6 +21,7 @@ clip, and are written only if both agree. ONNX needs `pip install 'framecache[ex
 
 
 def main() -> None:
+    """Export as the arguments say, and print what the file takes."""
     parser = argparse.ArgumentParser(prog="python -m stages.export", description=__doc__, epilog=_EPILOG)
     add_checkpoint_arguments(parser)
     parser.add_argument(

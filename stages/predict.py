@@ -12,6 +12,7 @@ from stages.bars import Bars
 
 
 def main() -> None:
+    """Answer the sources that the arguments name, and print the answers."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.predict",
         description=__doc__,

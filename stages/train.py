@@ -25,6 +25,7 @@ FOLDER = Path("dvclive/train")  # of what is logged of each model
 
 
 def main() -> None:
+    """Train as params.yaml says; write metrics and curves."""
     argparse.ArgumentParser(
         prog="python -m stages.train",
         description=__doc__,
@@ -56,8 +57,8 @@ def log_epoch(bars: Bars, lives: dict[str, Live], name: str, metrics: Metrics) -
     if name not in lives:
         lives[name] = Live(str(FOLDER / name), save_dvc_exp=False, dvcyaml=None)
     live = lives[name]
-    losses = {f"{split}_loss": f"{values['loss']:.3f}" for split, values in metrics.items()}
-    bars.note(name, epoch=live.step + 1, **losses)
+    losses = ", ".join(f"{split}_loss={values['loss']:.3f}" for split, values in metrics.items())
+    bars.note(name, f"epoch={live.step + 1}, {losses}")
     for split, values in metrics.items():
         for metric, value in values.items():
             if math.isfinite(value):  # else dvclive would write the text "nan"
