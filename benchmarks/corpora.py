@@ -11,10 +11,9 @@ import torch
 from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import Preprocessing
-from pipeline.extraction import ExtractConfig, Result, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Result, compute_clips, make_plan, make_targets, publish_view
 from pipeline.manifest import Clip
 from pipeline.store import Journal
-from stages.extract_job import make_targets
 
 VIDEO = Path(__file__).parent.parent / "tests/data/bigbuckbunny.mp4"  # 1280x720
 VIDEO_FRAMES = 132
@@ -89,14 +88,13 @@ def extract(
     """From a corpus to a published view in `folder`, with a journal that is new."""
     targets = make_targets(config, weights, backbone)
     journal = Journal(folder / "journal")
-    todo = plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
     assert len(todo.to_extract) == len(clips)
-    result = run(
+    result = compute_clips(
         todo.to_extract,
         root=root,
         targets=targets,
         backbone=backbone,
-        device=backbone.device,
         journal=journal,
         config=config,
     )

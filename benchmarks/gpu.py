@@ -34,7 +34,7 @@ from benchmarks.corpora import (
 from benchmarks.report import Report, Row, seconds_of
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import Backend, Precision, Preprocessing
-from pipeline.extraction import ExtractConfig
+from pipeline.extraction import ExtractConfig, make_targets
 from pipeline.extraction.decode import Piece, decoding
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
@@ -42,7 +42,6 @@ from pipeline.extraction.runners import make_runner
 from pipeline.frames import FrameBatch
 from pipeline.manifest import Clip
 from pipeline.system.supervisor import Notes
-from stages.extract_job import make_targets
 
 ROW_BYTES = 2048 * 7 * 7 * 2  # of ResNet-50's layer4 in float16
 

@@ -25,14 +25,21 @@ from benchmarks.report import Report, Row, alternate, arguments, in_fresh_proces
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
-from pipeline.extraction import ExtractConfig, PlannedClip, Target, clip_key, plan, publish_view
+from pipeline.extraction import (
+    ExtractConfig,
+    PlannedClip,
+    Target,
+    clip_key,
+    make_plan,
+    make_targets,
+    publish_view,
+)
 from pipeline.extraction.cluster import dask as extract_dask
 from pipeline.manifest import SPLITS, Clip, write_manifest
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
 from pipeline.system.files import write_atomically
-from stages.extract_job import make_targets
 from tests.support.project import make_project
 
 CLIPS_PER_SOURCE = 100  # time ranges of one file
@@ -67,7 +74,7 @@ def large_store(folder: Path, num_clips: int) -> list[Row]:
 
     def run_plan() -> None:
         digests = journal.digest_cache()
-        planned.append(plan(clips, root=root, targets=targets, journal=journal, digests=digests))
+        planned.append(make_plan(clips, root=root, targets=targets, journal=journal, digests=digests))
 
     plan_seconds = seconds_of(run_plan)
     assert planned[0].num_unchanged == num_clips
@@ -232,8 +239,8 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
         targets = make_targets(config, weights, backbone)
         journal = Journal(out / "journal")
         digests = journal.digest_cache()
-        todo = plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
-        result = extract_dask.run(
+        todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+        result = extract_dask.compute_on_workers(
             todo.to_extract,
             root=folder / "corpus",
             targets=targets,
@@ -280,17 +287,18 @@ PRETENDERS = textwrap.dedent("""
     from pipeline.extraction.result import Result
     from pipeline.store import Journal
 
-    def check(job):
+    def check(context):
         return None
 
-    def pretend(job, task, planned):
+    def pretend(context, task, planned):
         clips = [each.clip for each in planned]
-        scale.commit(Journal(job.journal), job.targets[0], clips, {c.clip.clip_id: c.key for c in planned})
+        keys = {each.clip.clip_id: each.key for each in planned}
+        scale.commit(Journal(context.journal), context.targets[0], clips, keys)
         num_frames = 16 * len(clips)
         return Result(num_frames=num_frames, num_clips=len(clips), num_batches=num_frames // 32,
                       seconds=num_frames / scale.WORKER_FRAMES_PER_S)
 
-    dask_worker.check, dask_worker.extract = check, pretend
+    dask_worker.check, dask_worker.compute_chunk = check, pretend
     if __name__ == "__main__":
         with LocalCluster(n_workers=int(sys.argv[1]), processes=False, threads_per_worker=1,
                           memory_limit=0, dashboard_address="127.0.0.1:0", protocol="tcp") as cluster:
@@ -330,7 +338,7 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
         config = ExtractConfig(dask=address)
         journal = Journal(folder / "journal")
         started, cpu_started = time.perf_counter(), time.process_time()
-        result = extract_dask.run(
+        result = extract_dask.compute_on_workers(
             planned,
             root=folder / "corpus",
             targets=[target],

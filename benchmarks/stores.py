@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.extraction import Target, publish_view
-from pipeline.store import ClipSource, Journal, Layout, ShardWriter, StoreConfig, committing
+from pipeline.store import ClipSource, Journal, ShardWriter, StoreConfig, committing
 
 NUM_FRAMES = 16
 ROW_SHAPE = (512, 7, 7)
@@ -34,7 +34,7 @@ def make_target(
     container: Container, codec: Codec = "none", *, row_shape: tuple[int, int, int] = ROW_SHAPE
 ) -> Target:
     config = StoreConfig(format=container, codec=codec)
-    return Target(CONTRACT, Layout.of(config, row_shape=row_shape, dtype=CONTRACT.dtype))
+    return Target(CONTRACT, config.layout(row_shape=row_shape, dtype=CONTRACT.dtype))
 
 
 def make_clips(num_clips: int, *, row_shape: tuple[int, int, int] = ROW_SHAPE) -> list[np.ndarray]:

@@ -28,14 +28,14 @@ from benchmarks.stores import (
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction import ExtractConfig, Target
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, Layout, StoreConfig, open_view, read_record
-from stages.extract_job import weights_path
+from pipeline.store import FeatureView, StoreConfig, open_view, read_record
+from stages.extract_settings import weights_path
 from stages.params import CorpusConfig, load_section
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
@@ -126,7 +126,7 @@ def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
         reads: dict[str, Callable[[], None]] = {}
         for codec in CODECS:
             contract = source.contract.model_copy(update={"dtype": dtype})
-            layout = Layout.of(StoreConfig(codec=codec), row_shape=source.map_shape, dtype=dtype)
+            layout = StoreConfig(codec=codec).layout(row_shape=source.map_shape, dtype=dtype)
             target = Target(contract, layout)
             journal = folder / f"{dtype}-{codec}"
             write_clips(journal, target, clips)
@@ -230,7 +230,7 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
         device=device,
         state_path=state_path,
     )
-    predictions = predict(model, loaders["test"].epoch(), task=task, device=device)
+    predictions = answer_batches(model, loaders["test"].epoch(), task=task, device=device)
     return task.metrics(predictions.outputs, predictions.targets)["accuracy"]
 
 

@@ -20,6 +20,8 @@ Triple = tuple[float, float, float]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["float32", "float16", "bfloat16"]  # of the network's weights and activations
 Backend = Literal["eager", "inductor"]  # inductor: torch.compile
+Pooling = Literal["none", "avg", "max"]
+StoredDtype = Literal["float16", "float32"]
 
 
 _FORMS = {"every": "n", "fps": "x", "count": "n"}  # of a sampling that is not `all`; one at most
@@ -115,8 +117,8 @@ class FeatureContract(BaseModel):
     precision: Precision = "float32"
     backend: Backend = "eager"
     tap: str
-    pooling: Literal["none", "avg", "max"] = "none"  # over H and W, before storing
-    dtype: Literal["float16", "float32"] = "float16"  # as stored
+    pooling: Pooling = "none"  # over H and W, before storing
+    dtype: StoredDtype = "float16"  # as stored
 
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""

@@ -87,6 +87,14 @@ class ConfigError(PipelineError, ValueError):
     """A parameter is unknown, of the wrong type or impossible."""
 
 
+class QuestionsError(ConfigError):
+    """Questions are given to a model that takes none, or are missing where it needs them."""
+
+
+class CheckClipError(ConfigError):
+    """There are no frames to compare an exported file with: a source can't be read."""
+
+
 class MissingPackageError(PipelineError, ImportError):
     """A package that only some uses need is not installed; the message names the extra that has it."""
 
@@ -142,8 +150,12 @@ class WeightsError(PipelineError, ValueError):
     """Weights can't be had, or do not fit the network."""
 
 
-class MissingWeightsError(WeightsError):
-    """A weights file is not there."""
+class WeightsFileError(WeightsError):
+    """A weights file is missing or damaged."""
+
+
+class MissingNetworkError(WeightsError):
+    """No file has the weights of the network that made some features; the message has their sha256."""
 
 
 class ForeignWeightsError(WeightsError):

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 
 def one_of(registry: Mapping[str, object]) -> BeforeValidator:
-    """The validator of a field that holds a key of `registry`: `Annotated[str, one_of(CELLS)]`.
+    """The validator of a field that holds a key of `registry`, as in `Annotated[str, one_of(CELLS)]`.
 
     The registry is read at each validation: an entry that is added later is a valid value, too. Another
     value is refused as Literal does it, with all keys: "Input should be 'gru', 'lstm' or 'rnn'".

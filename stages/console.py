@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.errors import JournalError, PipelineError, os_error_text
 from pipeline.system.memory import keep_freed_memory
+from stages.places import named_journal
 from stages.remedies import REMEDIES, remedy_of
 
 
@@ -38,14 +40,15 @@ def run(main: Callable[[], None]) -> None:
     for chatty in ("dvc", "dvclive", "dvc_data", "matplotlib", "onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     keep_freed_memory()
+    _allow_open_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack letters of names and labels
     try:
         main()
         sys.stdout.flush()
     except PipelineError as error:
-        text, remedy = f"error: {error}", remedy_of(error)
-        print(text, *filter(None, [remedy]), sep="\n" if "\n" in text else " ", file=sys.stderr)
+        lines = [f"error: {error}", *filter(None, [remedy_of(error)])]
+        print(*lines, sep="\n" if "\n" in lines[0] else " ", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if _reader_has_left(error):
@@ -61,6 +64,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may be: a view keeps each of its shards open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _reader_has_left(error: OSError) -> bool:
     """Whether nobody reads the output any more, as in `| head`. See docs.python.org, library/signal."""
     return isinstance(error, BrokenPipeError) and error.filename is None
@@ -68,8 +77,6 @@ def _reader_has_left(error: OSError) -> bool:
 
 def _journal_hint(error: OSError) -> str:
     """The way out where the journal is the place that can't be used."""
-    from stages.params import named_journal  # takes half a second to import
-
     name, journal = str(error.filename), str(named_journal())
     if name != journal and not name.startswith(f"{journal}/"):
         return ""

@@ -9,13 +9,13 @@ from pathlib import Path
 from pipeline.errors import StoreError
 from pipeline.system.supervisor import supervise
 from stages import console
+from stages.project import FEATURES
 
 log = logging.getLogger(__name__)
 
-FEATURES = Path("features")
-
 
 def main() -> None:
+    """Show the plan, or extract in a process that is supervised."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.extract",
         description=__doc__,
@@ -64,7 +64,7 @@ def _dvc_has_features() -> bool:
     """Whether `dvc checkout` brings back what dvc.lock names. A queued run's folder is left to DVC."""
     if Path(os.environ.get("DVC_ROOT", ".")).resolve() != Path.cwd():
         return False
-    from stages.dvc_cache import tracked_files  # takes a second to import
+    from stages.project.cache import tracked_files  # takes a second to import
 
     try:
         files = tracked_files(FEATURES)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError, MissingFeaturesError, StoreError
 from pipeline.store import Journal, open_view
 from pipeline.store.upkeep.care import (
     Check,
@@ -26,16 +26,19 @@ from pipeline.store.upkeep.care import (
     view_checks,
 )
 from pipeline.store.upkeep.dump import DUMPS
-from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove
+from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
-from stages.dvc_cache import FEATURES, damaged_objects, needs
-from stages.params import journal_path
+from stages.places import journal_path
+from stages.project import FEATURES
+from stages.project.damage import damaged_objects
+from stages.project.needs import needs
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
+    """Run the verb that the arguments name."""
     arguments = _parser().parse_args()
     arguments.run(arguments)
 
@@ -146,10 +149,7 @@ def _verify(arguments: argparse.Namespace) -> None:
         raise StoreError(f"{view} was published anew meanwhile. Run the same command again.")
     _print_damages(damages)
     if damages:
-        raise StoreError(
-            f"{len(damages)} files are damaged. `python -m stages.store repair` removes them,"
-            " then `dvc repro` makes them again."
-        )
+        raise DamagedError(f"{len(damages)} files are damaged.")
     print(f"{len(checks)} files are as they were written.")
 
 
@@ -193,7 +193,7 @@ def _gc(arguments: argparse.Namespace) -> None:
             print(f"  {need.name}")
         _print_garbage(garbage)
         if arguments.yes:
-            remove(journal, garbage)
+            remove_garbage(journal, garbage)
     freed, shared = _size(garbage.freed_bytes), _size(garbage.shared_bytes)
     print(f"{'Freed' if arguments.yes else 'To free'}: {freed} at once.")
     if garbage.shared_bytes:
@@ -236,10 +236,7 @@ def _dump(arguments: argparse.Namespace) -> None:
 
 def _check_there(view: Path) -> None:
     if not view.exists() and not journal_path().exists():
-        raise StoreError(
-            f"No features: there is no journal {journal_path()} and no view {view}."
-            " Run `dvc repro extract` to make them, or `dvc pull`."
-        )
+        raise MissingFeaturesError(f"There is no journal {journal_path()} and no view {view}.")
 
 
 def _existing_journal() -> Journal:

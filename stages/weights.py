@@ -9,6 +9,7 @@ from stages.params import load_section
 
 
 def main() -> None:
+    """Write the weights file of params.yaml."""
     argparse.ArgumentParser(
         prog="python -m stages.weights",
         description=__doc__,

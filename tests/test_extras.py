@@ -25,7 +25,7 @@ WITHOUT = {
     ),
     "export": (
         ["onnx", "onnxruntime", "onnxscript"],
-        "from pipeline.deploy.export import find_format; find_format(Path('model.pt2'))",
+        "from pipeline.deploy.export_formats import find_format; find_format(Path('model.pt2'))",
         "find_format(Path('model.onnx'))",
         "ONNX, unlike .pt2, needs the package onnx",
     ),

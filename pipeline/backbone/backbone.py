@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained trunk as a value; `pipeline.backbone.weights` obtains, saves and loads it."""
+    """A trained trunk as a value. `pipeline.backbone.weights` obtains, saves and loads it."""
 
     arch: str
     sha256: str  # of the bytes of the weights file
@@ -90,10 +90,11 @@ class Backbone:
         """The feature maps of RGB images.
 
         Takes (B, 3, H, W) uint8 on any device, fastest in channels-last memory; gives {tap: (B, C, h, w)}
-        in the precision, on the backbone's device, channels-last in memory, in the order in which the
-        taps were asked for. The backend "inductor" compiles for every new shape of pixels.
+        in the precision, on the backbone's device, channels-last in memory, in the order of `taps`. The
+        backend "inductor" compiles again for every new shape of pixels. Raises TypeError for other dtypes.
         """
-        assert pixels.dtype == torch.uint8, f"pixels must be uint8, not {pixels.dtype}"
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"Pixels must be uint8, not {pixels.dtype}.")
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
@@ -136,7 +137,7 @@ class _Trunk(nn.Module):
 
 
 def _check_inductor(device: torch.device) -> None:
-    """Raise ConfigError unless torch.compile can generate code for the device here."""
+    """Raise ConfigError unless torch.compile can generate code for this device on this machine."""
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -153,7 +154,7 @@ def _check_inductor(device: torch.device) -> None:
 
         missing = "" if has_triton() else "Triton, which does not work here: install it"
     if missing:
-        raise ConfigError(f"The backend 'inductor' needs {missing}, or use 'eager'.")
+        raise ConfigError(f"The backend 'inductor' needs {missing}, or choose 'eager'.")
 
 
 # How many times faster the backend "inductor" is, and how long it compiles. CPU: ResNet-50 at 224 pixels,
@@ -163,9 +164,9 @@ _COMPILE_SECONDS = {"cpu": 40.0, "cuda": 60.0}
 
 
 def seconds_saved_by_compiling(eager_seconds: float, *, device: torch.device) -> float:
-    """What the backend "inductor" saves of a run whose forward passes take so long with "eager".
+    """Seconds that the backend "inductor" saves when forward passes take `eager_seconds` with "eager".
 
-    Negative when compiling takes longer than what it saves.
+    Negative when compiling takes longer than it saves.
     """
     return eager_seconds * (1 - 1 / _COMPILED_SPEED[device.type]) - _COMPILE_SECONDS[device.type]
 

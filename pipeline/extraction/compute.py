@@ -1,7 +1,6 @@
-"""The compute loop's work: frames of any clips packed into batches of one fixed size, and their rows."""
+"""The compute loop's work: packs frames of any clips into batches, and hands out each clip's rows."""
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from pipeline.errors import DecodeError
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.plan import PlannedClip
-from pipeline.extraction.runners import PEAKS, Rows, Runner
+from pipeline.extraction.runners import Outputs, Runner, Wait
 
 
 @dataclass(frozen=True)
@@ -22,31 +21,30 @@ class Segment:
 
 @dataclass(frozen=True)
 class Computed:
-    """A segment and, by tap, its rows (T, C, h, w) and their `row_peaks` (T,)."""
+    """A segment and the outputs for its frames, of the taps that its clip needs."""
 
     segment: Segment
-    rows: Rows
-    peaks: Rows
+    outputs: Outputs[np.ndarray]
 
 
 class Packer:
-    """Packs frames of any clips into the runner's batches; what comes out is in the order of what went in.
+    """Packs frames of any clips into the runner's batches. Outputs come in the order of the frames.
 
-    The last batch is padded: a network sees one shape, and a clip's features are the same bits
-    whatever its neighbours are.
+    The last batch is padded, so that the network sees batches of one shape: a clip's features are the same
+    bits whatever its neighbours are.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._used = 0
         self._packed: list[Segment | ClipEnd] = []
-        self._under_way: deque[tuple[list[Segment | ClipEnd], Callable[[], Rows]]] = deque()
+        self._under_way: deque[tuple[list[Segment | ClipEnd], Wait]] = deque()
         self._done: list[Computed | ClipEnd] = []
         self._failed: set[bytes] = set()
         self.num_batches = 0
 
     def add(self, item: Piece | ClipEnd) -> list[Computed | ClipEnd]:
-        """Pack frames, or note the end of a clip; what is done by now."""
+        """Pack frames, or note the end of a clip. Returns what is done by now."""
         if item.clip.key not in self._failed:
             if isinstance(item, Piece):
                 self._pack(item)
@@ -57,7 +55,7 @@ class Packer:
         return self._take_done()
 
     def finish(self) -> list[Computed | ClipEnd]:
-        """Compute what is packed, padded to a full batch; all that is not done yet."""
+        """Compute what is packed, padded to a full batch. Returns everything that was not returned yet."""
         self._submit()
         while self._under_way:
             self._collect()
@@ -87,24 +85,25 @@ class Packer:
             self._under_way.append((self._packed, self._runner.submit()))
             self.num_batches += 1
         else:
-            self._under_way.append((self._packed, dict))
+            self._under_way.append((self._packed, lambda: Outputs({}, {})))
         self._packed, self._used = [], 0
         while len(self._under_way) >= self._runner.depth:
             self._collect()
 
     def _collect(self) -> None:
         packed, wait = self._under_way.popleft()
-        rows = wait()
+        outputs = wait()
         start = 0
         for item in packed:
             if isinstance(item, ClipEnd):
                 self._done.append(item)
             else:
                 stop = start + len(item.frame_seconds)
-                part = {name: values[start:stop] for name, values in rows.items()}
-                taps = {tap: part[tap] for tap in part if tap in item.clip.taps}
-                peaks = {tap: part[PEAKS + tap] for tap in taps if PEAKS + tap in part}
-                self._done.append(Computed(item, taps, peaks))
+                part = Outputs(
+                    {tap: outputs.rows[tap][start:stop] for tap in item.clip.taps},
+                    {tap: outputs.peaks[tap][start:stop] for tap in item.clip.taps},
+                )
+                self._done.append(Computed(item, part))
                 start = stop
 
     def _take_done(self) -> list[Computed | ClipEnd]:

@@ -1,11 +1,19 @@
-"""What is extracted, and how."""
+"""ExtractConfig: which features are extracted, and how."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.contract import Backend, FeatureContract, Precision, Preprocessing, Sampling
+from pipeline.contract import (
+    Backend,
+    FeatureContract,
+    Pooling,
+    Precision,
+    Preprocessing,
+    Sampling,
+    StoredDtype,
+)
 from pipeline.frames import Limits
 from pipeline.store import Layout, StoreConfig
 from pipeline.system.devices import DeviceName
@@ -42,8 +50,8 @@ class ExtractConfig(BaseModel):
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
     limits: Limits = Limits()  # what a source may cost at most
     preprocessing: Preprocessing = Preprocessing()
-    pooling: Literal["none", "avg", "max"] = "none"  # over H and W, before storing
-    dtype: Literal["float16", "float32"] = "float16"  # as stored
+    pooling: Pooling = "none"  # over H and W, before storing
+    dtype: StoredDtype = "float16"  # as stored
     precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
     backend: Backend = "eager"  # inductor compiles the network first: pays when the run is long
     device: DeviceName = "auto"
@@ -53,7 +61,7 @@ class ExtractConfig(BaseModel):
     damaged: Damaged = "drop"  # clips that can't be decoded to the end; keep: the frames before the damage
     min_frames: Annotated[int, Field(ge=1)] = 1  # clips with fewer are left out
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
-    stall_seconds: Annotated[float, Field(gt=0)] = 300.0  # without progress, until a run is started again
+    stall_seconds: Annotated[float, Field(gt=0)] = 300.0  # a run without progress for so long is restarted
     store: StoreConfig = StoreConfig()
 
 

@@ -1,4 +1,4 @@
-"""The first lane: threads that decode clips, a bounded distance ahead."""
+"""The first lane: threads that decode clips, a limited amount ahead."""
 
 import contextlib
 import logging
@@ -21,13 +21,13 @@ from pipeline.system.supervisor import Notes
 log = logging.getLogger(__name__)
 
 _AHEAD_BYTES = 256 << 20  # decoded frames that may wait
-_AHEAD_PIECES = 64  # and of small ones no more than this: memory does not grow with a clip's length
-_STOP_SECONDS = 2.0  # a decoder that does not answer by then is left behind
+_AHEAD_PIECES = 64  # pieces that may wait, however small
+_STOP_SECONDS = 2.0  # a decoder that does not end in this time is left behind
 _NOTE_SECONDS = 0.5
 
 
 class _StoppedError(Exception):
-    """Ends the decoding of a clip that nobody waits for any more."""
+    """Ends the decoding of a clip when the run is over."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ClipEnd:
-    """All of a clip has been seen; with the error that ended it early."""
+    """The end of a clip, with the error that ended it early."""
 
     clip: PlannedClip
     error: Exception | None
@@ -57,9 +57,10 @@ def decoding(
     pinned: bool,
     notes: Notes,
 ) -> Iterator[Iterator[Piece | ClipEnd]]:
-    """Pieces of the planned clips, decoded by the lane's threads, which run a bounded distance ahead.
+    """In the block, the lane's threads decode the planned clips, and an iterator gives pieces and ends.
 
-    `pinned` puts pixels where a GPU fetches them while it computes.
+    The pieces of a clip come in order and then its end; those of different clips are mixed. `pinned` puts
+    pixels in pinned memory, from which a GPU copies while it computes.
     """
     lane = lanes["decode"]
     ahead: ByteQueue[Piece | ClipEnd] = ByteQueue(_AHEAD_BYTES, producer=lane, consumer=lanes["compute"])

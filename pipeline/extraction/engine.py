@@ -1,8 +1,8 @@
 """The engine: decode, compute and write side by side.
 
 Decoder threads turn clips into frames; the compute loop, on the calling thread, packs frames of any
-clips into batches of one fixed size; a writer thread appends the maps to shards. Queues bounded by
-bytes lie between them. What is committed to the journal is never computed again.
+clips into batches of one fixed size; a writer thread appends the maps to shards. Between them are queues
+with a limit in bytes. What is committed to the journal is never computed again.
 """
 
 import threading
@@ -20,34 +20,36 @@ from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
 from pipeline.extraction.runners import make_runner
-from pipeline.extraction.write import OnProgress, Writer
+from pipeline.extraction.write import OnWork, Writer
 from pipeline.store import Journal, ShardWriter, committing
 from pipeline.system.supervisor import Notes
 
 _UNHEARD = Notes()
 
 
-def run(
+def compute_clips(
     planned: Sequence[PlannedClip],
     *,
     root: Path,
     targets: Sequence[Target],
     backbone: Backbone,
-    device: torch.device,
     journal: Journal,
     config: ExtractConfig,
-    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    on_progress: OnWork = lambda _clips, _frames, _bytes: None,
     notes: Notes = _UNHEARD,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Compute the planned clips into the journal.
+    """Compute the planned clips, on the backbone's device, into the journal.
 
-    `on_progress(clips, frames, bytes)` is called, on the writer's thread, with what was finished since
-    the last call. `notes` are for the supervisor. The caller holds the journal's lock of the forward
-    contract. Whatever ends the run (KeyboardInterrupt, or `stop` when it is set), the clips that are
-    complete by then are committed.
+    `on_progress(clips, frames, bytes)` is called on the writer's thread with what was finished since the
+    last call. `notes` tell a supervisor of each clip. The caller holds the journal's lock of the forward
+    contract. Clips that are complete are committed however the run ends: by an error, KeyboardInterrupt,
+    or `stop` being set.
+
+    Raises DiskFullError, and whatever decoding or computing raises that is no fault of one clip's source.
     """
     started = time.monotonic()
+    device = backbone.device
     lanes = make_lanes(num_decoders=config.num_decoders or default_num_decoders(device))
     result = Result(lanes=lanes)
     runner = make_runner(
@@ -94,10 +96,11 @@ def run(
 
 
 def default_batch_size(device: torch.device) -> int:
+    """Frames of a batch where the config leaves it open."""
     return 256 if device.type == "cuda" else 32
 
 
 def default_num_decoders(device: torch.device) -> int:
-    """On a CPU the network wants the cores; beside a GPU all of them may decode."""
+    """Decoder threads where the config leaves it open: all cores beside a GPU, else half of them."""
     cores = torch.get_num_threads()
     return cores if device.type == "cuda" else max(1, cores // 2)

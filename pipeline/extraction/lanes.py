@@ -1,4 +1,4 @@
-"""Lanes: the kinds of work of a run that go on side by side, what each costs, and the queues between."""
+"""Lanes: the kinds of work that go on side by side in a run, the time of each, and the queues between."""
 
 import threading
 import time
@@ -17,7 +17,10 @@ _adding = threading.Lock()
 
 @dataclass
 class Lane:
-    """Seconds of one kind of work, summed over its threads: busy, starved of input, blocked by the next."""
+    """Seconds of one kind of work, summed over its threads.
+
+    A lane is busy, starved (waiting for input), or blocked (waiting for room in the next lane).
+    """
 
     num_threads: int = 1
     busy_seconds: float = 0.0
@@ -25,6 +28,7 @@ class Lane:
     blocked_seconds: float = 0.0
 
     def add(self, *, busy: float = 0.0, starved: float = 0.0, blocked: float = 0.0) -> None:
+        """Count seconds; any thread may."""
         with _adding:
             self.busy_seconds += busy
             self.starved_seconds += starved
@@ -32,6 +36,7 @@ class Lane:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
+        """Count the time of the block as busy."""
         started = time.monotonic()
         try:
             yield
@@ -43,13 +48,14 @@ Lanes = dict[LaneName, Lane]
 
 
 def make_lanes(*, num_decoders: int) -> Lanes:
+    """A lane for each kind of work, with one thread, but for the decoders."""
     return {name: Lane(num_decoders if name == "decode" else 1) for name in get_args(LaneName)}
 
 
 class ByteQueue(Generic[T]):
-    """First in, first out between two lanes, bounded by bytes and not by items: frames differ in size.
+    """A first-in, first-out queue between two lanes, limited in bytes and not in items, which differ in size.
 
-    An item that is larger than the bound passes when the queue is empty.
+    An item that is larger than the limit passes when the queue is empty.
     """
 
     def __init__(self, limit_bytes: int, *, producer: Lane, consumer: Lane) -> None:
@@ -62,7 +68,7 @@ class ByteQueue(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T, *, size_bytes: int) -> bool:
-        """Wait for room; False, and the item is dropped, when the queue is closed."""
+        """Wait for room, then add the item. Returns False, without adding it, when the queue is closed."""
         started = time.monotonic()
         with self._changed:
             while not self._closed and self._items and self._size_bytes + size_bytes > self._limit_bytes:
@@ -76,7 +82,7 @@ class ByteQueue(Generic[T]):
         return accepted
 
     def get(self) -> T | None:
-        """Wait for an item; None when the queue is closed and empty."""
+        """Wait for an item and remove it. Returns None when the queue is closed and empty."""
         started = time.monotonic()
         with self._changed:
             while not self._closed and not self._items:
@@ -90,7 +96,7 @@ class ByteQueue(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Take no more items; those that are in can still be got."""
+        """Refuse further items. Those in the queue can still be removed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

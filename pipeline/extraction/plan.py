@@ -1,11 +1,12 @@
-"""The plan: which clips must be computed, and why."""
+"""The plan: which clips must be computed, for which taps, and why."""
 
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +19,8 @@ from pipeline.manifest.sources import Fault
 from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
 from pipeline.system.files import combined_digest
 
+_MOST_OTHERS = 8  # contracts that are looked at for a reason
+
 
 @dataclass(frozen=True)
 class PlannedClip:
@@ -27,19 +30,19 @@ class PlannedClip:
     key: bytes
     reason: str
     taps: tuple[str, ...]
-    keep_damaged: bool = False  # it is known to be damaged: what can be decoded of it is its features
+    keep_damaged: bool = False  # it is known to be damaged, and is used up to the damage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do. `keys` has every clip that could be read, by clip id."""
+    """What a run has to do."""
 
-    keys: Mapping[str, bytes]
+    keys: Mapping[str, bytes]  # by clip id, of every clip whose sources could be read
     to_extract: tuple[PlannedClip, ...]
     num_unchanged: int
-    num_quarantined: int  # known from before, for all taps that they lack
+    num_quarantined: int  # in quarantine before this run, for every tap that is missing
     unreadable: Mapping[str, str]  # clip id -> the error that reading its source gave
-    num_to_copy: int = 0  # only with `copies`
+    num_to_copy: int = 0  # counted only when `copies` are given
 
     def summary(self) -> str:
         """A line for each reason, e.g. `1 new` and `320 unchanged`."""
@@ -47,7 +50,7 @@ class Plan:
         parts = [f"{count} {reason}" for reason, count in sorted(reasons.items())]
         parts.append(f"{self.num_unchanged} unchanged")
         if self.num_to_copy:
-            parts.append(f"{self.num_to_copy} to copy from another layout or from DVC")
+            parts.append(f"{self.num_to_copy} to copy from another layout or an earlier view")
         if self.num_quarantined:
             parts.append(f"{self.num_quarantined} quarantined before")
         if self.unreadable:
@@ -55,7 +58,7 @@ class Plan:
         return "\n".join(f"  {part}" for part in parts)
 
 
-def plan(
+def make_plan(
     clips: Sequence[Clip],
     *,
     root: Path,
@@ -68,11 +71,11 @@ def plan(
     retried: AbstractSet[bytes] = frozenset(),
     faults: Mapping[str, Fault] = MappingProxyType({}),
 ) -> Plan:
-    """Compare the manifest's clips with the journal: what must be computed, and why.
+    """Compare the manifest's clips with the journal: which must be computed, and why.
 
-    `copies` has, by tap, the keys of features that lie elsewhere and are copied before anything is
-    computed; `retried` the keys of clips that were in quarantine until now; `faults` the sources that can't
-    be read. Digests that were learnt are for the caller to save.
+    `copies` has, by tap, the keys of features that exist elsewhere and will be copied. `retried` has the keys
+    of clips that were in quarantine until now. `faults` has the sources that can't be read. The caller saves
+    `digests`, in which new ones are noted.
     """
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
@@ -103,7 +106,7 @@ def plan(
             num_to_copy += 1
         else:
             missing.setdefault(usable, (clip, tuple(taps)))
-    reason_of = _reasons(journal, targets) if missing else None
+    reason_of = _Reasons(journal, targets)
     to_extract = []
     for key, (clip, wanted) in missing.items():
         keep_damaged = key != keys[clip.clip_id]
@@ -112,7 +115,6 @@ def plan(
         elif key in retried:
             reason = "quarantined before, tried again"
         else:
-            assert reason_of is not None
             reason = reason_of(clip.clip_id, key, wanted)
         to_extract.append(PlannedClip(clip, key, reason, wanted, keep_damaged=keep_damaged))
     return Plan(keys, tuple(to_extract), num_unchanged, num_quarantined, unreadable, num_to_copy)
@@ -121,9 +123,9 @@ def plan(
 def usable_key(
     key: bytes, rejected: Mapping[bytes, Quarantined], *, damaged: Damaged, min_frames: int
 ) -> bytes | None:
-    """Under which key a clip's features are, or will be; None when it is left out.
+    """The key of the features that are used for a clip; None when the clip is left out.
 
-    What was decoded of a damaged clip has a key of its own: under its clip's key everything is whole.
+    The decoded part of a damaged clip has a key of its own: under a clip's own key, everything is whole.
     """
     if key not in rejected:
         return key
@@ -134,12 +136,12 @@ def usable_key(
 
 
 def damaged_key(key: bytes) -> bytes:
-    """Under which key that is which was decoded of a damaged clip."""
+    """The key of what was decoded of the damaged clip `key`."""
     return combined_digest([key], extra="damaged")
 
 
 def clip_key(clip: Clip, *, root: Path, digests: DigestCache) -> bytes:
-    """16 bytes that change when the clip's source content or time range does.
+    """16 bytes that change with the content of the clip's sources and with its time range.
 
     Raises OSError when a source can't be read.
     """
@@ -171,39 +173,48 @@ def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
             yield path
 
 
-def _reasons(journal: Journal, targets: Sequence[Target]) -> Callable[[str, bytes, tuple[str, ...]], str]:
+class _Reasons:
     """Why a clip's features are missing, judged by what the journal has under other keys and contracts.
 
     A clip in quarantine counts as one that the journal has.
     """
 
-    def clip_keys(contract: FeatureContract) -> dict[str, set[bytes]]:
-        found = journal.clip_keys(contract)
-        for key, clip in journal.quarantined(contract.forward_digest()).items():
+    def __init__(self, journal: Journal, targets: Sequence[Target]) -> None:
+        self._journal = journal
+        self._targets = targets
+
+    @cached_property
+    def _same(self) -> list[dict[str, set[bytes]]]:
+        """Of each target, the known keys of each clip id."""
+        return [self._known_keys(target.contract) for target in self._targets]
+
+    @cached_property
+    def _others(self) -> list[tuple[FeatureContract, set[str]]]:
+        """Other contracts, the most recently used first, and the clip ids that each has."""
+        digests = {target.contract.digest() for target in self._targets}
+        others = [other for other in self._journal.contracts() if other.digest() not in digests]
+        return [(other, set(self._known_keys(other))) for other in others[:_MOST_OTHERS]]
+
+    def _known_keys(self, contract: FeatureContract) -> dict[str, set[bytes]]:
+        found = self._journal.clip_keys(contract)
+        for key, clip in self._journal.quarantined(contract.forward_digest()).items():
             found.setdefault(clip.clip_id, set()).add(key)
         return found
 
-    same = [clip_keys(target.contract) for target in targets]
-    contracts = journal.contracts()
-    known_digests = {target.contract.digest() for target in targets}
-    others = [other for other in contracts if other.digest() not in known_digests][:8]
-    other_clips = [set(clip_keys(other)) for other in others]
-
-    def reason(clip_id: str, key: bytes, taps: tuple[str, ...]) -> str:
-        here = [keys for target, keys in zip(targets, same, strict=True) if target.contract.tap in taps]
+    def __call__(self, clip_id: str, key: bytes, taps: tuple[str, ...]) -> str:
+        pairs = zip(self._targets, self._same, strict=True)
+        here = [keys for target, keys in pairs if target.contract.tap in taps]
         if any(clip_id in keys for keys in here):
             # Under this key alone: the beginning of a clip that a crash interrupted.
             interrupted = all(keys.get(clip_id, set()) <= {key} for keys in here)
             return "new" if interrupted else "source changed"
-        if any(clip_id in keys for keys in same):
+        if any(clip_id in keys for keys in self._same):
             return f"tap added ({', '.join(taps)})"
-        contract = targets[0].contract
-        for other, clips in zip(others, other_clips, strict=True):
+        contract = self._targets[0].contract
+        for other, clips in self._others:
             if clip_id in clips:
                 fields = {k: v for k, v in other.differences(contract).items() if k != "tap"}
                 if not fields:
                     return f"tap added ({', '.join(taps)})"
                 return "; ".join(f"{name} changed: {a} -> {b}" for name, (a, b) in fields.items())
         return "new"
-
-    return reason

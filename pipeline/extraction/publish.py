@@ -1,4 +1,4 @@
-"""The view of a corpus, published when its features are in the journal."""
+"""Publishes the view of a corpus whose features are in the journal."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from pipeline.store import Journal, TapView, publish, stored_clips
 
 @dataclass(frozen=True)
 class Faulty:
-    """A clip of which not everything, or nothing, is published: a row of quarantine.csv."""
+    """A clip that is published in part or not at all: a row of quarantine.csv."""
 
     clip_id: str
     source: str
@@ -25,7 +25,7 @@ class Faulty:
 
 @dataclass(frozen=True)
 class Published:
-    """What a view has of a corpus."""
+    """The clips of a published view."""
 
     num_clips: Mapping[str, int]  # by tap
     faulty: tuple[Faulty, ...]  # sorted by clip id
@@ -41,11 +41,11 @@ def publish_view(
     min_frames: int = 1,
     max_failed_share: float = 1.0,
 ) -> Published:
-    """Publish the view of every clip (key by clip id) that has features, and enough of them.
+    """Publish the view of the clips `keys` (key by clip id) that have features, in the folder `path`.
 
-    The clips that the decoder rejected, those whose features a tap can't store and those with fewer than
-    `min_frames` frames are listed in `quarantine.csv`. Policies are applied here and not when features are
-    computed: changing them computes nothing again.
+    Clips that the decoder rejected, that a tap can't store, or that have fewer than `min_frames` frames are
+    listed in `quarantine.csv`. The policies are applied here and not when features are computed: changing
+    them computes nothing again.
 
     Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
     """
@@ -54,7 +54,7 @@ def publish_view(
     faulty: dict[str, Faulty] = {}
     for clip_id, key in keys.items():
         found = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
-        usable[clip_id] = found or key  # stored before it was rejected, for another tap, it is whole
+        usable[clip_id] = found or key  # what another tap stored before it was rejected is whole
         if key in rejected:
             policy: Damaged = "keep" if found else "drop"
             clip = rejected[key]
@@ -90,9 +90,9 @@ def _check_share(left_out: Sequence[Faulty], *, num_clips: int, allowed: float) 
     if len(left_out) > allowed * num_clips:
         lines = listed(f"{clip.clip_id}: {clip.reason}" for clip in left_out)
         raise PipelineError(
-            f"{len(left_out)} of {num_clips} clips can't be used, more than extract.max_failed_share"
-            f" ({allowed:g}) allows:\n{lines}\nThe other clips' features are kept. Mend these clips,"
-            " remove them from the manifest, or raise extract.max_failed_share."
+            f"{len(left_out)} of {num_clips} clips can't be used, more than max_failed_share ({allowed:g})"
+            f" allows:\n{lines}\nThe other clips' features are kept. Mend these clips, remove them from the"
+            " manifest, or raise max_failed_share."
         )
 
 

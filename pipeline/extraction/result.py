@@ -1,4 +1,4 @@
-"""What a run did, and where its time went."""
+"""Result: what one run of the engine did, and where its time went."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from pipeline.extraction.lanes import Lane, Lanes
 
 @dataclass
 class Result:
-    """What a run did. `seconds` counts from the first clip; what is compiled and captured comes before."""
+    """What a run did. `seconds` counts from the first clip; compiling comes before, in `setup_seconds`."""
 
     num_frames: int = 0
     num_clips: int = 0
@@ -17,11 +17,11 @@ class Result:
     seconds: float = 0.0
     setup_seconds: float = 0.0
     num_quarantined: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # what may pass: clip id -> error
+    failed: dict[str, str] = field(default_factory=dict)  # clip id -> an error that may pass
     lanes: Lanes = field(default_factory=dict)
 
     def add(self, other: "Result") -> None:
-        """Count what another run did after this one."""
+        """Add what another run did."""
         self.num_frames += other.num_frames
         self.num_clips += other.num_clips
         self.num_bytes += other.num_bytes
@@ -35,9 +35,9 @@ class Result:
             own.add(busy=lane.busy_seconds, starved=lane.starved_seconds, blocked=lane.blocked_seconds)
 
     def lane_report(self) -> dict[str, Any]:
-        """Shares of the run's time, by lane: busy, starved (waiting for input), blocked (by the next lane).
+        """The shares of the run's time in which each lane was busy, starved and blocked, over its threads.
 
-        Relative to all threads of a lane. `limited_by` names the busiest lane, if there was a run.
+        `limited_by` names the busiest lane; None when nothing ran.
         """
         report: dict[str, Any] = {}
         for name, lane in self.lanes.items():

@@ -1,31 +1,51 @@
-"""Where batches are computed: runners, to which batches of one fixed size are submitted.
+"""Runners compute batches of one fixed size, on a CPU or a GPU.
 
-A runner owns the batch, (B, 3, h, w) uint8 on its device. `prepare` makes frames fit it, `submit` computes
-what it holds, and what `submit` gives back waits for the rows, by tap, as they are stored. On a GPU up
-to `depth` batches are under way, so that copying in, computing and copying back overlap.
+A runner owns one batch, (B, 3, h, w) uint8 on its device. `prepare` makes frames that fit into it, `submit`
+starts to compute it and returns a function that waits for the outputs. On a GPU up to `depth` batches are
+under way, so that copying in, computing and copying back overlap.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, preprocess
-from pipeline.contract import FeatureContract, Preprocessing
+from pipeline.contract import FeatureContract, Pooling, Preprocessing
 from pipeline.extraction.config import Target
 from pipeline.extraction.lanes import LaneName, Lanes
 
-# {tap: (B, C, h, w) as stored}, and {PEAKS + tap: (B,) float32}: see `row_peaks`.
-Rows = Mapping[str, np.ndarray]
-PEAKS = "peaks of "
-Forward = Callable[[Tensor], dict[str, Tensor]]
+Array = TypeVar("Array", Tensor, np.ndarray)
+Other = TypeVar("Other", Tensor, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Outputs(Generic[Array]):
+    """The rows of a batch, or of a part of one, and the peak of each row."""
+
+    rows: Mapping[str, Array]  # by tap: (B, C, h, w) in the stored dtype
+    peaks: Mapping[str, Array]  # by tap: (B,) float32, see `map_peaks`
+
+    def map(self, function: Callable[[Array], Other]) -> "Outputs[Other]":
+        """The outputs with `function` applied to each tensor or array."""
+        return Outputs(
+            {tap: function(rows) for tap, rows in self.rows.items()},
+            {tap: function(peaks) for tap, peaks in self.peaks.items()},
+        )
+
+
+Forward = Callable[[Tensor], Outputs[Tensor]]
+Wait = Callable[[], Outputs[np.ndarray]]
 
 
 class Runner(Protocol):
-    batch: Tensor
+    """Computes batches on one device."""
+
+    batch: Tensor  # (B, 3, h, w) uint8 on the device
     depth: int  # batches that may be under way
 
     def prepare(self, pixels: Tensor) -> Tensor:
@@ -34,8 +54,8 @@ class Runner(Protocol):
         Raises DecodeError for frames that do not cover the crop.
         """
 
-    def submit(self) -> Callable[[], Rows]:
-        """Compute the batch, which may be filled again at once; the call that waits for its rows."""
+    def submit(self) -> Wait:
+        """Start to compute the batch, which may then be filled again. Returns what waits for the outputs."""
 
 
 def make_runner(
@@ -46,19 +66,22 @@ def make_runner(
     batch_size: int,
     lanes: Lanes,
 ) -> Runner:
-    """The runner for the backbone's device. Compiles and captures now, before other threads start."""
+    """The runner for the backbone's device. Compiles and captures now, before other threads start.
+
+    Raises ValueError for a contract of another precision or backend than the backbone's.
+    """
     contracts = [target.contract for target in targets]
     for contract in contracts:
-        assert (contract.precision, contract.backend) == (backbone.precision, backbone.backend), contract
+        if (contract.precision, contract.backend) != (backbone.precision, backbone.backend):
+            raise ValueError(f"The backbone is {backbone.precision}, {backbone.backend}; not so {contract}.")
 
-    def forward(batch: Tensor) -> dict[str, Tensor]:
+    def forward(batch: Tensor) -> Outputs[Tensor]:
         maps = backbone(batch)
-        rows = {}
-        for contract in contracts:
-            values = pooled(maps[contract.tap], contract)
-            rows[contract.tap] = cast(values, contract)
-            rows[PEAKS + contract.tap] = row_peaks(values)
-        return rows
+        values = {contract.tap: pooled(maps[contract.tap], contract) for contract in contracts}
+        return Outputs(
+            {contract.tap: as_stored(values[contract.tap], contract) for contract in contracts},
+            {tap: map_peaks(value) for tap, value in values.items()},
+        )
 
     shape = (batch_size, 3, *preprocessing.crop_size)
     batch = torch.empty(
@@ -72,28 +95,32 @@ def make_runner(
     return CpuRunner(forward, batch, preprocessing, lanes)
 
 
+# (B, C, h, w) -> (B, C, h, w) or (B, C, 1, 1); means are float32.
+POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {
+    "none": lambda maps: maps,
+    "avg": lambda maps: maps.float().mean(dim=(2, 3), keepdim=True),
+    "max": lambda maps: maps.amax(dim=(2, 3), keepdim=True),
+}
+
+
 def pooled(maps: Tensor, contract: FeatureContract) -> Tensor:
-    """(B, C, h, w) in the network's precision -> what is stored of it, yet to be cast; means in float32."""
-    if contract.pooling == "avg":
-        return maps.float().mean(dim=(2, 3), keepdim=True)
-    if contract.pooling == "max":
-        return maps.amax(dim=(2, 3), keepdim=True)
-    return maps
+    """Maps (B, C, h, w) in the network's precision, pooled as the contract says and not yet `as_stored`."""
+    return POOLINGS[contract.pooling](maps)
 
 
-def cast(maps: Tensor, contract: FeatureContract) -> Tensor:
-    """Pooled maps in the stored dtype, in C order."""
+def as_stored(maps: Tensor, contract: FeatureContract) -> Tensor:
+    """Pooled maps (B, C, h, w) in the stored dtype, in C order."""
     return maps.to(getattr(torch, contract.dtype), memory_format=torch.contiguous_format)
 
 
-def row_peaks(maps: Tensor) -> Tensor:
-    """The largest magnitude (B,) float32 of each of the maps (B, C, h, w), NaN if it has a NaN."""
+def map_peaks(maps: Tensor) -> Tensor:
+    """The largest magnitude (B,) float32 of each of the maps (B, C, h, w); NaN for a map with a NaN."""
     dims = (1, 2, 3)
     return torch.maximum(maps.amax(dims), -maps.amin(dims)).float()
 
 
 class CpuRunner:
-    """Computes on the calling thread: what is submitted is done."""
+    """Computes on the calling thread: `submit` returns when the batch is computed."""
 
     depth = 1
 
@@ -104,20 +131,22 @@ class CpuRunner:
         self._lanes = lanes
 
     def prepare(self, pixels: Tensor) -> Tensor:
+        """As `Runner` says."""
         with self._lanes["compute"].busy():
             return preprocess(pixels, self._preprocessing)
 
-    def submit(self) -> Callable[[], Rows]:
+    def submit(self) -> Wait:
+        """As `Runner` says."""
         with self._lanes["compute"].busy():
-            rows = {tap: maps.numpy() for tap, maps in self._forward(self.batch).items()}
-        return lambda: rows
+            outputs = self._forward(self.batch).map(Tensor.numpy)
+        return lambda: outputs
 
 
 class CudaRunner:
-    """Computes on a GPU by one captured graph; copies run beside it on streams of their own.
+    """Computes on a GPU by one captured graph. Copies run beside it, on streams of their own.
 
     Nothing waits for the whole device. Pinned memory comes from torch's cache, which hands a block out
-    again only when the copies from and to it are done: after a few batches nothing is allocated.
+    again only when the copies from and to it are done. After a few batches nothing more is allocated.
     """
 
     depth = 3
@@ -138,9 +167,10 @@ class CudaRunner:
         self._compute.wait_stream(self._in)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._maps = forward(batch)
+            self._outputs = forward(batch)
 
     def prepare(self, pixels: Tensor) -> Tensor:
+        """As `Runner` says."""
         with torch.cuda.stream(self._in), self._timed("to_device", self._in):
             frames = pixels.to(self.batch.device, non_blocking=True)
         self._compute.wait_stream(self._in)
@@ -148,27 +178,30 @@ class CudaRunner:
         with self._timed("compute", self._compute):
             return preprocess(frames, self._preprocessing)
 
-    def submit(self) -> Callable[[], Rows]:
+    def submit(self) -> Wait:
+        """As `Runner` says."""
         with self._timed("compute", self._compute):
             self._graph.replay()
-            # The next replay writes to the same place.
-            maps = {tap: values.clone() for tap, values in self._maps.items()}
+            outputs = self._outputs.map(Tensor.clone)  # the next replay writes to the same place
         self._out.wait_stream(self._compute)
         with torch.cuda.stream(self._out), self._timed("to_host", self._out):
-            rows = {}
-            for tap, values in maps.items():
-                rows[tap] = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-                rows[tap].copy_(values, non_blocking=True)
-                values.record_stream(self._out)
+            copies = outputs.map(self._copy_to_host)
         timings, self._timings = self._timings, []
 
-        def collect() -> Rows:
+        def collect() -> Outputs[np.ndarray]:
             timings[-1][2].synchronize()  # the end of the copy back, behind everything else of this batch
             for lane, start, end in timings:
                 self._lanes[lane].add(busy=start.elapsed_time(end) / 1000)
-            return {tap: values.numpy() for tap, values in rows.items()}
+            return copies.map(Tensor.numpy)
 
         return collect
+
+    def _copy_to_host(self, values: Tensor) -> Tensor:
+        """Start to copy to pinned memory, on the stream that leads out."""
+        copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        copy.copy_(values, non_blocking=True)
+        values.record_stream(self._out)
+        return copy
 
     @contextmanager
     def _timed(self, lane: LaneName, stream: torch.cuda.Stream) -> Iterator[None]:

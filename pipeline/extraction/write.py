@@ -19,13 +19,13 @@ from pipeline.system.supervisor import Notes
 log = logging.getLogger(__name__)
 
 
-OnProgress = Callable[[int, int, int], None]  # clips, frames and bytes finished since the last call
+OnWork = Callable[[int, int, int], None]  # clips, frames and bytes finished since the last call
 
 _AHEAD_BYTES = 128 << 20  # rows that may wait; what waits is still written when a run is interrupted
 
 
 class Writer:
-    """The writer thread: appends finished rows and closes clips. Its errors reach the caller."""
+    """The writer thread: appends finished rows and closes clips. Its errors are raised in the caller."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Writer:
         targets: Sequence[Target],
         journal: Journal,
         result: Result,
-        on_progress: OnProgress,
+        on_progress: OnWork,
         notes: Notes,
     ) -> None:
         self._writers = writers
@@ -48,7 +48,7 @@ class Writer:
             _AHEAD_BYTES, producer=result.lanes["compute"], consumer=self._lane
         )
         self._error: BaseException | None = None
-        # One segment a clip is held back: only the next one, or the end, tells whether it is the last.
+        # The latest segment of each clip: what follows tells whether it is the last.
         self._held: dict[bytes, Computed] = {}
         self._num_frames: Counter[bytes] = Counter()
         self._unfit: dict[bytes, dict[str, str]] = defaultdict(dict)  # why a clip's tap can't be stored
@@ -65,6 +65,7 @@ class Writer:
             raise self._error
 
     def put(self, items: Sequence[Computed | ClipEnd]) -> None:
+        """Hand items over, in order; waits while too much is waiting. Raises what writing raised."""
         for item in items:
             size_bytes = _size_bytes(item) if isinstance(item, Computed) else 0
             if not self._queue.put(item, size_bytes=size_bytes) and self._error:
@@ -94,10 +95,10 @@ class Writer:
         self._on_progress(0, num_frames, num_bytes)
 
     def _check(self, item: Computed) -> None:
-        """Nothing of a clip's tap is stored once one of its values can't be."""
+        """Once a value of a clip's tap can't be stored, nothing of that tap is stored for the clip."""
         segment = item.segment
         unfit = self._unfit[segment.clip.key]
-        for tap, peaks in item.peaks.items():
+        for tap, peaks in item.outputs.peaks.items():
             reason = why_unfit(peaks, segment.frame_seconds, self._contracts[tap])
             if reason and tap not in unfit:
                 unfit[tap] = reason
@@ -105,7 +106,7 @@ class Writer:
 
     def _append(self, item: Computed, *, final: bool) -> None:
         segment = item.segment
-        for tap, rows in item.rows.items():
+        for tap, rows in item.outputs.rows.items():
             if tap not in self._unfit[segment.clip.key]:
                 self._writers[tap].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
 
@@ -114,17 +115,17 @@ class Writer:
         held = self._held.pop(clip.key, None)
         error = end.error
         num_frames = self._num_frames.pop(clip.key, 0)
-        if clip.keep_damaged and held is not None and isinstance(error, DecodeError):
+        if held is None:
+            error = error or DecodeError(f"{clip.clip.sources[0]}: no frame in the clip's time range.")
+        elif clip.keep_damaged and isinstance(error, DecodeError):
             error = None
-        if error is None and held is None:
-            error = DecodeError(f"{clip.clip.sources[0]}: no frame in the clip's time range.")
-        if error is None and held is not None:
+        if held is not None and error is None:
             self._append(held, final=True)
             if len(self._unfit[clip.key]) < len(clip.taps):
                 self._result.num_clips += 1
                 self._result.num_frames += num_frames
             self._set_aside(clip)
-        else:
+        elif error is not None:
             for tap in clip.taps:
                 self._writers[tap].drop(_source(clip))
             self._fail(clip, error)
@@ -133,7 +134,7 @@ class Writer:
         self._on_progress(1, 0, 0)
 
     def _set_aside(self, clip: PlannedClip) -> None:
-        """Quarantine the clip for the taps that can't be stored, and for no other pooling or dtype."""
+        """Quarantine the clip for the contracts that can't store it; another dtype or pooling may."""
         source = _source(clip)
         for tap, reason in self._unfit[clip.key].items():
             quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
@@ -141,7 +142,7 @@ class Writer:
             log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
         self._result.num_quarantined += bool(self._unfit[clip.key])
 
-    def _fail(self, clip: PlannedClip, error: Exception | None) -> None:
+    def _fail(self, clip: PlannedClip, error: Exception) -> None:
         clip_id, source = clip.clip.clip_id, "|".join(clip.clip.sources)
         if isinstance(error, DecodeError):
             num_recovered = getattr(error, "num_recovered", 0)
@@ -149,12 +150,11 @@ class Writer:
             self._journal.quarantine(self._forward_digest, clip.key, quarantined)
             self._result.num_quarantined += 1
             log.warning("Clip %s is quarantined: %s", clip_id, error)
-        elif error and (isinstance(error, OSError | TimeoutError) or is_out_of_memory(error)):
+        elif isinstance(error, OSError | TimeoutError) or is_out_of_memory(error):
             reason = "out of memory" if is_out_of_memory(error) else error_text(error)
             self._result.failed[clip_id] = reason
             log.error("Clip %s could not be read: %s", clip_id, reason)
         else:
-            assert error is not None
             raise error
 
 
@@ -163,4 +163,4 @@ def _source(clip: PlannedClip) -> ClipSource:
 
 
 def _size_bytes(item: Computed) -> int:
-    return sum(rows.nbytes for rows in item.rows.values())
+    return sum(rows.nbytes for rows in item.outputs.rows.values())

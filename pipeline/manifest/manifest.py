@@ -54,12 +54,13 @@ class Manifest:
         return list(Manifest(table, self.rows[:0]))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: str | Path) -> Manifest:
     """Read and check a .csv or .parquet manifest.
 
     Raises ManifestError listing every problem with its row, MissingManifestError, and TextFileError for a CSV
     that is no text.
     """
+    path = Path(path)
     _check_suffix(path)
     try:
         table, problems = read_table(path, required=REQUIRED)

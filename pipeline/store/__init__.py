@@ -1,8 +1,9 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
+from pipeline.store.config import StoreConfig
 from pipeline.store.digests import DigestCache
 from pipeline.store.format.finite import why_unfit
-from pipeline.store.format.layout import Layout, StoreConfig
+from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import ClipSource, Record, read_record
 from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
 from pipeline.store.reader import FeatureView, open_view

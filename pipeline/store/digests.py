@@ -1,4 +1,4 @@
-"""Content digests of source files that are not computed again while a file's stat is unchanged."""
+"""Content digests of source files, computed again only when a file's stat has changed."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 from pipeline.store.format.tables import seal, unseal
 from pipeline.system.files import FileStamp, file_digest, file_stamp, write_atomically
 from pipeline.system.parallel import in_threads
@@ -27,13 +27,13 @@ _SCHEMA = pa.schema(
 # A file changed within the clock's resolution of its digest could change again unseen.
 _RACY_NS = 2_000_000_000
 
-_NUM_THREADS = 8  # a network's disk answers several as fast as one
+_NUM_THREADS = 8  # a network disk answers several requests as fast as one
 
 
 class DigestCache:
-    """A sealed table, read whole and replaced whole by `save`.
+    """Content digests by file identity, kept in the file `path`: read at once, replaced by `save`.
 
-    Where two processes save, the later one's table stays: the other's files are digested once more.
+    When two processes save, the later table stays, and the other process's files are digested once more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class DigestCache:
         if path.exists():
             try:
                 table, _ = unseal(path.read_bytes(), path=path)
-            except StoreError:
+            except DamagedError:
                 log.warning("%s is damaged: all sources are read again.", path)
                 return
             if table.schema.names != _SCHEMA.names:
@@ -52,7 +52,7 @@ class DigestCache:
             self._known = dict(zip(zip(*stat, strict=True), digests, strict=True))
 
     def digest(self, path: str | Path) -> bytes:
-        """xxh3-128 of the file's content (16 bytes). Raises OSError when it can't be read."""
+        """xxh3-128 of the file's content, 16 bytes. Raises OSError when the file can't be read."""
         stamp = file_stamp(path)
         found = self._known.get(stamp)
         if found is None:
@@ -63,7 +63,7 @@ class DigestCache:
         return found
 
     def unknown(self, paths: Iterable[str]) -> dict[str, int]:
-        """Sizes of the files among `paths` whose content must be read for their digests."""
+        """The files among `paths` whose content must be read, with their sizes in bytes."""
         sizes = {}
         for path in paths:
             with contextlib.suppress(OSError):  # raised when its digest is asked for
@@ -79,7 +79,7 @@ class DigestCache:
                 self._known.pop(file_stamp(path), None)
 
     def learn(self, paths: Collection[str]) -> Iterator[str]:
-        """Digest these files, several at once; each path when it is done."""
+        """Digest these files, several at once; yields each path when it is done."""
         return in_threads(self._learn, paths, num_threads=_NUM_THREADS)
 
     def _learn(self, path: str) -> str:
@@ -88,7 +88,7 @@ class DigestCache:
         return path
 
     def save(self) -> None:
-        """Write what was learnt, if it may be written, and forget what files were before they changed."""
+        """Write what was learnt, if the folder may be written; digests of earlier contents are dropped."""
         if not self._changed or not os.access(self._path.parent, os.W_OK):
             return
         latest = {stamp[:2]: (*stamp[2:], digest) for stamp, digest in self._known.items()}

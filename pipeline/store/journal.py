@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 from pipeline.store.digests import DigestCache
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import RECORD_SUFFIX, Record, check_version, parse_record, read_record
@@ -41,7 +41,7 @@ QUARANTINE_SUFFIX = ".clip"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive rows of one shard."""
+    """Consecutive rows of one shard that belong to one clip."""
 
     shard_id: str
     row: int
@@ -50,18 +50,19 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class StoredClip:
-    """Where a complete clip's rows are, in frame order, and in which record their times are."""
+    """A complete clip: where its rows are, in frame order. A shard's record has the times of its rows."""
 
     spans: tuple[Span, ...]
 
     @property
     def num_frames(self) -> int:
+        """How many frames, one a row."""
         return sum(span.num_rows for span in self.spans)
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A clip that the decoder rejected, that crashed it, or whose features can't be stored."""
+    """A clip that was set aside: the decoder rejects it or crashes, or its features can't be stored."""
 
     clip_id: str
     source: str
@@ -70,9 +71,13 @@ class Quarantined:
 
 
 class Journal:
-    """Opens the journal at `path`, or creates it; to be only looked at, it is not created."""
+    """The journal in the folder `path`.
+
+    Raises DamagedError, or StoreError for a journal of a newer version.
+    """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Open the journal. A missing one is created, or with `create=False` read as an empty one."""
         self.path = path
         marker = path / "format.json"
         if not marker.exists():
@@ -83,19 +88,20 @@ class Journal:
         try:
             version = int(json.loads(marker.read_bytes())["format_version"])
         except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{marker} is damaged. Run `python -m stages.store repair`.") from None
+            raise DamagedError(f"{marker} is damaged.") from None
         check_version(version, path=marker)
 
     @property
     def is_read_only(self) -> bool:
-        """What is in it can be published; nothing can be added, and there is nothing to lock."""
+        """Whether nothing can be added: then its features can be published, and no lock is needed."""
         return not os.access(self.path, os.W_OK)
 
     def digest_cache(self) -> DigestCache:
+        """The digests of source files that this journal keeps."""
         return DigestCache(self.path / "digests.arrow")
 
     def directory(self, contract: FeatureContract, layout: Layout) -> Path:
-        """Where shards of this contract and layout are; made on first use."""
+        """The folder with the shards of this contract and layout, created if it is missing."""
         folder = self._contract_folder(contract)
         if not (folder / "contract.json").exists():
             write_atomically(folder / "contract.json", contract.model_dump_json(indent=1).encode())
@@ -104,7 +110,7 @@ class Journal:
         return directory
 
     def records(self, contract: FeatureContract, layout: Layout) -> dict[str, Record]:
-        """Every committed shard, by id."""
+        """The records of all committed shards of this contract and layout, by shard id."""
         directory = self._contract_folder(contract) / layout.name
         return {path.stem: read_record(path) for path in sorted(directory.glob(f"*{RECORD_SUFFIX}"))}
 
@@ -115,13 +121,13 @@ class Journal:
         return [read_record(path).layout for path in records if path]
 
     def contracts(self) -> list[FeatureContract]:
-        """Every contract with features here, the most recently used first. StoreError when damaged."""
+        """Every contract with features here, the most recently used first. Raises DamagedError."""
         paths = list((self.path / "contracts").glob("*/contract.json"))
         paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return [read_contract(path) for path in paths]
 
     def touch(self, contract: FeatureContract) -> None:
-        """Note that a contract was used now."""
+        """Note that a contract was used now, if the journal may be written."""
         if not self.is_read_only:
             os.utime(self._contract_folder(contract) / "contract.json")
 
@@ -136,7 +142,10 @@ class Journal:
 
     @contextlib.contextmanager
     def lock(self, forward_digest: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the lock of a forward contract, and keep `exclusive` out; see `file_lock`."""
+        """Hold the lock of a forward contract, and keep `exclusive` out.
+
+        `on_wait` is told who holds it when the call has to wait. A read-only journal is not locked.
+        """
         if self.is_read_only:
             yield
             return
@@ -149,9 +158,10 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self, forward_digest: str) -> Iterator[None]:
-        """Write shards, or be about to, on behalf of the process that holds the lock of a forward contract.
+        """Allow this process to write shards for the process that holds the lock of a forward contract.
 
-        Any number of processes may. One that outlives the lock's holder keeps `sweep` and `exclusive` out.
+        Several processes may write at once. One that outlives the lock's holder keeps `sweep` and
+        `exclusive` out.
         """
         locks = self.path / "locks"
         with (
@@ -161,13 +171,13 @@ class Journal:
             yield
 
     def exclusive(self, *, on_wait: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-        """Hold the journal while no extraction runs, to remove things from it."""
+        """Hold the whole journal, so that files can be removed: no extraction runs meanwhile."""
         return file_lock(self.path / "locks/journal.lock", on_wait=on_wait)
 
     def sweep(self, contract: FeatureContract, layout: Layout) -> None:
-        """Remove what a killed extraction left: unfinished files, and shards without a record.
+        """Remove what a killed extraction left behind: unfinished files, and shards without a record.
 
-        The caller holds the lock. Waits for writers that have outlived an earlier holder.
+        The caller holds the lock. Waits for writers that have outlived an earlier holder of it.
         """
         if self.is_read_only:
             return
@@ -184,26 +194,26 @@ class Journal:
                     path.unlink()
 
     def quarantine(self, digest: str, key: bytes, clip: Quarantined) -> None:
-        """Set a clip aside: for a forward contract, or for one contract, by its digest."""
+        """Set a clip aside for the forward contract, or the contract, with this digest."""
         folder = self._quarantine_folder(digest)
         table = pa.Table.from_pylist([clip.__dict__])
         write_atomically(folder / f"{key.hex()}{QUARANTINE_SUFFIX}", seal(table, {}))
 
     def quarantined(self, digest: str) -> dict[bytes, Quarantined]:
-        """The clips that were set aside for this digest, by key. A damaged entry is an untried clip."""
+        """The clips that were set aside for this digest, by key. Warns of damaged entries and skips them."""
         folder = self._quarantine_folder(digest)
         found = {}
         for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
             try:
                 table, _ = unseal(path.read_bytes(), path=path)
-            except StoreError as error:
+            except DamagedError as error:
                 log.warning("%s", error)
                 continue
             found[bytes.fromhex(path.stem)] = Quarantined(**table.to_pylist()[0])
         return found
 
     def forgive(self, digest: str, keys: Iterable[bytes]) -> set[bytes]:
-        """Forget that these clips were set aside for this digest; the keys of those that were."""
+        """Forget that these clips were set aside for this digest. Returns the keys of those that were."""
         folder = self._quarantine_folder(digest)
         paths = {key: folder / f"{key.hex()}{QUARANTINE_SUFFIX}" for key in keys}
         present = {key for key, path in paths.items() if path.exists()}
@@ -212,9 +222,10 @@ class Journal:
         return present
 
     def adopt(self, record_data: bytes, shard: Path, *, origin: str) -> bool:
-        """Take over a shard from elsewhere (a view, DVC's cache): linked or copied, then its record written.
+        """Take over a shard's file from elsewhere, by link or copy, then write its record.
 
-        False when it is here already.
+        `record_data` is the content of the record's file, which messages call `origin`. Returns False when
+        the shard is here already. Raises DamagedError for a damaged record.
         """
         record = parse_record(record_data, path=Path(origin))
         directory = self.directory(record.contract, record.layout)
@@ -240,18 +251,18 @@ def _say_waiting(holder: str) -> None:
 
 
 def read_contract(path: Path) -> FeatureContract:
-    """The contract of a folder's contract.json. StoreError when damaged."""
+    """The contract in the file contract.json of a contract's folder. Raises DamagedError."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         contract = FeatureContract.model_validate_json(path.read_bytes())
         if contract.digest().startswith(path.parent.name):
             return contract
-    raise StoreError(f"{path} is damaged. Run `python -m stages.store repair`.")
+    raise DamagedError(f"{path} is damaged.")
 
 
 def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
-    """The complete clips of some shards, by key. Where a clip was stored twice, either serves.
+    """The complete clips of some shards, by key. For a clip that is there twice, one of both.
 
-    A clip that has lost a shard (to repair or gc) is incomplete, like one that was cut off.
+    A clip that has lost a shard, to repair or gc, is as incomplete as one whose extraction was cut off.
     """
     found: dict[bytes, StoredClip] = {}
     partial: list[tuple[str, pa.Table]] = []
@@ -265,7 +276,7 @@ def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
 
 
 def stored_keys(records: Iterable[Record]) -> set[bytes]:
-    """The keys of `stored_clips`, several times as fast."""
+    """The keys of `stored_clips`, found several times as fast."""
     found: set[bytes] = set()
     partial: list[tuple[str, pa.Table]] = []
     for record in records:
@@ -276,14 +287,14 @@ def stored_keys(records: Iterable[Record]) -> set[bytes]:
 
 
 def _split_spans(record: Record) -> tuple[pa.Table, pa.Table]:
-    """The spans that are a whole clip, and the others."""
+    """The spans that hold a whole clip, and the others."""
     spans = record.spans.drop_columns(["clip_id", "source", "frame_seconds"])
     whole = spans["final"].to_numpy() & (spans["first_frame"].to_numpy() == 0)
     return spans.filter(pa.array(whole)), spans.filter(pa.array(~whole))
 
 
 def _chained_clips(partial: Iterable[tuple[str, pa.Table]]) -> dict[bytes, StoredClip]:
-    """The complete clips of several spans, given as (shard id, its spans of such clips)."""
+    """The complete clips among those of several spans, given as (shard id, spans in that shard)."""
     pieces: dict[tuple[bytes, str], list[tuple[int, Span, str | None]]] = {}
     ends: list[tuple[bytes, str]] = []
     for shard_id, spans in partial:

@@ -1,11 +1,12 @@
 """FeatureView: reads a tap's features, straight from the shards' files into the caller's buffer.
 
-Threads may share a view. Everything that a view needs is opened at once, relative to one folder
-handle, so a later publication never mixes in.
+Threads may share a view. It opens all its files at once, relative to one folder handle: files of a view
+that is published later never mix in.
 """
 
 import bisect
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -13,15 +14,15 @@ import resource
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import MissingClipError, StoreError
-from pipeline.store.format.containers import CONTAINERS
+from pipeline.errors import DamagedError, MissingClipError, MissingFeaturesError, MissingTapError, StoreError
+from pipeline.store.format.containers import CONTAINERS, DATASET
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import check_version
 from pipeline.store.format.rows import ShardRows
@@ -32,8 +33,8 @@ from pipeline.store.view import CHUNKS_NAME, INDEX_NAME, TIMES_NAME
 def open_view(path: Path) -> "FeatureView":
     """The view of one tap, e.g. `features/layer4`.
 
-    Raises StoreError, with the remedy, when there is none, when it is foreign, from a newer version
-    or damaged, or when its shards are not there.
+    Raises MissingTapError or MissingFeaturesError when it or a file of it is not there, DamagedError, and
+    StoreError for a view of a newer version or when too few files may be open.
     """
     return FeatureView(path)
 
@@ -62,18 +63,16 @@ class FeatureView:
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             others = sorted(index.parent.name for index in self.path.parent.glob(f"*/{INDEX_NAME}"))
-            remedy = (
-                f"There are {', '.join(others)}: set train.tap to one of them, or add {self.path.name!r} to"
-                " extract.taps and run `dvc repro`."
-                if others
-                else "Run `dvc repro extract` to make them, or `dvc pull`."
-            )
-            raise StoreError(f"No features at {self.path}. {remedy}") from None
+            if others:
+                raise MissingTapError(
+                    f"No features at {self.path}. There are those of {', '.join(others)}."
+                ) from None
+            raise MissingFeaturesError(f"No features at {self.path}.") from None
         self._closer.callback(os.close, folder)
         return folder
 
     def _is_replaced(self) -> bool:
-        """Whether another view was published, and this one removed, while it was being opened."""
+        """Whether another view took this one's place while it was being opened."""
         try:
             return not os.path.samestat(self.path.stat(), os.fstat(self._folder))
         except FileNotFoundError:
@@ -81,10 +80,7 @@ class FeatureView:
 
     def _open(self) -> None:
         if not (self.path / INDEX_NAME).exists():
-            raise StoreError(
-                f"{self.path} is no framecache view: it has no {INDEX_NAME}."
-                " Views are made by `dvc repro extract`."
-            )
+            raise MissingFeaturesError(f"{self.path} is no framecache view: it has no {INDEX_NAME}.")
         data = self._map(INDEX_NAME)
         index, metadata = unseal(data, path=self.path / INDEX_NAME)
         check_version(int(metadata["format_version"]), path=self.path / INDEX_NAME)
@@ -110,9 +106,6 @@ class FeatureView:
         self._times_file, self._chunks_file = self._map(TIMES_NAME), self._map(CHUNKS_NAME)
 
     def _open_shards(self) -> list[int]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < len(self._shard_ids) + 256:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         paths = [self._container.shard_path(number) for number in range(len(self._shard_ids))]
         descriptors = []
         for path in paths:
@@ -124,15 +117,21 @@ class FeatureView:
         try:
             return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
+            raise MissingFeaturesError(f"{self.path / name} is missing.") from None
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise StoreError(
-                f"{self.path / name} is missing. Run `dvc pull`, or `dvc repro extract` to make it again."
+                f"{self.path} has {len(self._shard_ids)} shards, whose files are open at the same time, but"
+                f" this process may open only {limit} files. Raise its limit (`ulimit -n 65536`)."
             ) from None
 
     def _map(self, name: str) -> mmap.mmap:
         descriptor = self._open_file(name)
         try:
             if os.fstat(descriptor).st_size == 0:
-                raise StoreError(f"{self.path / name} is damaged: it is empty.")
+                raise DamagedError(f"{self.path / name} is damaged: it is empty.")
             return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
         finally:
             os.close(descriptor)
@@ -148,10 +147,11 @@ class FeatureView:
         return list(self._ids.to_pylist())
 
     def num_frames(self, clip_id: str) -> int:
+        """How many frames a clip has here. Raises MissingClipError."""
         return int(self._num_frames[self._position(clip_id)])
 
     def frame_seconds(self, clip_id: str) -> np.ndarray:
-        """Presentation times (T,) float64, from the source's start."""
+        """Presentation times (T,) float64 in seconds from the source's start. Raises MissingClipError."""
         position = self._position(clip_id)
         first = self._first_time[position]
         return self._times[first : first + self._num_frames[position]]
@@ -181,7 +181,7 @@ class FeatureView:
         return shard
 
     def read(self, clip_id: str, *, first_frame: int = 0, num_frames: int | None = None) -> np.ndarray:
-        """Features (T, C, H, W) of a clip, or of some consecutive frames of it."""
+        """Features (T, C, H, W) of a clip, or of some consecutive frames of it. Raises as `read_into`."""
         count = self.num_frames(clip_id) - first_frame if num_frames is None else num_frames
         out = np.empty((count, *self.map_shape), self.dtype)
         self.read_into(clip_id, out, first_frame=first_frame)
@@ -190,8 +190,8 @@ class FeatureView:
     def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
         """Fill `out` (T, C, H, W), C-contiguous and of the view's dtype, with frames from `first_frame`.
 
-        Raises MissingClipError, StoreError when the data is damaged, ValueError for frames that the
-        clip does not have.
+        Raises MissingClipError, DamagedError, and ValueError for another kind of array or for frames that
+        the clip does not have.
         """
         position = self._position(clip_id)
         total = int(self._num_frames[position])
@@ -200,9 +200,11 @@ class FeatureView:
                 f"Clip {clip_id!r} has frames 0 to {total - 1}, not {first_frame} to"
                 f" {first_frame + len(out) - 1}."
             )
-        assert out.shape[1:] == self.map_shape, (out.shape, self.map_shape)
-        assert out.dtype == self.dtype, (out.dtype, self.dtype)
-        assert out.flags.c_contiguous
+        if out.shape[1:] != self.map_shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"`out` is {out.dtype} {out.shape}, and must be C-contiguous {self.dtype}"
+                f" ({len(out)}, {', '.join(map(str, self.map_shape))})."
+            )
         buffer = out.reshape(-1).view(np.uint8).data
         shards, rows, counts = self._spans
         skip = first_frame
@@ -217,8 +219,73 @@ class FeatureView:
             self._shard(shards[i]).read_into(buffer[:size], row=rows[i] + skip, clip_id=clip_id)
             buffer, skip = buffer[size:], 0
 
+    def table(self) -> pa.Table:
+        """Where the rows (N, C, H, W) of each clip are: a line a row span, in the order of clips and frames.
+
+        Columns: clip_id; row and num_rows (int64), so that rows[row : row + num_rows] are consecutive frames
+        of the clip; first_frame (int64), which of the clip's frames the span starts with; frame_seconds (a
+        list of float64), when each frame is shown, from the source's start. A clip has one line, or several
+        where it crosses shards.
+        """
+        shards, rows, counts = (np.asarray(column, np.int64) for column in self._spans or [[]] * 3)
+        ends = np.cumsum(counts)
+        clips = np.repeat(np.arange(len(self)), np.diff(self._span_offsets))
+        return pa.table(
+            {
+                "clip_id": self._ids.take(pa.array(clips)),
+                "row": shards * self.layout.rows_per_shard + rows,
+                "num_rows": counts,
+                "first_frame": ends - counts - self._first_time[clips],
+                "frame_seconds": pa.LargeListArray.from_arrays(np.append(0, ends), self._times),
+            }
+        )
+
+    def zarr(self) -> Any:
+        """The view's rows (N, C, H, W) as a read-only zarr.Array; rows of no clip are NaN.
+
+        Raises TypeError for a view that is stored as HDF5.
+        """
+        self._refuse_unless("zarr")
+        import zarr
+
+        return zarr.open_array(self.path, mode="r")
+
+    def h5py(self) -> Any:
+        """The view's rows (N, C, H, W) as an h5py.Dataset, until the view is closed; rows of no clip are NaN.
+
+        Raises TypeError for a view that is stored as Zarr.
+        """
+        self._refuse_unless("hdf5")
+        import h5py
+        import hdf5plugin  # noqa: F401 (h5py finds the codecs of compressed chunks)
+
+        return self._closer.enter_context(h5py.File(self.path / self._container.master))[DATASET]
+
+    def dask(self) -> Any:
+        """The rows (M, C, H, W) of clips alone, in storage order, as a dask.array.Array.
+
+        They are the rows of `table().sort_by("row")`, one line after the other. Of an HDF5 view it can be
+        computed until the view is closed.
+        """
+        import dask.array
+
+        arrays: Any = dask.array
+        array = self.zarr() if self.layout.format == "zarr" else self.h5py()
+        rows = arrays.from_array(array, chunks=("auto", -1, -1, -1), lock=self.layout.format == "hdf5")
+        table = self.table().sort_by("row")
+        starts, counts = table["row"].to_numpy(), table["num_rows"].to_numpy()
+        ends = starts + counts
+        is_first, is_last = starts != np.append(-1, ends[:-1]), ends != np.append(starts[1:], -1)
+        runs = zip(starts[is_first].tolist(), ends[is_last].tolist(), strict=True)
+        return arrays.concatenate([rows[first:end] for first, end in runs] or [rows[:0]])
+
+    def _refuse_unless(self, form: str) -> None:
+        if self.layout.format != form:
+            name = {"zarr": "Zarr: take zarr()", "hdf5": "HDF5: take h5py()"}[self.layout.format]
+            raise TypeError(f"{self.path} is stored as {name}.")
+
     def _find(self, clip_id: str) -> int | None:
-        """Position in the index; looked up once a clip."""
+        """Position in the index, remembered from the first call; None for an unknown clip."""
         known = self._positions.get(clip_id)
         if known is not None:
             return known
@@ -231,13 +298,15 @@ class FeatureView:
     def _position(self, clip_id: str) -> int:
         position = self._find(clip_id)
         if position is None:
-            raise MissingClipError(
-                f"Clip {clip_id!r} has no features in {self.path}. It may be quarantined"
-                " (see quarantine.csv beside the taps) or newer than the features: run `dvc repro extract`."
-            )
+            raise MissingClipError(f"Clip {clip_id!r} has no features in {self.path}.")
         return position
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """A copy in another process opens the view again."""
+        return type(self), (self.path,)
+
     def close(self) -> None:
+        """Close the view's files: nothing can be read any more."""
         self._closer.close()
 
     def __enter__(self) -> Self:

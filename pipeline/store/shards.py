@@ -31,7 +31,7 @@ from pipeline.system.files import (
 
 
 @dataclass
-class _Span:
+class _OpenSpan:
     clip: ClipSource
     first_frame: int
     row: int
@@ -47,9 +47,9 @@ class _OpenShard:
     file: ShardFile
     opened_at: float
     num_rows: int = 0
-    pending: np.ndarray | None = None  # rows of a chunk that is not full yet
-    spans: list[_Span] = field(default_factory=list)
-    last_span: dict[bytes, _Span] = field(default_factory=dict)
+    pending: np.ndarray | None = None  # the last chunk, while it is not full
+    spans: list[_OpenSpan] = field(default_factory=list)
+    last_span: dict[bytes, _OpenSpan] = field(default_factory=dict)
     checksums: list[int] = field(default_factory=list)  # of the chunks, as stored
 
 
@@ -57,7 +57,7 @@ class ShardWriter:
     """Appends clips' rows to shards in `directory` and commits each shard when it is full or old.
 
     Clips may be interleaved: each `append` continues its clip. A clip exists once the shard with its
-    final span is committed. Not thread-safe: one writer, one thread.
+    final span is committed. A writer is used by one thread only.
     """
 
     def __init__(
@@ -90,10 +90,11 @@ class ShardWriter:
     ) -> None:
         """Add rows (T, C, H, W) of the layout's dtype and their times (T,); `final` ends the clip.
 
-        What fails in the middle of it drops the open shard, whose state nobody knows.
+        Raises ValueError for rows that are not the layout's. If writing fails, the open shard is discarded:
+        its state is unknown.
         """
-        assert rows.shape[1:] == self._layout.row_shape, (rows.shape, self._layout)
-        assert rows.dtype == self._layout.dtype, (rows.dtype, self._layout)
+        if rows.shape[1:] != self._layout.row_shape or rows.dtype != self._layout.dtype:
+            raise ValueError(f"{rows.dtype} rows of shape {rows.shape[1:]} do not fit {self._layout}.")
         try:
             self._append(clip, np.ascontiguousarray(rows), frame_seconds, final=final)
         except BaseException:
@@ -123,14 +124,14 @@ class ShardWriter:
             self.commit()
 
     def drop(self, clip: ClipSource) -> None:
-        """Forget a clip that failed: the rows that it has stay unused."""
+        """Forget a clip that failed. Its rows in the open shard stay there, unused."""
         self._continued.pop(clip.key, None)
         if self._shard:
             self._shard.last_span.pop(clip.key, None)
             self._shard.spans = [span for span in self._shard.spans if span.clip.key != clip.key]
 
     def commit(self) -> None:
-        """Make everything appended so far durable and visible."""
+        """Make everything that was appended so far durable and visible."""
         if self._shard is None or not self._shard.spans:
             self.abandon()
             return
@@ -172,7 +173,7 @@ class ShardWriter:
         return record
 
     def commit_complete(self) -> None:
-        """Commit the clips that are complete, forget the others: nothing more will be appended."""
+        """Commit the clips that are complete and forget the others, when nothing more will be appended."""
         if self._shard:
             complete = {span.clip.key for span in self._shard.spans if span.final}
             self._shard.spans = [span for span in self._shard.spans if span.clip.key in complete]
@@ -191,7 +192,7 @@ class ShardWriter:
         self._shard = _OpenShard(path, file, self._clock())
         return self._shard
 
-    def _extend_span(self, shard: _OpenShard, clip: ClipSource, times: np.ndarray) -> _Span:
+    def _extend_span(self, shard: _OpenShard, clip: ClipSource, times: np.ndarray) -> _OpenSpan:
         last = shard.last_span.get(clip.key)
         if last and last.row + last.num_rows == shard.num_rows:
             last.num_rows += len(times)
@@ -200,7 +201,7 @@ class ShardWriter:
         first_frame, previous = self._continued.get(clip.key, (0, None))
         if last:
             first_frame, previous = last.first_frame + last.num_rows, last.previous_shard
-        span = _Span(clip, first_frame, shard.num_rows, len(times), [times], previous)
+        span = _OpenSpan(clip, first_frame, shard.num_rows, len(times), [times], previous)
         shard.spans.append(span)
         shard.last_span[clip.key] = span
         return span
@@ -231,9 +232,9 @@ class ShardWriter:
 
 @contextmanager
 def committing(*writers: ShardWriter) -> Iterator[None]:
-    """Commit the clips that are complete when the block ends, also by an error or an interrupt.
+    """Commit the complete clips of these writers when the block ends, by an error or an interrupt, too.
 
-    A shard whose writing failed is dropped. Raises DiskFullError when there is no space to write.
+    A shard whose writing failed is discarded. Raises DiskFullError when there is no space to write.
     """
     try:
         with naming_full_disk(writers[0].directory):
@@ -247,7 +248,7 @@ def committing(*writers: ShardWriter) -> Iterator[None]:
             writer.abandon()
 
 
-def _spans_table(spans: list[_Span]) -> pa.Table:
+def _spans_table(spans: list[_OpenSpan]) -> pa.Table:
     return pa.Table.from_pydict(
         {
             "clip_key": [span.clip.key for span in spans],

@@ -1,17 +1,17 @@
-"""The view: one self-contained store per tap, an ordinary array to every other tool.
+"""The view: one self-contained store per tap, which other tools read as an ordinary array.
 
     features/
       files.arrow                names and digests of the files beside the taps; sealed
     features/<tap>/
       zarr.json, c/<i>/0/0/0     Zarr: the array (N, C, H, W), and shard i: the journal's file
       features.h5, shards/<i>.h5 HDF5: likewise
-      records/<shard id>.record  shard i's record: the journal's file
+      records/<shard id>.record  a shard's record: the journal's file
       index.arrow                clips, sorted by id, and their rows; sealed
       times.arrow                frame times, in the index's order; sealed
       chunks.arrow               places and checksums of all chunks, shard after shard; sealed
 
-It is built beside its name from hardlinks and published by one rename of the whole folder. The same
-shards and manifest give the same bytes.
+A view is built from hardlinks under a temporary name, and published by one rename of the whole folder.
+The same shards and manifest give the same bytes.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 from pipeline.store.format.containers import CONTAINERS
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import CHUNK_DTYPE, Record
@@ -67,9 +67,10 @@ class TapView:
 
 
 def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mapping[str, bytes]) -> None:
-    """Replace the folder `path` by a new view with a subfolder a tap and the given extra files.
+    """Replace the folder `path` by a new view: a subfolder for each tap, and `files` (content by name).
 
-    Readers see the old view or the new one, never a mix. Raises DiskFullError.
+    Readers see the old view or the new one, never a mix. Raises DamagedError when a shard is missing from
+    the journal, DiskFullError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}.partial-*"):
@@ -104,7 +105,7 @@ def _build_tap(journal: Journal, view: TapView, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shard = directory / record.shard_name
         if not shard.exists():
-            raise StoreError(f"Shard {shard_id} ({shard}) is missing. Run `python -m stages.store repair`.")
+            raise DamagedError(f"Shard {shard_id} ({shard}) is missing.")
         link(shard, target)
         link(directory / record.record_name, folder / RECORDS_NAME / record.record_name)
 
@@ -158,7 +159,7 @@ def _index(clip_ids: list[str], clips: list[StoredClip], shard_numbers: Mapping[
 
 
 def index_shards(path: Path) -> dict[str, Path]:
-    """{shard id: its file's path inside the tap's folder}, from an index file. StoreError when damaged."""
+    """{shard id: its file's path inside the tap's folder}, from an index file. Raises DamagedError."""
     _, metadata = unseal(path.read_bytes(), path=path)
     container = CONTAINERS[Layout.from_json(metadata["layout"]).format]
     return {shard_id: container.shard_path(i) for i, shard_id in enumerate(json.loads(metadata["shards"]))}
@@ -172,7 +173,7 @@ def _frame_times(clips: list[StoredClip], records: Mapping[str, Record]) -> np.n
     for clip in clips:
         for span in clip.spans:
             if span.shard_id not in by_shard:
-                by_shard[span.shard_id] = records[span.shard_id].row_seconds()
+                by_shard[span.shard_id] = records[span.shard_id].frame_seconds()
             pieces.append(by_shard[span.shard_id][span.row : span.row + span.num_rows])
     return np.concatenate(pieces) if pieces else np.empty(0)
 

@@ -15,11 +15,11 @@ from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import FeatureContract
 from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError
-from pipeline.extraction import ExtractConfig, Target, plan, publish_view, run
+from pipeline.extraction import ExtractConfig, Target, compute_clips, make_plan, publish_view
 from pipeline.frames import read_frames
 from pipeline.learn.models import ModelConfig, build_model
 from pipeline.manifest import Clip
-from pipeline.store import FeatureView, Journal, Layout, open_view
+from pipeline.store import FeatureView, Journal, open_view
 from tests.support.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -71,15 +71,14 @@ def extract(root: Path, weights: Weights, path: Path, **changes: object) -> Feat
         **config.model_dump(include={"sampling", "preprocessing", "pooling", "dtype"}),
     )
     row_shape = (256, 2, 2) if config.pooling == "none" else (256, 1, 1)
-    targets = [Target(contract, Layout.of(config.store, row_shape=row_shape, dtype=config.dtype))]
+    targets = [Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype))]
     journal = Journal(path / "journal")
-    todo = plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
-    run(
+    todo = make_plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    compute_clips(
         todo.to_extract,
         root=root,
         targets=targets,
         backbone=backbone,
-        device=CPU,
         journal=journal,
         config=config,
     )

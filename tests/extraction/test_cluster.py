@@ -18,12 +18,20 @@ from pydantic import ValidationError
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError
-from pipeline.extraction import ExtractConfig, Plan, Result, Target, plan, publish_view, run
+from pipeline.extraction import (
+    ExtractConfig,
+    Plan,
+    Result,
+    Target,
+    compute_clips,
+    make_plan,
+    make_targets,
+    publish_view,
+)
 from pipeline.extraction.cluster import dask as extract_dask
 from pipeline.extraction.config import DaskConfig
 from pipeline.manifest import Clip
 from pipeline.store import Journal, open_view
-from stages.extract_job import make_targets
 from tests.extraction.test_finite import scaled_weights
 from tests.support.features import make_contract, make_layout
 from tests.support.media import write_video
@@ -111,7 +119,7 @@ def prepare(
     journal = Journal(path / "journal")
     clips = [Clip(clip_id=name, sources=(f"{name}.mp4",), split="train") for name in names]
     digests = journal.digest_cache()
-    todo = plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+    todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
     return todo, config, targets, journal
 
 
@@ -124,10 +132,12 @@ def extract(
     with journal.lock(targets[0].contract.forward_digest(), on_wait=print):
         if config.dask:
             weights = folder / "weights"
-            result = extract_dask.run(todo.to_extract, weights=weights, on_progress=on_progress, **common)
+            result = extract_dask.compute_on_workers(
+                todo.to_extract, weights=weights, on_progress=on_progress, **common
+            )
         else:
             backbone = Backbone(load_weights(folder / "weights"), taps=config.taps, device=CPU)
-            result = run(todo.to_extract, backbone=backbone, device=CPU, **common)
+            result = compute_clips(todo.to_extract, backbone=backbone, device=CPU, **common)
         publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
     return result, path / "features"
 

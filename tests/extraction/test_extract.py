@@ -13,13 +13,12 @@ from PIL import Image
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
-from pipeline.extraction import ExtractConfig, Result, plan, publish_view, run
-from pipeline.extraction.write import OnProgress
+from pipeline.extraction import ExtractConfig, Result, compute_clips, make_plan, make_targets, publish_view
+from pipeline.extraction.write import OnWork
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, Layout, open_view
 from pipeline.system.devices import resolve_device
-from stages.extract_job import make_targets
 from tests.support.little_memory import little_memory
 from tests.support.media import write_image_folder, write_video
 
@@ -46,7 +45,7 @@ def extract(
     root: Path,
     weights: Weights,
     path: Path,
-    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    on_progress: OnWork = lambda _clips, _frames, _bytes: None,
     stop: threading.Event | None = None,
     backbone: Backbone | None = None,
     **changes: object,
@@ -63,13 +62,12 @@ def extract(
     backbone = backbone or make_backbone(weights, config)
     targets = make_targets(config, weights, backbone)
     journal = Journal(path / "journal")
-    todo = plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
-    result = run(
+    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    result = compute_clips(
         todo.to_extract,
         root=root,
         targets=targets,
         backbone=backbone,
-        device=backbone.device,
         journal=journal,
         config=config,
         on_progress=on_progress,

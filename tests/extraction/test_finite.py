@@ -15,13 +15,12 @@ from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractConfig, plan, publish_view
+from pipeline.extraction import ExtractConfig, make_plan, make_targets, publish_view
 from pipeline.extraction import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.store import Journal, open_view
 from pipeline.store.format import finite
-from stages.extract_job import make_targets
 from tests.extraction.test_extract import extract, make_backbone
 from tests.support.features import make_contract
 from tests.support.media import write_video
@@ -71,8 +70,8 @@ def test_a_clip_that_overflows_float16_is_set_aside_for_that_tap_and_computed_as
     first = int((plain["high"].max(axis=(1, 2, 3)) > 65520).argmax())
     value = float(plain["high"][first].max())
     reason = (
-        f"layer4 at {first / 25:.3f} s has a value of magnitude {value:.6g}, and float16 ends at 65504. Set"
-        " extract.dtype: float32."
+        f"layer4 at {first / 25:.3f} s has a value of magnitude {value:.6g}, and float16 ends at 65504."
+        " Choose dtype float32."
     )
     assert quarantine_csv(features) == [["high", "high.mp4", reason, "0", "drop"]]
     with open_view(features / "layer3") as view:
@@ -111,7 +110,7 @@ def test_what_the_network_itself_makes_infinite_is_not_blamed_on_the_dtype(
     assert (result.num_clips, result.num_quarantined) == (0, 2)
     for _, _, reason, *_ in quarantine_csv(features):
         assert reason.startswith(
-            "layer4 at 0.000 s: the network itself gives nan, which no extract.dtype mends. Look at the"
+            "layer4 at 0.000 s: the network itself gives nan, which no dtype can store. Look at the"
         )
 
 
@@ -124,9 +123,9 @@ def test_more_unfit_clips_than_the_share_allows_end_the_stage_with_their_reasons
     config = ExtractConfig.model_validate(fields)
     targets = make_targets(config, weights, make_backbone(weights, config))
     journal = Journal(tmp_path / "journal")
-    todo = plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    todo = make_plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
     assert (todo.num_unchanged, todo.num_quarantined, todo.to_extract) == (1, 1, ())
-    with pytest.raises(PipelineError, match=r"1 of 2 clips .*\n  high: layer4 at .* extract.dtype: float32"):
+    with pytest.raises(PipelineError, match=r"1 of 2 clips .*\n  high: layer4 at .* dtype float32"):
         publish_view(
             todo.keys, targets=targets, journal=journal, path=tmp_path / "other", max_failed_share=0.4
         )
@@ -143,7 +142,7 @@ def test_rows_are_unfit_exactly_when_casting_them_leaves_what_is_not_finite(
     with np.errstate(over="ignore", invalid="ignore"):
         fits = bool(np.isfinite(rows.astype(dtype)).all())
     peaks = finite.row_peaks(rows)
-    np.testing.assert_array_equal(extract_runners.row_peaks(torch.from_numpy(rows)).numpy(), peaks)
+    np.testing.assert_array_equal(extract_runners.map_peaks(torch.from_numpy(rows)).numpy(), peaks)
     assert (finite.why_unfit(peaks, np.arange(3.0), make_contract(dtype=dtype)) is None) == fits
 
 
@@ -161,9 +160,9 @@ def test_the_stage_fails_beyond_the_allowed_share_and_tries_again_when_it_is_ask
     save_weights(scaled_weights(layer4=1e6), path=project.path / "weights/resnet18.safetensors")
     stage = ("python", "-m", "stages.extract")
     output = project.run(*stage, check=False)
-    assert "8 of 8 clips can't be used, more than extract.max_failed_share (0.5) allows:" in output
+    assert "8 of 8 clips can't be used, more than max_failed_share (0.5) allows:" in output
     assert output.count("Clip clip0 is quarantined: layer4 at 0.000 s has a value of magnitude") == 1
-    assert output.count("and float16 ends at 65504. Set extract.dtype: float32.") == 16  # log, and the error
+    assert output.count("and float16 ends at 65504. Choose dtype float32.") == 16  # log, and the error
     again = project.run(*stage, "--retry-quarantined", check=False)
     assert "8 quarantined before, tried again" in again
     assert again.count("is quarantined: layer4 at 0.000 s") == 8

@@ -1,7 +1,6 @@
 """The engine's parts: queues between lanes, batches under way, lanes' seconds."""
 
 import threading
-from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from pipeline.extraction import PlannedClip, Result
 from pipeline.extraction.compute import Computed, Packer
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.lanes import ByteQueue, Lane, make_lanes
-from pipeline.extraction.runners import CpuRunner
+from pipeline.extraction.runners import CpuRunner, Outputs, Wait
 from tests.support.toy import make_clip
 
 
@@ -28,13 +27,13 @@ class LateRunner(CpuRunner):
     depth = 3
     under_way = most_under_way = 0
 
-    def submit(self) -> Callable[[], Mapping[str, np.ndarray]]:
+    def submit(self) -> Wait:
         wait = super().submit()
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         number = self.num_submitted = getattr(self, "num_submitted", 0) + 1
 
-        def collect() -> Mapping[str, np.ndarray]:
+        def collect() -> Outputs[np.ndarray]:
             self.under_way -= 1
             assert number == self.num_submitted - self.under_way  # the oldest
             return wait()
@@ -46,12 +45,12 @@ def make_runner(kind: type[CpuRunner], *, batch_size: int, crop: int = 1) -> Cpu
     """Its rows are the red of a frame's first pixel."""
     batch = torch.zeros(batch_size, 3, crop, crop, dtype=torch.uint8)
     options = Preprocessing(resize=None, crop=crop)
-    return kind(
-        lambda pixels: {"tap": pixels[:, 0, 0, 0].float().view(-1, 1, 1, 1)},
-        batch,
-        options,
-        make_lanes(num_decoders=1),
-    )
+
+    def forward(pixels: torch.Tensor) -> Outputs[torch.Tensor]:
+        reds = pixels[:, 0, 0, 0].float()
+        return Outputs({"tap": reds.view(-1, 1, 1, 1)}, {"tap": reds})
+
+    return kind(forward, batch, options, make_lanes(num_decoders=1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +87,8 @@ def test_every_frame_comes_out_once_in_order_with_its_own_row(
             continue
         key = item.segment.clip.key
         assert key not in ended
-        rows = item.rows["tap"].ravel().tolist()
+        rows = item.outputs.rows["tap"].ravel().tolist()
+        assert rows == item.outputs.peaks["tap"].tolist()
         assert rows == item.segment.frame_seconds.tolist()
         received[key] += rows
     assert received == sent

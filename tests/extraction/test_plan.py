@@ -9,12 +9,12 @@ import yaml
 
 from pipeline.extraction import damaged_key
 from pipeline.extraction.config import Target
-from pipeline.extraction.plan import clip_key, plan, usable_key
+from pipeline.extraction.plan import clip_key, make_plan, usable_key
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
 from pipeline.system.files import file_stamp
-from stages.dvc_cache import fitting
 from stages.extract_plan import show_plan
+from stages.project.asked import fitting
 from tests.support.features import clip_maps, frame_times, make_contract, make_layout, make_writer
 from tests.support.media import write_image
 from tests.support.project import NAMES, Project, plans
@@ -96,7 +96,7 @@ def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Pa
 
     def reasons() -> list[str]:
         targets = [Target(contract, layout)]
-        found = plan([clip], root=tmp_path, targets=targets, journal=journal, digests=digests)
+        found = make_plan([clip], root=tmp_path, targets=targets, journal=journal, digests=digests)
         return [planned.reason for planned in found.to_extract]
 
     assert reasons() == ["new"]
@@ -117,7 +117,9 @@ def test_a_clip_that_is_known_to_be_broken_is_not_called_new(tmp_path: Path) -> 
     journal.quarantine(contract.forward_digest(), key, rejected)
 
     def reasons(target: Target, **options: set[bytes]) -> list[str]:
-        found = plan([clip], root=tmp_path, targets=[target], journal=journal, digests=digests, **options)
+        found = make_plan(
+            [clip], root=tmp_path, targets=[target], journal=journal, digests=digests, **options
+        )
         return [planned.reason for planned in found.to_extract]
 
     assert reasons(Target(contract, layout)) == []

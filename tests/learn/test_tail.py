@@ -120,10 +120,12 @@ def test_a_tail_of_several_stages_of_a_vgg_equals_its_layers() -> None:
 
 
 def test_an_impossible_tail_names_the_possible_ones(weights: Weights) -> None:
-    expected = r"^train\.tail 'layer2' does not come after .* layer3 .* Available: layer4, avgpool\.$"
+    expected = r"^The tail 'layer2' does not come after .* layer3 .* Available: layer4, avgpool\.$"
     with pytest.raises(ConfigError, match=expected):
         tail_module("resnet18", after="layer3", until="layer2")
-    with pytest.raises(ConfigError, match=r"cached avgpool .* It is the last tap: cache a shallower one\.$"):
+    with pytest.raises(
+        ConfigError, match=r"cached avgpool .* avgpool is the last tap: cache a shallower one\.$"
+    ):
         tail_module("resnet18", after="avgpool", until="layer4")
     with pytest.raises(WeightsError, match="do not fit resnet34"):
         tail_module("resnet34", after="layer3", until="layer4", state=weights.state)

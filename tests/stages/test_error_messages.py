@@ -7,11 +7,13 @@ import re
 import pytest
 import torch
 
-from pipeline.errors import ManifestError, ShapeError, StoreError
+from pipeline.errors import DamagedError, ManifestError, ShapeError, StoreError
 from pipeline.learn.models import MODELS, ModelConfig, build_model
 from pipeline.learn.tasks import TASKS, TaskConfig
 from pipeline.manifest import Clip, FrameLabel
 from pipeline.store import open_view
+from stages import console
+from stages.remedies import REMEDIES, remedy_of
 from tests.support.features import make_view
 from tests.support.toy import make_clip
 
@@ -118,18 +120,34 @@ def test_a_tap_that_was_not_extracted(tmp_path):
     features = make_view(tmp_path, {"c0": 2}).parent
     with pytest.raises(StoreError) as error:
         open_view(features / "layer3")
-    assert str(error.value) == (
-        f"No features at {features / 'layer3'}. There are layer4: set train.tap to one of them, or add 'layer3' to"
-        " extract.taps and run `dvc repro`."
+    assert str(error.value) == f"No features at {features / 'layer3'}. There are those of layer4."
+    assert remedy_of(error.value) == (
+        "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run `dvc repro`."
     )
 
 
 def test_no_features_at_all(tmp_path):
     with pytest.raises(StoreError) as error:
         open_view(tmp_path / "features" / "layer3")
-    assert str(error.value) == (
-        f"No features at {tmp_path / 'features' / 'layer3'}. Run `dvc repro extract` to make them, or `dvc pull`."
+    assert str(error.value) == f"No features at {tmp_path / 'features' / 'layer3'}."
+    assert remedy_of(error.value) == "Run `dvc repro extract` to make them, or `dvc pull`."
+
+
+def test_a_stage_prints_the_facts_of_an_error_and_then_its_remedy(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        console.run(lambda: open_view(tmp_path / "features" / "layer3"))
+    assert capsys.readouterr().err == (
+        f"error: No features at {tmp_path / 'features' / 'layer3'}."
+        " Run `dvc repro extract` to make them, or `dvc pull`.\n"
     )
+
+
+def test_the_remedy_of_an_error_is_that_of_its_nearest_parent_with_one():
+    class ShardError(DamagedError):
+        pass
+
+    assert remedy_of(ShardError("x")) == REMEDIES[DamagedError]
+    assert remedy_of(StoreError("x")) is None
 
 
 def test_a_label_that_the_train_split_does_not_have():

@@ -11,7 +11,10 @@ import yaml
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
 from pipeline.store.upkeep.gc import Need
-from stages.dvc_cache import damaged_objects, fitting, needs, out_digest
+from stages.project.asked import fitting
+from stages.project.cache import out_digest
+from stages.project.damage import damaged_objects
+from stages.project.needs import needs
 from tests.support.features import make_contract
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,9 @@ from pipeline.store import Journal
 from pipeline.store.upkeep.care import repair
 from pipeline.system.files import file_lock, make_folder, remove_folder, write_atomically
 from stages import console
-from stages.dvc_cache import share_journal
-from stages.extract_job import visible_manifest
-from stages.params import journal_path, training_folder
+from stages.places import journal_path, training_folder
+from stages.project.sharing import share_journal
+from stages.project.visible import visible_manifest
 from tests.support.features import fill
 from tests.support.sharing import (
     ANN,

@@ -63,7 +63,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
     assert again["recurrent"]["perplexity"] == metrics["recurrent"]["perplexity"]
     params["train"]["task"] = "question_answering"
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
-    with pytest.raises(ConfigError, match=r"beam_size is for captions, .* is question_answering\."):
+    with pytest.raises(ConfigError, match=r"beam_size, length_power: .* task is question_answering\."):
         run_here(workspace, monkeypatch)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import MissingClipError, StoreError
+from pipeline.errors import DamagedError, MissingClipError, StoreError
 from pipeline.store import Journal, Quarantined, TapView, open_view, publish, read_record, stored_clips
 from pipeline.store.upkeep.care import journal_checks, repair, size_bytes, verify, view_checks
 from pipeline.store.upkeep.dump import DUMPS
-from pipeline.store.upkeep.gc import Garbage, Need, find_garbage, remove
+from pipeline.store.upkeep.gc import Garbage, Need, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import journal_sets, view_sets
 from stages import store
 from tests.support.features import (
@@ -269,7 +269,7 @@ def test_gc_removes_what_no_need_names_or_fits(tmp_path: Path) -> None:
     needs = [Need("names", frozenset([first])), Need("fits", fits=lambda each: each == fitting)]
     garbage = garbage_of(journal, *needs)
     assert len(shard_ids(journal)) == 9
-    remove(journal, garbage)
+    remove_garbage(journal, garbage)
     assert shard_ids(journal) == {first} | others
     assert {contract.tap for contract in journal.contracts()} == {"layer2", "layer3"}
     assert garbage_of(journal, *needs).freed_bytes == 0
@@ -282,7 +282,7 @@ def test_gc_keeps_what_was_committed_since_the_view_was_published(tmp_path: Path
     os.utime(old, (1000, 1000))
     fill(journal, CONTRACT, make_layout(CONTRACT), {"new": 3})
     new = shard_ids(journal) - {old.stem}
-    remove(journal, garbage_of(journal, Need("workspace", fits=lambda _: True, since_seconds=1000)))
+    remove_garbage(journal, garbage_of(journal, Need("workspace", fits=lambda _: True, since_seconds=1000)))
     assert shard_ids(journal) == new
 
 
@@ -319,7 +319,7 @@ def test_gc_removes_what_killed_runs_left_and_keeps_young_training_states(tmp_pa
     assert set(garbage.leftovers) == left
     assert garbage.training == (tmp_path / "training/old",)
     assert garbage.freed_bytes == 4 + 4 + 5
-    remove(journal, garbage)
+    remove_garbage(journal, garbage)
     assert not any(path.exists() for path in (*left, tmp_path / "training/old"))
     assert (tmp_path / "training/young/recurrent.pt").exists()
     assert verify(journal_checks(tmp_path)) == []
@@ -336,10 +336,10 @@ def test_a_gc_that_was_killed_is_finished_by_the_next(
     for _ in range(5):  # one removal each; three shards with a record are six
         killed_after(1)
         with pytest.raises(Killed):
-            remove(journal, garbage_of(journal, kept))
+            remove_garbage(journal, garbage_of(journal, kept))
         assert verify(journal_checks(journal.path)) == []
     killed_after(10**9)
-    remove(journal, garbage_of(journal, kept))
+    remove_garbage(journal, garbage_of(journal, kept))
     assert shard_ids(journal) == kept.shard_ids
     assert len(list(journal.directory(CONTRACT, layout).iterdir())) == 2
 
@@ -353,7 +353,9 @@ def test_a_clip_that_loses_a_shard_does_not_exist_and_can_be_made_again(tmp_path
         for record in journal.records(CONTRACT, layout).values()
         if record.spans["first_frame"].to_pylist() == [32]
     )
-    remove(journal, garbage_of(journal, Need("two of three", frozenset(shard_ids(journal) - {middle}))))
+    remove_garbage(
+        journal, garbage_of(journal, Need("two of three", frozenset(shard_ids(journal) - {middle})))
+    )
     assert set(stored_clips(journal.records(CONTRACT, layout).values())) == {clip_source("short").key}
     fill(journal, CONTRACT, layout, {"long": 70})
     path = publish_clips(journal, CONTRACT, layout, ["long", "short"], tmp_path / "features")
@@ -406,7 +408,7 @@ def test_a_dump_that_can_not_be_leaves_nothing_behind(tmp_path: Path, name: str)
             DUMPS[name](view, view.clip_ids(), tmp_path / "out", on_clip=list)
         assert not list(tmp_path.glob("*out*"))
         (tmp_path / "out").mkdir()
-        with pytest.raises(StoreError, match="out is there already"):
+        with pytest.raises(StoreError, match="out exists"):
             DUMPS[name](view, ["walk"], tmp_path / "out", on_clip=list)
 
 
@@ -457,7 +459,7 @@ def test_verify_and_repair_say_what_to_run_next(tmp_path: Path, run: Callable[..
     assert "files are as they were written" in run("verify")
     shard = next((tmp_path / ".framecache").rglob("*.shard"))
     flip_a_bit(shard, random.Random(0))
-    with pytest.raises(StoreError, match=r"1 files are damaged. `python -m stages.store repair`"):
+    with pytest.raises(DamagedError, match="1 files are damaged"):
         run("verify")
     assert "Now run `dvc repro`" in run("repair")
     assert not shard.exists()
@@ -492,5 +494,5 @@ def test_dump_writes_the_named_clips(tmp_path: Path, run: Callable[..., str]) ->
 
 @pytest.mark.parametrize("verb", ["inspect", "verify", "repair", "gc"])
 def test_where_there_are_no_features_a_verb_says_so(verb: str, run: Callable[..., str]) -> None:
-    with pytest.raises(StoreError, match=r"No (features|journal)"):
+    with pytest.raises(StoreError, match=r"no journal|No journal"):
         run(verb)

@@ -85,8 +85,7 @@ def test_a_clip_that_float16_can_not_hold_is_quarantined_when_it_is_derived(tmp_
     ((key, clip),) = journal.quarantined(narrow.digest()).items()
     assert key == clip_source("run").key
     assert clip.reason == (
-        "layer4 at 0.280 s has a value of magnitude 100000, and float16 ends at 65504. Set extract.dtype:"
-        " float32."
+        "layer4 at 0.280 s has a value of magnitude 100000, and float16 ends at 65504. Choose dtype float32."
     )
     assert journal.quarantined(wide.digest()) == journal.quarantined(wide.forward_digest()) == {}
     assert journal.forgive(narrow.digest(), KEYS) == {key}

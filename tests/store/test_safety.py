@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DiskFullError, StoreError
+from pipeline.errors import DamagedError, DiskFullError, MissingFeaturesError, StoreError
 from pipeline.store import Journal, open_view
 from pipeline.store.format.records import read_record
 from pipeline.store.format.tables import seal, unseal
@@ -239,7 +239,7 @@ def test_a_shard_that_the_journal_has_lost_is_named_and_repair_has_it_made_again
     extract(tmp_path, layout_of("zarr"), OLD)
     lost = min(tmp_path.glob("journal/contracts/*/*/*.shard"))
     lost.unlink()
-    with pytest.raises(StoreError, match=rf"Shard {lost.stem} .* is missing. Run .*repair"):
+    with pytest.raises(DamagedError, match=rf"Shard {lost.stem} .* is missing"):
         extract(tmp_path, layout_of("zarr"), OLD)
     repair(tmp_path / "journal", view=tmp_path / "features", find_copies=lambda _: [], on_wait=print)
     extract(tmp_path, layout_of("zarr"), OLD)
@@ -248,12 +248,12 @@ def test_a_shard_that_the_journal_has_lost_is_named_and_repair_has_it_made_again
 
 
 def test_what_is_not_a_view_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"No features at .* Run `dvc repro extract`"):
+    with pytest.raises(MissingFeaturesError, match="No features at "):
         open_view(tmp_path / "nowhere")
     zarr.create_array(tmp_path / "foreign", shape=(3,), dtype="float16")
     (tmp_path / "empty").mkdir()
     for name in ("foreign", "empty"):
-        with pytest.raises(StoreError, match=f"{name} is no framecache view.* made by `dvc repro extract`"):
+        with pytest.raises(MissingFeaturesError, match=f"{name} is no framecache view"):
             open_view(tmp_path / name)
 
 
@@ -264,7 +264,7 @@ def test_a_view_whose_shards_were_not_pulled_is_refused_with_the_remedy(
     path = make_view(tmp_path, {"walk": 5}, format=container)
     for file in [*path.glob("c/*/0/0/0"), *path.glob("shards/*")]:
         file.unlink()
-    with pytest.raises(StoreError, match=r"is missing. Run `dvc pull`"):
+    with pytest.raises(MissingFeaturesError, match="is missing"):
         open_view(path)
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import MissingClipError, StoreError
+from pipeline.errors import MissingClipError, MissingFeaturesError
+from pipeline.extraction.adoption import adopt_files, view_files
 from pipeline.store import Journal, Layout, ShardWriter, committing, open_view, stored_clips, stored_keys
 from tests.support.features import (
     CODECS,
@@ -78,7 +79,7 @@ class TestStore:
         missing = slice(layout.rows_per_shard, 2 * layout.rows_per_shard)
         assert np.isnan(rows[missing]).all()
         np.testing.assert_array_equal(np.delete(rows, missing, 0), np.delete(whole, missing, 0))
-        with pytest.raises(StoreError, match=r"is missing. Run `dvc pull`"):
+        with pytest.raises(MissingFeaturesError, match="is missing"):
             open_view(path)
 
     @settings(max_examples=12, deadline=None)
@@ -157,11 +158,9 @@ class TestStore:
         assert_holds(path, {"b": 30})
 
     def test_adopted_shards_serve_like_their_own(self, tmp_path: Path, path: Path, layout: Layout) -> None:
-        from stages.adoption import adopt_view
-
         shutil.rmtree(tmp_path / "journal")
         journal = Journal(tmp_path / "fresh")
-        adopt_view(journal, path=path.parent)
+        adopt_files(journal, view_files(path.parent))
         again = publish_clips(journal, make_contract(), layout, list(CLIPS), tmp_path / "again")
         assert_holds(again, CLIPS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store import Journal, Quarantined
-from pipeline.store.upkeep.gc import find_garbage, remove
+from pipeline.store.upkeep.gc import find_garbage, remove_garbage
 from tests.support.features import assert_holds, fill, make_contract, make_layout, publish_clips
 
 ANN, BOB, GROUP = 4001, 4002, 4003  # users and their group; they need no accounts
@@ -63,6 +63,6 @@ def publish_all(path: Path, view: Path) -> None:
 def remove_all(path: Path) -> None:
     journal = Journal(path)
     with journal.exclusive(on_wait=print):
-        remove(journal, find_garbage(journal, [], now_seconds=0, training_days=1))
+        remove_garbage(journal, find_garbage(journal, [], now_seconds=0, training_days=1))
     journal.forgive(CONTRACT.forward_digest(), [b"k" * 16])
     assert list(path.glob("contracts/*")) == list(path.glob("quarantine/*/*")) == []

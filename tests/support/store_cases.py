@@ -21,7 +21,7 @@ from pipeline.store import (
 from pipeline.store.format.records import read_record
 from pipeline.store.format.rows import verify_shard
 from pipeline.store.upkeep.care import Damage, journal_checks, repair, verify, view_checks
-from pipeline.store.upkeep.gc import Need, find_garbage, remove
+from pipeline.store.upkeep.gc import Need, find_garbage, remove_garbage
 from pipeline.store.upkeep.repack import repack
 from tests.support.features import (
     assert_holds,
@@ -150,7 +150,7 @@ def work_gc(folder: Path, container: str) -> None:  # noqa: ARG001
     with journal.exclusive(on_wait=print):
         records = (folder / "features").glob("*/records/*")
         needs = [Need("the view", frozenset(record.stem for record in records))]
-        remove(journal, find_garbage(journal, needs, now_seconds=0, training_days=1))
+        remove_garbage(journal, find_garbage(journal, needs, now_seconds=0, training_days=1))
 
 
 CASES = {

@@ -1,4 +1,4 @@
-"""How a plan is cut into tasks for several workers."""
+"""Cuts a plan into tasks for several workers."""
 
 import math
 from collections import deque
@@ -13,7 +13,7 @@ _LEAST_BATCHES = 4  # of a task: its last one is padded
 
 
 class Chunks:
-    """Cuts the plan into tasks: about `seconds` of work each, and towards the end ever smaller ones.
+    """Cuts the plan into tasks of about `seconds` each, and of less and less towards the end.
 
     So all workers end at about the same time (guided self-scheduling, Polychronopoulos and Kuck 1987).
     """
@@ -30,7 +30,7 @@ class Chunks:
         return self._position < len(self._planned) or bool(self._again)
 
     def next(self, *, num_workers: int) -> tuple[tuple[PlannedClip, ...], int]:
-        """Clips, and how many workers died of just these. Clips that may be guilty come last."""
+        """The clips of the next task, and how many workers died of just these. Suspect clips come last."""
         if self._position == len(self._planned):
             return self._again.popleft()
         size = math.ceil((len(self._planned) - self._position) / (2 * num_workers))
@@ -46,9 +46,10 @@ class Chunks:
         return chunk, 0
 
     def again(self, clips: tuple[PlannedClip, ...], num_deaths: int) -> None:
+        """Hand out these clips once more, as one task, when everything else is handed out."""
         self._again.append((clips, num_deaths))
 
     def learn(self, part: Result) -> None:
-        """How long a worker took for how much."""
+        """Learn from a task that has ended how long the next ones may be."""
         self._known.add(part)
         self._batch_frames = max(self._batch_frames, part.num_frames / max(1, part.num_batches))

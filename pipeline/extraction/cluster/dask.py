@@ -1,7 +1,7 @@
-"""Extraction on a Dask cluster: the engine's plan in batches of clips, computed by any number of workers.
+"""Extraction on a Dask cluster: any number of workers compute the plan, in batches of clips.
 
-Workers write shards to the journal that all share; only clips, counts and errors cross the wire. The
-client holds the journal's lock, and it alone publishes.
+Workers write shards to the journal that all share; only clips, counts and errors cross the network. The
+client holds the journal's lock, and only the client publishes.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from distributed import Client, LocalCluster
 from pipeline.errors import ConfigError
 from pipeline.extraction.cluster import dask_worker
 from pipeline.extraction.cluster.dask_client import WorkerPool
-from pipeline.extraction.cluster.dask_worker import Job
+from pipeline.extraction.cluster.dask_worker import TaskContext
 from pipeline.extraction.config import DaskConfig, ExtractConfig, Target
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
-from pipeline.extraction.write import OnProgress
+from pipeline.extraction.write import OnWork
 from pipeline.store import Journal
 from pipeline.system.files import write_atomically
 
 
-def run(
+def compute_on_workers(
     planned: Sequence[PlannedClip],
     *,
     root: Path,
@@ -33,21 +33,21 @@ def run(
     weights: Path,
     journal: Journal,
     config: ExtractConfig,
-    on_progress: OnProgress = lambda _clips, _frames, _bytes: None,
+    on_progress: OnWork = lambda _clips, _frames, _bytes: None,
 ) -> Result:
-    """Compute the planned clips into the journal, as `engine.run` does, on the workers of `config.dask`.
+    """Compute the planned clips into the journal, as `compute_clips` does, on the workers of `config.dask`.
 
-    `weights`, `root` and the journal must be the same files for every worker, under the same paths; one
-    that sees them otherwise is refused with a warning. A worker that dies is replaced and its clips are
-    tried again, in ever smaller batches; a clip that kills its worker alone is quarantined.
-    `config.store.commit_seconds` is also about the length of a task.
+    Every worker must see `weights`, `root` and the journal under the same paths; one that does not is refused
+    with a warning. When a worker dies, its clips are tried again in ever smaller batches, and a clip that
+    kills its worker alone is quarantined. A task takes about `config.store.commit_seconds`.
 
-    Raises ConfigError when there is no scheduler or every worker is refused; what a task raised; and
-    StoreError when features that a worker has written do not appear here.
+    Raises ConfigError when no scheduler answers or every worker is refused, StoreError when features that a
+    worker has written do not appear here, ValueError without `config.dask`, and what a task raised.
     """
-    assert config.dask
+    if config.dask is None:
+        raise ValueError("config.dask names no workers.")
     forward_digest = targets[0].contract.forward_digest()
-    job = Job(
+    context = TaskContext(
         name=f"framecache-{forward_digest[:16]}-{secrets.token_hex(4)}",
         root=root.absolute(),
         weights=weights.absolute(),
@@ -57,8 +57,8 @@ def run(
         sources=_some_sources(root.absolute(), planned),
     )
     started = time.monotonic()
-    with _token(job), _connected(config.dask) as client:
-        pool = WorkerPool(client, job, planned, journal, on_progress)
+    with _token(context), _connected(config.dask) as client:
+        pool = WorkerPool(client, context, planned, journal, on_progress)
         result = pool.work()
     result.setup_seconds = pool.started - started
     result.seconds = time.monotonic() - pool.started
@@ -71,14 +71,14 @@ def _some_sources(root: Path, planned: Sequence[PlannedClip]) -> dict[Path, int 
 
 
 @contextlib.contextmanager
-def _token(job: Job) -> Iterator[None]:
-    for path in job.token.parent.glob(f"{job.name.rpartition('-')[0]}-*.run"):
+def _token(context: TaskContext) -> Iterator[None]:
+    for path in context.token.parent.glob(f"{context.name.rpartition('-')[0]}-*.run"):
         path.unlink()  # of a client that was killed: this one holds the lock
-    write_atomically(job.token, b"")
+    write_atomically(context.token, b"")
     try:
         yield
     finally:
-        job.token.unlink(missing_ok=True)
+        context.token.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -99,6 +99,6 @@ def _connected(config: DaskConfig) -> Iterator[Client]:
             client = stack.enter_context(Client(address, set_as_default=False))
         except OSError:
             raise ConfigError(
-                f"extract.dask: no scheduler answers at {address}. Start one, or correct the address."
+                f"No Dask scheduler answers at {address}. Start one, or correct the address."
             ) from None
         yield client

@@ -1,7 +1,6 @@
-"""The client's part of an extraction on Dask: which worker has which clips, and what when one dies.
+"""The client's part of an extraction on Dask: hands clips to workers, and takes them back from dead ones.
 
-Every worker is handed one batch at a time, pinned to it, so that a worker that dies leaves no doubt about
-which clips it was at.
+Every worker has one batch at a time, pinned to it. So it is known which clips a worker had when it died.
 """
 
 import contextlib
@@ -19,27 +18,27 @@ from distributed import Client, Future, KilledWorker
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.extraction.cluster import dask_worker
 from pipeline.extraction.cluster.chunks import Chunks
-from pipeline.extraction.cluster.dask_worker import Job
+from pipeline.extraction.cluster.dask_worker import TaskContext
 from pipeline.extraction.config import Target
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
-from pipeline.extraction.write import OnProgress
+from pipeline.extraction.write import OnWork
 from pipeline.store import Journal, Quarantined, stored_keys
 from pipeline.store.format.records import RECORD_SUFFIX, read_record
 
 log = logging.getLogger(__name__)
 
-DEATHS_ALONE = 2  # of workers that had nothing but one clip to do: then it is the clip
+DEATHS_ALONE = 2  # so many workers die while they have one clip alone: then the clip is guilty
 _POLL_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _VISIBLE_SECONDS = 90.0  # NFS may show a new file this late
 
-_GONE = "The Dask scheduler is gone. What was committed is kept: run the same command to go on."
+_GONE = "The Dask scheduler is gone. What was committed is kept: run again to go on."
 
 
 @dataclass
 class _Task:
-    """Clips at a worker."""
+    """The clips that a worker has."""
 
     number: int
     clips: tuple[PlannedClip, ...]
@@ -55,19 +54,19 @@ class WorkerPool:
     def __init__(
         self,
         client: Client,
-        job: Job,
+        context: TaskContext,
         planned: Sequence[PlannedClip],
         journal: Journal,
-        on_progress: OnProgress,
+        on_progress: OnWork,
     ) -> None:
         self._client = client
-        self._job = job
+        self._context = context
         self._planned = planned
         self._journal = journal
         self._on_progress = on_progress
-        self._forward_digest = job.targets[0].contract.forward_digest()
-        self._records_before = [self._record_paths(target) for target in job.targets]
-        self._chunks = Chunks(planned, seconds=job.config.store.commit_seconds)
+        self._forward_digest = context.targets[0].contract.forward_digest()
+        self._records_before = [self._record_paths(target) for target in context.targets]
+        self._chunks = Chunks(planned, seconds=context.config.store.commit_seconds)
         self._checking: dict[str, Future[str | None]] = {}
         self._idle: set[str] = set()
         self._running: dict[str, _Task] = {}
@@ -81,7 +80,8 @@ class WorkerPool:
         self._result = Result()
 
     def work(self) -> Result:
-        self._client.subscribe_topic(self._job.name, lambda event: self._events.put(event[1]))
+        """Have all planned clips computed. Raises as `compute_on_workers` says."""
+        self._client.subscribe_topic(self._context.name, lambda event: self._events.put(event[1]))
         try:
             while self._chunks or self._running:
                 self._follow_workers()
@@ -107,7 +107,7 @@ class WorkerPool:
         if not live and known:
             log.warning("No Dask worker is left: waiting for others.")
         for address in live - known:
-            self._checking[address] = self._call(address, dask_worker.check, self._job)
+            self._checking[address] = self._call(address, dask_worker.check, self._context)
         for address in known - live:
             self._checking.pop(address, None)
             self._refused.pop(address, None)
@@ -115,7 +115,7 @@ class WorkerPool:
             self._idle.discard(address)
             if address in self._running:
                 self._lose(address, stalled=False)
-        limit = self._job.config.stall_seconds
+        limit = self._context.config.stall_seconds
         for address in [a for a, task in self._running.items() if self._polled - task.heard > limit]:
             self._stalled.add(address)
             self._lose(address, stalled=True)
@@ -131,7 +131,7 @@ class WorkerPool:
             if not self._num_tasks:
                 self.started = time.monotonic()
             self._num_tasks += 1
-            future = self._call(address, dask_worker.extract, self._job, self._num_tasks, clips)
+            future = self._call(address, dask_worker.compute_chunk, self._context, self._num_tasks, clips)
             self._running[address] = _Task(self._num_tasks, clips, num_deaths, future, time.monotonic())
             self._most_workers = max(self._most_workers, len(self._running))
 
@@ -154,7 +154,7 @@ class WorkerPool:
                 event = self._events.get_nowait()
 
     def _end(self, future: "Future[Any]") -> None:
-        """A check or a task has ended, if it is not one that was given up."""
+        """Handle the end of a check or a task; one that was given up is ignored."""
         for address in [a for a, check in self._checking.items() if check is future]:
             del self._checking[address]
             self._judge(address, future)
@@ -189,7 +189,7 @@ class WorkerPool:
         self._result.add(part)
 
     def _lose(self, address: str, *, stalled: bool) -> None:
-        """A worker is given up: what it had not committed is done again, in halves, at last clip by clip."""
+        """Give up a worker. What it had not committed is computed again, in halves, at last clip by clip."""
         task = self._running.pop(address)
         self._client.cancel(task.future)
         self._advance(task, 0, 0, 0)
@@ -225,7 +225,7 @@ class WorkerPool:
         self._on_progress(1, 0, 0)
 
     def _advance(self, task: _Task, *done: int) -> None:
-        """Tell `on_progress` that a task has come so far, or back to its start."""
+        """Tell `on_progress` how far a task is; a task may go back to its start."""
         new = [now - before for now, before in zip(done, task.done, strict=True)]
         task.done = (done[0], done[1], done[2])
         task.heard = time.monotonic()
@@ -235,7 +235,9 @@ class WorkerPool:
         """Have the workers commit what is complete, as far as they can in a few seconds."""
         futures = [task.future for task in self._running.values()]
         with contextlib.suppress(OSError):  # the scheduler may be what has failed
-            self._client.run(dask_worker.stop, self._job.name, workers=list(self._running), on_error="ignore")
+            self._client.run(
+                dask_worker.stop, self._context.name, workers=list(self._running), on_error="ignore"
+            )
             deadline = time.monotonic() + _STOP_SECONDS
             for future in futures:
                 with contextlib.suppress(TimeoutError):
@@ -246,16 +248,16 @@ class WorkerPool:
         return set(self._journal.directory(target.contract, target.layout).glob(f"*{RECORD_SUFFIX}"))
 
     def _missing(self, clips: Sequence[PlannedClip]) -> tuple[PlannedClip, ...]:
-        """Those of the clips that were not committed, for all taps that can store them, since the start."""
+        """The clips that were not committed since the start, for all taps that can store them."""
         stored = {
             target.contract.tap: stored_keys(map(read_record, self._record_paths(target) - before))
             | self._journal.quarantined(target.contract.digest()).keys()
-            for target, before in zip(self._job.targets, self._records_before, strict=True)
+            for target, before in zip(self._context.targets, self._records_before, strict=True)
         }
         return tuple(clip for clip in clips if not all(clip.key in stored[tap] for tap in clip.taps))
 
     def _await_records(self) -> None:
-        """Wait until this machine, too, sees what the workers have written."""
+        """Wait until this machine sees what the workers have written."""
         deadline = time.monotonic() + _VISIBLE_SECONDS
         rejected = self._journal.quarantined(self._forward_digest)
         failed = self._result.failed
@@ -266,6 +268,6 @@ class WorkerPool:
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"Workers have computed {len(awaited)} clips, e.g. {awaited[0].clip.clip_id!r}, which"
-                    f" {self._job.journal} does not show here. Look after its filesystem, then run again."
+                    f" {self._context.journal} does not show here. Check its filesystem, then run again."
                 )
             time.sleep(_POLL_SECONDS)

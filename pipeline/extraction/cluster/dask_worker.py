@@ -1,4 +1,4 @@
-"""A Dask worker's part of an extraction: it is checked once, then computes batches of clips into the journal.
+"""A worker's part of an extraction on Dask: it is checked once, then computes batches of clips.
 
 Also the preload of the worker processes that framecache starts itself (`dask_setup`).
 """
@@ -22,7 +22,7 @@ from pipeline.backbone.weights import load_weights
 from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, PipelineError, os_error_text
 from pipeline.extraction.config import ExtractConfig, Target
-from pipeline.extraction.engine import run
+from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
 from pipeline.store import Journal
@@ -33,8 +33,8 @@ PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the tasks of one extraction share; paths are absolute."""
+class TaskContext:
+    """What all tasks of one extraction share. Paths are absolute."""
 
     name: str  # unique; topic of its progress events
     root: Path
@@ -42,104 +42,102 @@ class Job:
     journal: Path
     targets: tuple[Target, ...]
     config: ExtractConfig
-    sources: Mapping[Path, int | None]  # a few, by which a worker knows the corpus: bytes, None for a folder
+    sources: Mapping[Path, int | None]  # a few of the corpus, to know it by: size in bytes, None for a folder
 
     @property
     def token(self) -> Path:
-        """The file by which a worker knows the journal."""
+        """A file of the journal, for a worker to know it by."""
         return self.journal / "locks" / f"{self.name}.run"
 
 
 @dataclass
 class _State:
-    """What a worker process keeps from task to task of a job."""
+    """What a worker process keeps from one task of an extraction to the next."""
 
-    job: Job
+    context: TaskContext
     backbone: Backbone
-    device: torch.device
     stop: threading.Event
 
 
-_states: dict[str, _State] = {}  # of one job: a new one takes the place of the last
+_states: dict[str, _State] = {}  # by the name of the extraction: at most one
 
 
-def check(job: Job) -> str | None:
+def check(context: TaskContext) -> str | None:
     """Why this worker can't take part, naming the host and the path; None when it can."""
     try:
-        _check_files(job)
-        _prepare(job)
-        with Journal(job.journal).writing(job.targets[0].contract.forward_digest()):
+        _check_files(context)
+        _prepare(context)
+        with Journal(context.journal).writing(context.targets[0].contract.forward_digest()):
             pass
     except (PipelineError, OSError) as error:
         return f"{socket.gethostname()} ({get_worker().address}): {error}"
     return None
 
 
-def _check_files(job: Job) -> None:
-    """Raises ConfigError naming what is not the client's."""
-    if job.targets[0].contract.revision != REVISION:
+def _check_files(context: TaskContext) -> None:
+    """Raise ConfigError for a file that is not the client's."""
+    if context.targets[0].contract.revision != REVISION:
         raise ConfigError("Its framecache is another revision. Install the client's on every worker.")
-    if not job.token.exists():
+    if not context.token.exists():
         raise ConfigError(
-            f"It does not see the client's journal at {job.journal}. Put the journal where all see it under"
-            " the same path (FRAMECACHE_JOURNAL)."
+            f"It does not see the client's journal at {context.journal}. Put the journal where all see it"
+            " under the same path."
         )
-    for path, size_bytes in job.sources.items():
+    for path, size_bytes in context.sources.items():
         if not path.exists() or (size_bytes is not None and path.stat().st_size != size_bytes):
             found = f"is not the client's {path.name}" if path.exists() else f"has no {path.name}"
             raise ConfigError(
-                f"Its {job.root} {found}. Put the corpus where all see it under the same path (corpus.root)."
+                f"Its {context.root} {found}. Put the corpus where all see it under the same path."
             )
 
 
-def _prepare(job: Job) -> _State:
-    """The network on this worker's device, made once a job.
+def _prepare(context: TaskContext) -> _State:
+    """The network on this worker's device, made once an extraction.
 
     Raises ConfigError when its weights are not the client's.
     """
     keep_freed_memory()
     torch.set_num_threads(get_worker().state.nthreads)  # Dask's processes start with one
-    if state := _states.get(job.name):
+    if state := _states.get(context.name):
         return state
-    weights = load_weights(job.weights)
-    contract = job.targets[0].contract
+    weights = load_weights(context.weights)
+    contract = context.targets[0].contract
     if weights.sha256 != contract.weights_sha256:
         raise ConfigError(
-            f"Its {job.weights} has another sha256 than the client's ({weights.sha256[:12]}...). Put the"
+            f"Its {context.weights} has another sha256 than the client's ({weights.sha256[:12]}...). Put the"
             " weights where all see them under the same path."
         )
-    device = resolve_device(job.config.device)
+    device = resolve_device(context.config.device)
     backbone = Backbone(
         weights,
-        taps=job.config.taps,
+        taps=context.config.taps,
         device=device,
-        precision=job.config.precision,
-        backend=job.config.backend,
+        precision=context.config.precision,
+        backend=context.config.backend,
     )
     _states.clear()
-    _states[job.name] = _State(job, backbone, device, threading.Event())
-    return _states[job.name]
+    _states[context.name] = _State(context, backbone, threading.Event())
+    return _states[context.name]
 
 
-def extract(job: Job, task: int, planned: Sequence[PlannedClip]) -> Result:
-    """Compute clips into the journal; what was committed stays when the worker dies in the middle.
+def compute_chunk(context: TaskContext, task: int, planned: Sequence[PlannedClip]) -> Result:
+    """Compute clips into the journal. What was committed stays when the worker dies in the middle.
 
-    Raises PipelineErrors as they are, anything else as a RuntimeError with the host and the traceback:
-    not every exception survives the wire.
+    Raises a PipelineError as it is, and anything else as a RuntimeError with host and traceback, since not
+    every exception can be sent.
     """
-    state = _prepare(job)
-    journal = Journal(job.journal)
+    state = _prepare(context)
+    journal = Journal(context.journal)
     try:
-        with journal.writing(job.targets[0].contract.forward_digest()):
-            return run(
+        with journal.writing(context.targets[0].contract.forward_digest()):
+            return compute_clips(
                 planned,
-                root=job.root,
-                targets=job.targets,
+                root=context.root,
+                targets=context.targets,
                 backbone=state.backbone,
-                device=state.device,
                 journal=journal,
-                config=job.config,
-                on_progress=_Progress(get_worker(), job.name, task),
+                config=context.config,
+                on_progress=_Progress(get_worker(), context.name, task),
                 stop=state.stop,
             )
     except PipelineError:
@@ -147,14 +145,14 @@ def extract(job: Job, task: int, planned: Sequence[PlannedClip]) -> Result:
     except Exception as error:
         where = f"On {socket.gethostname()}"
         if is_out_of_memory(error):
-            raise PipelineError(f"{where}: out of memory: {error}. Lower extract.batch_size.") from None
+            raise PipelineError(f"{where}: out of memory: {error}. Lower batch_size.") from None
         if isinstance(error, OSError) and (text := os_error_text(error)):
             raise PipelineError(f"{where}: {text}") from None
         raise RuntimeError(f"{where}: {traceback.format_exc()}") from None
 
 
 class _Progress:
-    """Tells the client how far a task is, from time to time."""
+    """Tells the client from time to time how far a task is."""
 
     def __init__(self, worker: Worker, topic: str, task: int) -> None:
         self._worker = worker
@@ -171,18 +169,18 @@ class _Progress:
 
 
 def stop(name: str) -> None:
-    """Have the running task of a job commit what it has and end."""
+    """Have the running task of the extraction `name` commit what it has, and end."""
     if state := _states.get(name):
         state.stop.set()
 
 
 def kill(dask_worker: Nanny) -> None:
-    """Run by the nanny of a worker whose task hangs: end the process, in whose place it starts another."""
+    """End the worker of this nanny, which starts another: its task hangs."""
     os.kill(dask_worker.pid, signal.SIGKILL)
 
 
 def dask_setup(worker: Worker) -> None:
-    """In a process that framecache started: signals are for the client; a GPU of its own, if there are any.
+    """Prepare a process that framecache started: it ignores signals, and has one of the GPUs, if any.
 
     https://docs.dask.org/en/stable/how-to/customize-initialization.html
     """

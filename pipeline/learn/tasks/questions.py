@@ -106,6 +106,12 @@ class QuestionAnswering(Task):
                 words,
             )
 
+    def check_questions(self, questions: Sequence[str]) -> None:
+        """As `Task.check_questions`; warns of words that the train split does not have."""
+        super().check_questions(questions)
+        if unknown := self.vocabulary.unknown_words(questions):
+            log.warning("The model has not learned: %s.", ", ".join(unknown))
+
     def num_clip_outputs(self, config: ModelConfig) -> int:
         """The size of the vector that is multiplied with the question's."""
         return config.question.joint_size

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError, QuestionsError
 from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import ClipModel, ModelConfig, build_model
@@ -97,6 +97,21 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """JSON for the checkpoint."""
         ...
+
+    def check_questions(self, questions: Sequence[str]) -> None:
+        """Raise QuestionsError for questions where the task takes none, and for none where it needs them."""
+        if bool(questions) != self.takes_questions:
+            needs = "needs" if self.takes_questions else "takes no"
+            raise QuestionsError(f"The model's task is {self.name}, which {needs} questions.")
+
+    def with_search(self, **options: Any) -> Self:
+        """The task, searching its answers with other values of these fields of `WordsConfig`.
+
+        Raises ConfigError where the task searches nothing.
+        """
+        raise ConfigError(
+            f"{', '.join(options)}: only a decoder of captions searches, and the model's task is {self.name}."
+        )
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for a clip without a target, or with one that the train split does not have."""

@@ -27,13 +27,13 @@ class ShardFile(Protocol):
     """A shard being written, chunk after chunk."""
 
     def append(self, chunk: memoryview) -> None:
-        """Write the next chunk, as stored."""
+        """Write the next chunk, already encoded."""
 
     def finish(self) -> np.ndarray:
-        """Flush to the disk and close; where each chunk lies (PLACE_DTYPE)."""
+        """Flush to the disk and close. Returns where each chunk lies, in order: (num_chunks,) PLACE_DTYPE."""
 
     def abandon(self) -> None:
-        """Close, whatever the state."""
+        """Close the file, unfinished as it may be."""
 
 
 class Container(Protocol):
@@ -42,17 +42,19 @@ class Container(Protocol):
     suffix: str  # of a shard in the journal
     master: str  # name of the file that makes shards one array
 
-    def open_shard(self, path: Path, layout: Layout) -> ShardFile: ...
+    def open_shard(self, path: Path, layout: Layout) -> ShardFile:
+        """Create the file `path`, to write a shard to."""
 
     def shard_path(self, number: int) -> Path:
         """Where shard `number` is in a view's folder."""
 
     def write_master(
         self, folder: Path, *, contract: FeatureContract, layout: Layout, num_shards: int
-    ) -> None: ...
+    ) -> None:
+        """Write the file `master` of a view's folder."""
 
 
-class ZarrContainer:
+class _ZarrContainer:
     suffix = ".shard"
     master = "zarr.json"
 
@@ -122,7 +124,7 @@ class _ZarrShard:
         self._file.close()
 
 
-class Hdf5Container:
+class _Hdf5Container:
     suffix = ".h5"
     master = "features.h5"
 
@@ -157,7 +159,7 @@ class Hdf5Container:
 
 
 class _Hdf5Shard:
-    """A file with one dataset; chunks are written as they are, past HDF5's filters and cache."""
+    """A file with one dataset. Encoded chunks are written directly, past HDF5's filters and cache."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         import h5py
@@ -187,7 +189,8 @@ class _Hdf5Shard:
             places[chunk.chunk_offset[0] // self._layout.rows_per_chunk] = (chunk.byte_offset, chunk.size)
 
         self._dataset.id.chunk_iter(note)
-        assert (np.diff(places["offset"].astype(np.int64)) > 0).all()  # a reader takes neighbours at once
+        if not (np.diff(places["offset"].astype(np.int64)) > 0).all():  # a reader takes neighbours at once
+            raise RuntimeError(f"{self._path}: HDF5 did not place the chunks in the order of their writing.")
         self._file.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
@@ -197,11 +200,11 @@ class _Hdf5Shard:
         self._file.close()
 
 
-CONTAINERS: dict[str, Container] = {"zarr": ZarrContainer(), "hdf5": Hdf5Container()}
+CONTAINERS: dict[str, Container] = {"zarr": _ZarrContainer(), "hdf5": _Hdf5Container()}
 
 
 def rest_checksum(path: Path, places: np.ndarray) -> int:
-    """xxh3-64 of all bytes of a shard file that are in no chunk."""
+    """xxh3-64 of all bytes of the shard file `path` that are in no chunk; `places` as PLACE_DTYPE."""
     order = np.argsort(places["offset"])
     starts = places["offset"][order].tolist()
     ends = (places["offset"] + places["size_bytes"])[order].tolist()

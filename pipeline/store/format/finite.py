@@ -1,17 +1,18 @@
-"""What can't be stored: values that are no numbers, or are too large for the stored dtype."""
+"""Values that can't be stored: NaN, infinity, and what is too large for the stored dtype."""
 
 import numpy as np
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import FeatureContract, StoredDtype
 
-# From here on a magnitude is rounded to infinity.
-_LIMITS = {"float16": float(np.finfo(np.float16).max) + 16, "float32": np.inf}
+# The least magnitude that is rounded to infinity.
+_LIMITS: dict[StoredDtype, float] = {"float16": float(np.finfo(np.float16).max) + 16, "float32": np.inf}
 
 
 def why_unfit(peaks: np.ndarray, frame_seconds: np.ndarray, contract: FeatureContract) -> str | None:
-    """Why rows can't be stored as `contract` says, naming the tap, value, time and remedy; None if they can.
+    """Why rows can't be stored as `contract` says, with tap, time and value; None if they can.
 
-    Takes the largest magnitude of each row (T,) before it is stored, NaN if it has a NaN, and the times (T,).
+    `peaks` (T,) has the largest magnitude of each row before it is stored, or NaN for a row with a NaN;
+    `frame_seconds` (T,) has their times.
     """
     unfit = ~(peaks < _LIMITS[contract.dtype])
     if not unfit.any():
@@ -20,15 +21,14 @@ def why_unfit(peaks: np.ndarray, frame_seconds: np.ndarray, contract: FeatureCon
     peak, place = peaks[first], f"{contract.tap} at {frame_seconds[first]:.3f} s"
     if np.isfinite(peak):
         return (
-            f"{place} has a value of magnitude {peak:.6g}, and float16 ends at 65504. Set extract.dtype:"
-            " float32."
+            f"{place} has a value of magnitude {peak:.6g}, and float16 ends at 65504. Choose dtype float32."
         )
     remedy = (
-        "Look at the weights (python -m stages.weights)"
+        "Look at the weights"
         if contract.precision == "float32"
-        else "Set extract.precision: float32"
+        else f"Choose precision float32, not {contract.precision}"
     )
-    return f"{place}: the network itself gives {peak}, which no extract.dtype mends. {remedy}."
+    return f"{place}: the network itself gives {peak}, which no dtype can store. {remedy}."
 
 
 def row_peaks(rows: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
-"""Records: what makes a shard exist. A record says which rows are which clip's, at which times, and where
-each chunk lies in the shard's file, with which checksum: a reader needs nothing else."""
+"""Records: a shard exists when its record does.
+
+A record says which rows belong to which clip, the time of each row, and the place and checksum of each
+chunk in the shard's file. A reader needs nothing else.
+"""
 
 import struct
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ CHUNK_DTYPE = np.dtype([("offset", "<u8"), ("size_bytes", "<u8"), ("checksum", "
 
 @dataclass(frozen=True)
 class ClipSource:
-    """What a clip's rows are filed under."""
+    """What identifies a clip in a record."""
 
     key: bytes  # 16 bytes: digest of the source's content and time range
     clip_id: str
@@ -29,7 +32,7 @@ class ClipSource:
 
 @dataclass(frozen=True)
 class Record:
-    """A committed shard."""
+    """What a shard holds, and where."""
 
     shard_id: str
     contract: FeatureContract
@@ -40,19 +43,21 @@ class Record:
 
     @property
     def shard_name(self) -> str:
+        """Name of the shard's file in the journal."""
         return f"{self.shard_id}{CONTAINERS[self.layout.format].suffix}"
 
     @property
     def record_name(self) -> str:
+        """Name of the record's file, in the journal and in views."""
         return f"{self.shard_id}{RECORD_SUFFIX}"
 
     def clip_sources(self) -> dict[bytes, ClipSource]:
-        """What the clips of this shard were when they were computed, by key."""
+        """The clips with rows in this shard, by key; ids and sources are those of when they were computed."""
         columns = (self.spans[name].to_pylist() for name in ("clip_key", "clip_id", "source"))
         return {key: ClipSource(key, *names) for key, *names in zip(*columns, strict=True)}
 
-    def row_seconds(self) -> np.ndarray:
-        """Presentation time of each row, NaN where it has none."""
+    def frame_seconds(self) -> np.ndarray:
+        """Presentation time of each row's frame (rows_per_shard,) float64; NaN for rows of no clip."""
         times = np.full(self.layout.rows_per_shard, np.nan)
         first, count = self.spans["row"].to_numpy(), self.spans["num_rows"].to_numpy()
         rows = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
@@ -60,6 +65,7 @@ class Record:
         return times
 
     def to_bytes(self) -> bytes:
+        """The content of the record's file: a sealed table."""
         metadata = {
             "format_version": str(FORMAT_VERSION).encode(),
             "shard": self.shard_id.encode(),
@@ -72,7 +78,10 @@ class Record:
 
 
 def parse_record(data: bytes, *, path: Path) -> Record:
-    """Raises StoreError when the record is damaged or from a newer version."""
+    """The record whose file, named `path` in messages, holds `data`.
+
+    Raises DamagedError, or StoreError for the record of a newer version.
+    """
     table, metadata = unseal(data, path=path)
     check_version(int(metadata["format_version"]), path=path)
     return Record(
@@ -86,11 +95,12 @@ def parse_record(data: bytes, *, path: Path) -> Record:
 
 
 def read_record(path: Path) -> Record:
+    """The record in the file `path`. Raises as `parse_record` does."""
     return parse_record(path.read_bytes(), path=path)
 
 
 def check_version(version: int, *, path: Path) -> None:
-    """Raises StoreError when something was written by a newer framecache."""
+    """Raise StoreError when `path` was written in the format of a newer framecache."""
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{path} has format version {version}; this framecache reads up to {FORMAT_VERSION}. Upgrade it."

@@ -1,4 +1,4 @@
-"""Reading rows of one shard file, for both containers: by offset, straight into the caller's buffer."""
+"""Reads rows of one shard file, of either container: by offset, straight into the caller's buffer."""
 
 import os
 import threading
@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from pipeline.errors import StoreError
-from pipeline.store.format.codecs import decode_into
+from pipeline.errors import DamagedError
+from pipeline.store.format.codecs import decode_into, on_one_thread
 from pipeline.store.format.containers import rest_checksum
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import Record
 
-# What is decoded from one read: bounds the memory beside the caller's buffer.
+# Decoded from one read. Bounds the memory needed beside the caller's buffer.
 _PIECE_BYTES = 8 << 20
-
-_REMEDY = "Run `python -m stages.store repair`, then `dvc repro`."
 
 
 class ShardRows:
@@ -39,14 +37,18 @@ class ShardRows:
         self._name = name
 
     def read_into(self, buffer: memoryview, *, row: int, clip_id: str) -> None:
-        """Fill `buffer` (bytes) with the rows from `row` on. StoreError when they are damaged."""
+        """Fill `buffer`, a whole number of rows in bytes, with the shard's rows from `row` on.
+
+        `clip_id` is used in messages. Raises DamagedError.
+        """
         if self._layout.codec == "none":
             self._read_plain(buffer, row, clip_id)
             return
         size = max(1, _PIECE_BYTES // self._layout.row_bytes) * self._layout.row_bytes
-        for start in range(0, len(buffer), size):
-            skip = start // self._layout.row_bytes
-            self._read_encoded(buffer[start : start + size], row + skip, clip_id)
+        with on_one_thread():
+            for start in range(0, len(buffer), size):
+                skip = start // self._layout.row_bytes
+                self._read_encoded(buffer[start : start + size], row + skip, clip_id)
 
     def _read_plain(self, buffer: memoryview, row: int, clip_id: str) -> None:
         layout = self._layout
@@ -61,7 +63,7 @@ class ShardRows:
             self._verify_plain(buffer, row, range(first, last + 1), clip_id)
 
     def _verify_plain(self, buffer: memoryview, row: int, chunks: range, clip_id: str) -> None:
-        """Verify the chunks that `buffer`, rows from `row` on, came from: in place where they fit."""
+        """Verify the chunks of the rows in `buffer`, from `row` on; those partly in it are read again."""
         size = self._layout.chunk_bytes
         for number in chunks:
             if self._unverified[number]:
@@ -84,16 +86,14 @@ class ShardRows:
             buffer, row = buffer[size:], row + count
 
     def _read_encoded(self, buffer: memoryview, row: int, clip_id: str) -> None:
-        """One read for all chunks (both containers keep them in row order), then each is decoded."""
+        """Read all chunks at once, which both containers keep in row order, then decode each."""
         layout = self._layout
         first = row // layout.rows_per_chunk
         last = (row + len(buffer) // layout.row_bytes - 1) // layout.rows_per_chunk
         start = self._offset[first]
         stored = _scratch(self._offset[last] + self._size_bytes[last] - start)
         self._pread(stored, start, clip_id)
-        skip = (
-            row % layout.rows_per_chunk * layout.row_bytes
-        )  # bytes of the first chunk that are not asked for
+        skip = row % layout.rows_per_chunk * layout.row_bytes  # bytes of the first chunk, before `row`
         for number in range(first, last + 1):
             chunk = stored[self._offset[number] - start :][: self._size_bytes[number]]
             if self._unverified[number]:
@@ -109,11 +109,11 @@ class ShardRows:
 
     def _decode(self, stored: memoryview, out: memoryview, number: int, clip_id: str) -> None:
         try:
-            decode_into(stored, out, codec=self._layout.codec)
+            decode_into(stored, out)
         except (RuntimeError, ValueError) as error:
-            raise StoreError(
+            raise DamagedError(
                 f"{self._name} is damaged: chunk {number} does not decompress ({error};"
-                f" reading clip {clip_id!r}). {_REMEDY}"
+                f" reading clip {clip_id!r})."
             ) from None
 
     def _load(self, offset: int, size_bytes: int, clip_id: str) -> memoryview:
@@ -124,9 +124,9 @@ class ShardRows:
 
     def _check(self, stored: memoryview, number: int, clip_id: str) -> None:
         if xxhash.xxh3_64_intdigest(stored) != self._checksum[number]:
-            raise StoreError(
+            raise DamagedError(
                 f"{self._name} is damaged: chunk {number} does not match its checksum"
-                f" (reading clip {clip_id!r}). {_REMEDY}"
+                f" (reading clip {clip_id!r})."
             )
         self._unverified[number] = 0
 
@@ -137,15 +137,15 @@ class ShardRows:
                 raise self._ends_early(clip_id)
             buffer, offset = buffer[count:], offset + count
 
-    def _ends_early(self, clip_id: str) -> StoreError:
-        return StoreError(f"{self._name} is damaged: it ends early (reading clip {clip_id!r}). {_REMEDY}")
+    def _ends_early(self, clip_id: str) -> DamagedError:
+        return DamagedError(f"{self._name} is damaged: it ends early (reading clip {clip_id!r}).")
 
 
 _thread = threading.local()
 
 
 def _scratch(size_bytes: int) -> memoryview:
-    """Memory of this thread, used again: fresh memory costs more than what is read into it."""
+    """Memory that this thread uses again and again: to get fresh memory costs more than the read."""
     buffer: bytearray = getattr(_thread, "buffer", bytearray())
     if len(buffer) < size_bytes:
         _thread.buffer = buffer = bytearray(size_bytes)
@@ -153,7 +153,7 @@ def _scratch(size_bytes: int) -> memoryview:
 
 
 def verify_shard(path: Path, record: Record) -> list[int]:
-    """The numbers of the chunks whose bytes are not as recorded; -1 stands for all other bytes.
+    """The numbers of the chunks that differ from their record; -1 stands for the bytes outside of chunks.
 
     Reads the whole file. Raises OSError when it can't be read.
     """

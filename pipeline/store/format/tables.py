@@ -1,4 +1,4 @@
-"""Sealed tables: Arrow IPC bytes followed by their own xxh3-128, so that damage never goes unseen."""
+"""Sealed tables: Arrow IPC bytes followed by their own xxh3-128, so that damage is always seen."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 
 _DIGEST_BYTES = 16
 
@@ -61,12 +61,10 @@ def seal(table: pa.Table, metadata: dict[str, bytes]) -> bytes:
 
 
 def unseal(data: Any, *, path: Path | str) -> tuple[pa.Table, dict[str, bytes]]:
-    """The table and its metadata from bytes or a memory map (not copied). StoreError when damaged."""
+    """The table and its metadata from sealed bytes or a memory map, without copying. Raises DamagedError."""
     view = memoryview(data)
     body, digest = view[:-_DIGEST_BYTES], view[-_DIGEST_BYTES:]
     if len(view) <= _DIGEST_BYTES or xxhash.xxh3_128_digest(body) != bytes(digest):
-        raise StoreError(
-            f"{path} is damaged: its checksum does not match. Run `python -m stages.store repair`."
-        )
+        raise DamagedError(f"{path} is damaged: its checksum does not match.")
     table = pa.ipc.open_file(pa.py_buffer(body)).read_all()
     return table, {key.decode(): value for key, value in (table.schema.metadata or {}).items()}

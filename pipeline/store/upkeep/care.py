@@ -1,6 +1,6 @@
-"""Care of a store: `verify` finds every damaged file, `repair` removes them so that they are made again.
+"""Care of a store: `verify` finds the damaged files, `repair` removes them, so that they are made again.
 
-A file that can't be checked, because the file that holds its checksum is damaged, counts as damaged.
+A file whose checksum is in a damaged file can't be checked, and counts as damaged.
 """
 
 import errno
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError, StoreError
 from pipeline.store.format.containers import CONTAINERS
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import RECORD_SUFFIX, Record, check_version, read_record
@@ -23,12 +23,12 @@ from pipeline.system.files import file_digest, write_atomically
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what was written, and whose features it holds."""
+    """A damaged file: what is wrong with it, and which clips it concerns."""
 
     path: Path
     problem: str
     clip_ids: tuple[str, ...] = ()
-    may_be_good: bool = False  # nobody could look: no rights, too many open files, ...
+    may_be_good: bool = False  # it could not be read: no rights, too many open files, ...
 
     def __str__(self) -> str:
         clips = f" (clips {', '.join(self.clip_ids)})" if self.clip_ids else ""
@@ -37,14 +37,17 @@ class Damage:
 
 @dataclass(frozen=True)
 class Check:
-    """A file, and what finds out about it. `run` raises OSError when the file can't be read."""
+    """A file to verify, and how. `run` returns its damage, or raises OSError when it can't be read."""
 
     path: Path
     run: Callable[[Path], Damage | None]
 
 
 def verify(checks: Iterable[Check], *, on_bytes: Callable[[int], object] = lambda _: None) -> list[Damage]:
-    """Run the checks, each file once under whatever names it has; `on_bytes` is told each file's size."""
+    """Run the checks, and return the damages. `on_bytes` is told the size of each file that was read.
+
+    A file with several names (hardlinks) is read once.
+    """
     damages = []
     seen = set()
     for check in checks:
@@ -66,13 +69,13 @@ def verify(checks: Iterable[Check], *, on_bytes: Callable[[int], object] = lambd
 
 
 def file_identity(path: Path) -> tuple[int, int]:
-    """The same for all names of one file."""
+    """(device, inode) of a file: the same for all its names."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 
 def size_bytes(checks: Iterable[Check]) -> int:
-    """What `verify` will read."""
+    """How many bytes `verify` will read."""
     sizes = {}
     for check in checks:
         if check.path.exists():
@@ -81,7 +84,7 @@ def size_bytes(checks: Iterable[Check]) -> int:
 
 
 def journal_checks(path: Path) -> list[Check]:
-    """Every file of the journal at `path` but locks and states of training."""
+    """Checks of every file of the journal at `path`, but for locks and states of training."""
     checks = [Check(path / "format.json", _check_marker)]
     if (digests := path / "digests.arrow").exists():
         checks.append(Check(digests, _check_sealed))
@@ -97,7 +100,7 @@ def journal_checks(path: Path) -> list[Check]:
 
 
 def view_checks(path: Path) -> list[Check]:
-    """Every file of the view at `path`, all taps; none where there is no view."""
+    """Checks of every file of the view at `path`, of all taps; none where there is no view."""
     if not path.exists():
         return []
     checks = [check for folder in sorted(path.glob("*/")) for check in _tap_checks(folder)]
@@ -169,7 +172,7 @@ def _check_contract(path: Path) -> Damage | None:
 def _check_sealed(path: Path) -> Damage | None:
     try:
         unseal(path.read_bytes(), path=path)
-    except StoreError:
+    except DamagedError:
         return Damage(path, "does not match its checksum")
     return None
 
@@ -193,7 +196,7 @@ def _check_shard(path: Path, record_path: Path) -> Damage | None:
 
 
 def _clips_in(record: Record, chunks: list[int]) -> list[str]:
-    """The clips with rows in these chunks; in -1, the bytes that are in no chunk, all have a part."""
+    """The clips with rows in these chunks. -1, the bytes outside of chunks, concerns all clips."""
     size = record.layout.rows_per_chunk
     rows = record.spans["row"].to_numpy()
     ends = rows + record.spans["num_rows"].to_numpy()
@@ -205,11 +208,11 @@ def _clips_in(record: Record, chunks: list[int]) -> list[str]:
 
 
 def _digest_check(digest: bytes | None) -> Callable[[Path], Damage | None]:
-    """`digest` is None where the file that has it is damaged."""
+    """A check by digest; None when the file that holds the digest is damaged."""
 
     def check(path: Path) -> Damage | None:
         if digest is None:
-            return Damage(path, "can't be checked: what holds its checksum is damaged")
+            return Damage(path, "can't be checked: the file with its checksum is damaged")
         return None if file_digest(path) == digest else Damage(path, "does not match its checksum")
 
     return check
@@ -223,13 +226,13 @@ def repair(
     on_wait: Callable[[str], None],
     on_bytes: Callable[[int], object] = lambda _: None,
 ) -> list[Damage]:
-    """Remove what is damaged, so that the next extraction makes it again; what that was.
+    """Remove the damaged files, so that the next extraction makes them again; returns the damages.
 
-    Journal, view and DVC's cache are names of one file: `find_copies` is given every damaged file in
-    journal and view and finds what else must go. It goes first and the journal's record, by which
-    `verify` knows of the damage, goes last: a kill in between leaves work for the next repair.
+    A shard may have further names or copies outside of journal and view: `find_copies` is given every
+    damaged file and returns those others. They are removed first. The journal's record, by which `verify`
+    knows of the damage, is removed last: a kill in between leaves work for the next repair.
 
-    Raises StoreError, and removes nothing, when a file can't be looked at: it may be good.
+    Raises StoreError, and removes nothing, when a file can't be read: it may be good.
     """
     marker = journal / "format.json"
     if any(not damage.may_be_good for damage in verify([Check(marker, _check_marker)])):

@@ -1,4 +1,4 @@
-"""Clips as files that need no framecache: .npy, .npz or one HDF5 file."""
+"""Writes clips to files that other programs read without framecache: .npy, .npz or one HDF5 file."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +12,10 @@ from pipeline.system.files import atomic_path, naming_full_disk, partial_path
 
 
 def dump_npy(view: FeatureView, clip_ids: Sequence[str], out: Path, *, on_clip: Callable[[], object]) -> None:
-    """<clip>.npy (T, C, H, W) and <clip>.seconds.npy (T,) float64 in the folder `out`."""
+    """Write <clip>.npy (T, C, H, W) and <clip>.seconds.npy (T,) float64 to the new folder `out`.
+
+    Raises StoreError when `out` exists, MissingClipError for an unknown clip.
+    """
 
     def write(path: Path, clip_id: str) -> None:
         np.save(path / f"{file_stem(clip_id)}.npy", view.read(clip_id))
@@ -22,7 +25,10 @@ def dump_npy(view: FeatureView, clip_ids: Sequence[str], out: Path, *, on_clip: 
 
 
 def dump_npz(view: FeatureView, clip_ids: Sequence[str], out: Path, *, on_clip: Callable[[], object]) -> None:
-    """<clip>.npz in the folder `out`, with `features` (T, C, H, W) and `frame_seconds` (T,) float64."""
+    """Write <clip>.npz, with `features` (T, C, H, W) and `frame_seconds` (T,) float64, to a new folder.
+
+    Raises as `dump_npy`.
+    """
 
     def write(path: Path, clip_id: str) -> None:
         np.savez(
@@ -37,7 +43,10 @@ def dump_npz(view: FeatureView, clip_ids: Sequence[str], out: Path, *, on_clip: 
 def dump_hdf5(
     view: FeatureView, clip_ids: Sequence[str], out: Path, *, on_clip: Callable[[], object]
 ) -> None:
-    """The file `out` with datasets features/<clip> (T, C, H, W) and frame_seconds/<clip> (T,) float64."""
+    """Write the datasets features/<clip> (T, C, H, W) and frame_seconds/<clip> (T,) float64 to a new file.
+
+    Raises as `dump_npy`.
+    """
     import h5py
 
     _check(view, clip_ids, out)
@@ -53,7 +62,7 @@ DUMPS = {"npy": dump_npy, "npz": dump_npz, "hdf5": dump_hdf5}
 
 
 def file_stem(clip_id: str) -> str:
-    """A clip's id as a name inside one folder."""
+    """A clip's id as the name of a file, without folders."""
     return clip_id.replace("%", "%25").replace("/", "%2F")
 
 
@@ -82,6 +91,6 @@ def _dump_folder(
 
 def _check(view: FeatureView, clip_ids: Sequence[str], out: Path) -> None:
     if out.exists():
-        raise StoreError(f"{out} is there already. Give another name, or remove it.")
+        raise StoreError(f"{out} exists. Give another name, or remove it.")
     for clip_id in clip_ids:
         view.num_frames(clip_id)  # raises MissingClipError for one that is unknown

@@ -1,4 +1,4 @@
-"""Garbage of a journal: the shards that nothing needs, and what killed runs left behind."""
+"""Garbage of a journal: shards that nothing needs, and files that killed runs left behind."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ _DAY_SECONDS = 86400
 
 @dataclass(frozen=True)
 class Need:
-    """Shards that somebody needs: those named, and those of contracts that fit.
+    """Shards that somebody needs: those that are named, and those of all contracts that fit.
 
-    The latter stands in where the names can't be known: features that are yet to be published, or
-    whose list is in no cache here.
+    Contracts stand in where names can't be known: for features that are not published yet, or whose list
+    of shards is in no cache here.
     """
 
     name: str  # of who needs them
@@ -28,7 +28,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's files, in the order in which they may go."""
+    """A shard's files, in the order in which they may be removed."""
 
     record: Path
     files: tuple[Path, ...]
@@ -37,12 +37,13 @@ class Shard:
 
     @property
     def shard_id(self) -> str:
+        """The id in the names of the shard's files."""
         return self.record.stem
 
 
 @dataclass(frozen=True)
 class SetGarbage:
-    """What is kept and what goes of one contract in one layout."""
+    """The shards of one contract in one layout: those that are kept, and those that are removed."""
 
     contract: FeatureContract
     layout_name: str
@@ -52,7 +53,7 @@ class SetGarbage:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What `remove` removes."""
+    """What `remove_garbage` removes."""
 
     sets: tuple[SetGarbage, ...]
     leftovers: tuple[Path, ...]  # unfinished files, shards without a record
@@ -60,21 +61,23 @@ class Garbage:
 
     @property
     def freed_bytes(self) -> int:
-        """At once; the rest when the files' other names are gone too."""
+        """What removing frees at once. `shared_bytes` are freed when the files' other names are gone, too."""
         shards = [shard.size_bytes for each in self.sets for shard in each.removed if not shard.is_shared]
         return sum(shards) + sum(_size_bytes(path) for path in (*self.leftovers, *self.training))
 
     @property
     def shared_bytes(self) -> int:
+        """Size of the removed shards that have another name, e.g. in DVC's cache."""
         return sum(shard.size_bytes for each in self.sets for shard in each.removed if shard.is_shared)
 
 
 def find_garbage(
     journal: Journal, needs: Collection[Need], *, now_seconds: float, training_days: float
 ) -> Garbage:
-    """What no need covers. To act on it, hold `journal.exclusive` from before the needs are known.
+    """What no need covers, and states of training that are older than `training_days`.
 
-    Raises StoreError when a contract is damaged.
+    To remove it, hold `journal.exclusive` from before the needs are collected. Raises DamagedError for a
+    damaged contract.
     """
     named = frozenset[str]().union(*(need.shard_ids for need in needs))
     sets = []
@@ -110,8 +113,8 @@ def find_garbage(
     return Garbage(tuple(sets), tuple(leftovers), tuple(training))
 
 
-def remove(journal: Journal, garbage: Garbage) -> None:
-    """Remove it. A kill in between leaves nothing worse than more garbage."""
+def remove_garbage(journal: Journal, garbage: Garbage) -> None:
+    """Remove the garbage. A kill in between leaves only garbage behind."""
     for shard in (shard for each in garbage.sets for shard in each.removed):
         for path in shard.files:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Repacking: features that are there in another layout, or in more bits, are copied, not computed."""
+"""Repacking: features that exist in another layout, or with more bits, are copied and not computed."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 from pipeline.store.format.finite import row_peaks, why_unfit
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import ClipSource, Record
@@ -31,11 +31,11 @@ def repack(
     commit_seconds: float,
     on_clip: Callable[[], object] = lambda: None,
 ) -> int:
-    """Store the clips `keys` under `contract` and `layout` from what the journal has of them elsewhere.
+    """Copy the features of the clips `keys` to `contract` and `layout` from other layouts and dtypes.
 
-    Returns how many it had. float16 is derived from float32, never the other way round: a clip with values
-    that float16 can't hold is quarantined for `contract`. A clip whose copy is damaged is left out, with a
-    warning. The caller holds the lock.
+    Returns how many clips were copied; `on_clip` is called after each clip that was tried. float16 is made
+    from float32, never the other way round. A clip with values that float16 can't hold is quarantined for
+    `contract`. A clip whose copy is damaged is left out, with a warning. The caller holds the lock.
     """
     missing = set(keys)
     num_clips = 0
@@ -56,7 +56,7 @@ def repack(
                 source = shards.source(clip, key)
                 try:
                     _copy(source, clip, shards, source_layout, writer, contract)
-                except StoreError as error:
+                except DamagedError as error:
                     writer.drop(source)
                     log.warning("%s", error)
                 except _UnfitError as error:
@@ -74,7 +74,7 @@ def repack(
 
 
 def repackable_keys(journal: Journal, contract: FeatureContract, layout: Layout) -> set[bytes]:
-    """The clips that `repack` has the features of."""
+    """The keys of the clips that `repack` can copy to this contract and layout."""
     found: set[bytes] = set()
     for source_contract, source_layout in _sources(journal, contract, layout):
         found |= stored_keys(journal.records(source_contract, source_layout).values())
@@ -82,7 +82,7 @@ def repackable_keys(journal: Journal, contract: FeatureContract, layout: Layout)
 
 
 def repackable_contracts(contract: FeatureContract) -> list[FeatureContract]:
-    """Whose features serve for those of `contract`: its own, and those in more bits."""
+    """The contracts whose features `repack` copies to `contract`: itself, and those with more bits."""
     if contract.dtype == "float16":
         return [contract, contract.model_copy(update={"dtype": "float32"})]
     return [contract]
@@ -91,7 +91,7 @@ def repackable_contracts(contract: FeatureContract) -> list[FeatureContract]:
 def _sources(
     journal: Journal, contract: FeatureContract, layout: Layout
 ) -> list[tuple[FeatureContract, Layout]]:
-    """Where the same features may be, those of the same dtype first."""
+    """Where copies may come from, those of the same dtype first."""
     return [
         (source, other)
         for source in repackable_contracts(contract)
@@ -123,7 +123,7 @@ class _Shards:
 
     def seconds(self, span: Span) -> np.ndarray:
         if span.shard_id not in self._seconds:
-            self._seconds[span.shard_id] = self._records[span.shard_id].row_seconds()
+            self._seconds[span.shard_id] = self._records[span.shard_id].frame_seconds()
         return self._seconds[span.shard_id][span.row : span.row + span.num_rows]
 
     def rows(self, shard_id: str) -> ShardRows:
@@ -133,7 +133,7 @@ class _Shards:
             try:
                 file = self._closer.enter_context(path.open("rb", buffering=0))
             except FileNotFoundError:
-                raise StoreError(f"Shard {shard_id} ({path}) is missing.") from None
+                raise DamagedError(f"Shard {shard_id} ({path}) is missing.") from None
             columns = {name: record.chunks[name] for name in record.chunks.dtype.names or ()}
             self._open[shard_id] = ShardRows(
                 file.fileno(), layout=record.layout, chunks=columns, name=f"Shard {shard_id} ({path})"
@@ -148,7 +148,7 @@ class _Shards:
 
 
 class _UnfitError(Exception):
-    """A clip's values can't be stored in the dtype that is asked for."""
+    """A clip's values can't be stored in the contract's dtype."""
 
 
 def _copy(
@@ -159,7 +159,7 @@ def _copy(
     writer: ShardWriter,
     contract: FeatureContract,
 ) -> None:
-    """Read a clip's rows of `layout`, in pieces, and append them in the contract's dtype."""
+    """Read a clip's rows, which lie in `layout`, piece by piece, and append them in the contract's dtype."""
     left = clip.num_frames
     size = max(1, _PIECE_BYTES // layout.row_bytes)
     for span in clip.spans:

@@ -1,4 +1,4 @@
-"""What a journal or a view has: one FeatureSet for each contract in each layout."""
+"""Summaries of a journal or a view: one FeatureSet for each contract in each layout."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class FeatureSet:
 
 
 def journal_sets(path: Path) -> list[FeatureSet]:
-    """Of the journal at `path`, the newest first. Raises StoreError when a record is damaged."""
+    """The features in the journal at `path`, the newest first. Raises DamagedError for a damaged record."""
     sets = []
     for directory in path.glob("contracts/*/*/"):
         paths = sorted(directory.glob(f"*{RECORD_SUFFIX}"))
@@ -52,7 +52,7 @@ def journal_sets(path: Path) -> list[FeatureSet]:
 
 
 def view_sets(path: Path) -> list[FeatureSet]:
-    """Of the view at `path`, by tap. Raises StoreError when it is damaged or lacks shards."""
+    """The features in the view at `path`, sorted by tap. Raises as `open_view` does."""
     sets = []
     for folder in sorted(index.parent for index in path.glob(f"*/{INDEX_NAME}")):
         with open_view(folder) as view:

@@ -1,20 +1,18 @@
-"""What git has of dvc.lock and params.yaml: every revision, however damaged the repository is."""
+"""The revisions of dvc.lock and params.yaml that git has, however damaged the repository is."""
 
 import io
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import StoreError
+from stages.project.git import run_git
 
 _LOST = b"\0"  # stands for a file that git has lost: no YAML either
 
 
 def read_history(project: Path) -> tuple[list[str], list[str]]:
-    """The revisions that change dvc.lock or params.yaml, stashes too; and the refs that git can't read."""
+    """The revisions that change dvc.lock or params.yaml, with stashes; and the refs that git can't read."""
     history = ("--full-history", "--", "dvc.lock", "params.yaml")
     stashed, lost = read_reflogs(project, "refs/stash")
     try:
@@ -32,7 +30,7 @@ def read_history(project: Path) -> tuple[list[str], list[str]]:
 
 
 def read_reflogs(project: Path, *patterns: str) -> tuple[list[str], list[str]]:
-    """The revisions that these refs are and were (stashes, a queue); and the refs that git can't read."""
+    """All revisions in the reflogs of these refs (stashes, a queue); and the refs that git can't read."""
     refs, broken = _refs(project, *patterns)
     revisions = []
     for ref in refs:
@@ -44,14 +42,14 @@ def read_reflogs(project: Path, *patterns: str) -> tuple[list[str], list[str]]:
 
 
 def _refs(project: Path, *patterns: str) -> tuple[list[str], list[str]]:
-    """Refs, and those that name no object at all."""
+    """The names of refs, and of those that name no object."""
     done = run_git(project, "for-each-ref", "--format=%(refname)", *patterns)
     broken = re.findall(r"ignoring broken ref (\S+)", done.stderr.decode(errors="replace"))
     return done.stdout.decode(errors="replace").split(), broken
 
 
 def states(project: Path, revisions: Sequence[str]) -> Iterator[tuple[str, bytes, bytes]]:
-    """(revision, its dvc.lock, its params.yaml), where the two differ from those of the revisions before."""
+    """(revision, its dvc.lock, its params.yaml), once for each pair of contents."""
     names = [f"{revision}:./{name}" for revision in revisions for name in ("dvc.lock", "params.yaml")]
     contents = _contents(project, names)
     pairs = zip(revisions, contents[::2], contents[1::2], strict=True)
@@ -61,7 +59,7 @@ def states(project: Path, revisions: Sequence[str]) -> Iterator[tuple[str, bytes
 
 
 def _contents(project: Path, names: Sequence[str]) -> list[bytes]:
-    """Of each `revision:./file`: its content, b"" where there is none, _LOST where git has lost it."""
+    """The content of each `revision:./file`: b"" where there is none, _LOST where git has lost it."""
     try:
         done = run_git(project, "cat-file", "--batch", stdin="\n".join(names).encode())
     except StoreError:
@@ -85,30 +83,3 @@ def _contents(project: Path, names: Sequence[str]) -> list[bytes]:
 
 def _git(project: Path, *arguments: str) -> str:
     return run_git(project, *arguments).stdout.decode(errors="replace")
-
-
-def run_git(
-    project: Path, *arguments: str, stdin: bytes = b"", check: bool = True
-) -> "subprocess.CompletedProcess[bytes]":
-    if shutil.which("git") is None:
-        raise StoreError(f"git is not installed, and {project} may need features of its other revisions.")
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=project,
-        input=stdin,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},  # its messages are read
-    )
-    if check and done.returncode:
-        raise StoreError(
-            f"`git {' '.join(arguments)}` in {project}: {done.stderr.decode(errors='replace').strip()}"
-        )
-    return done
-
-
-def is_in_git(project: Path) -> bool:
-    done = run_git(project, "rev-parse", check=False)
-    if done.returncode and b"not a git repository" not in done.stderr:
-        raise StoreError(f"`git rev-parse` in {project}: {done.stderr.decode(errors='replace').strip()}")
-    return done.returncode == 0

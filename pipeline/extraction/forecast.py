@@ -1,4 +1,4 @@
-"""What a planned run will cost, from a few seconds' look at some of its clips."""
+"""Forecasts what a planned run will cost, from a few seconds' look at some of its clips."""
 
 import contextlib
 import random
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, seconds_saved_by_compiling
 from pipeline.errors import DecodeError
 from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.engine import default_batch_size, default_num_decoders
@@ -27,19 +27,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Forecast:
     """What the planned clips are expected to cost."""
 
-    num_counted: int  # clips whose frames were counted; the others are taken to have the mean
+    num_counted: int  # clips whose frames were counted; the others are assumed to have the mean number
     num_frames: int
     bytes_by_tap: Mapping[str, int]  # before compression
     num_measured: int  # frames that were decoded to learn the rates
     decode_frames_per_second: float  # of one decoder alone
     compute_frames_per_second: float
-    seconds: float
+    seconds: float  # with the config's backend
+    seconds_saved_by_other_backend: float  # inductor for eager, or the reverse; negative when it is slower
 
 
-def estimate(
+def make_forecast(
     planned: Sequence[PlannedClip],
     *,
     root: Path,
@@ -47,10 +48,11 @@ def estimate(
     backbone: Backbone,
     config: ExtractConfig,
     seed: int = 0,
-) -> Estimate | None:
-    """Count the frames of some clips, decode some and run the network on them: about 5 seconds.
+) -> Forecast | None:
+    """Count the frames of some clips, decode some and run the network on them, in about 5 seconds.
 
-    Which clips is random (`seed`). None when none of them could be decoded.
+    `backbone` has the backend "eager". The clips are chosen at random, by `seed`. Returns None when none of
+    them could be decoded.
     """
     order = random.Random(seed).sample(planned, len(planned))
     num_frames_of: dict[bytes, int] = {}
@@ -79,24 +81,28 @@ def estimate(
         bytes_by_tap[target.contract.tap] = round(mean_frames * num_clips) * target.layout.row_bytes
     num_decoders = config.num_decoders or default_num_decoders(backbone.device)
     if backbone.device.type == "cuda":
-        frame_seconds = max(compute_seconds, decode_seconds / num_decoders)
+        seconds_each = max(compute_seconds, decode_seconds / num_decoders)
     else:  # decoders and network share the cores
-        frame_seconds = compute_seconds + decode_seconds / torch.get_num_threads()
-    return Estimate(
+        seconds_each = compute_seconds + decode_seconds / torch.get_num_threads()
+    forward_seconds = num_frames * compute_seconds
+    saved_seconds = seconds_saved_by_compiling(forward_seconds, device=backbone.device)
+    is_compiled = config.backend == "inductor"
+    return Forecast(
         num_counted=len(num_frames_of),
         num_frames=num_frames,
         bytes_by_tap=bytes_by_tap,
         num_measured=num_measured,
         decode_frames_per_second=1 / decode_seconds,
         compute_frames_per_second=1 / compute_seconds,
-        seconds=num_frames * frame_seconds,
+        seconds=num_frames * seconds_each - (saved_seconds if is_compiled else 0),
+        seconds_saved_by_other_backend=-saved_seconds if is_compiled else saved_seconds,
     )
 
 
 def _compute_seconds(
     pixels: torch.Tensor, targets: Sequence[Target], backbone: Backbone, config: ExtractConfig
 ) -> float:
-    """Per frame, to preprocess `pixels` (T, H, W, 3) and to compute full batches, each warmed up."""
+    """Seconds a frame: to preprocess `pixels` (T, H, W, 3) and to compute full batches, each warmed up."""
     runner = make_runner(
         backbone,
         targets,
@@ -128,7 +134,7 @@ def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> 
 
 
 def _within(seconds: float, items: Iterable[T]) -> Iterator[T]:
-    """Items until the time is up, at least one."""
+    """Yield items until the time is up, at least one."""
     end = time.monotonic() + seconds
     for item in items:
         yield item

@@ -1,0 +1,117 @@
+"""What comes before computing: sources are read, and features that exist elsewhere are taken over."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import JournalError
+from pipeline.extraction.adoption import EarlierFiles, adopt_files, adoptable_keys, view_files
+from pipeline.extraction.job import Job
+from pipeline.extraction.plan import Plan, damaged_key, source_paths
+from pipeline.extraction.progress import OnProgress, counter, ignore_progress
+from pipeline.store import repack, repackable_keys
+
+log = logging.getLogger(__name__)
+
+
+def preview(
+    job: Job,
+    *,
+    features: Path,
+    earlier_files: EarlierFiles = dict,
+    reread: bool = False,
+    on_progress: OnProgress = ignore_progress,
+) -> Plan:
+    """The plan of a run, which also counts what the run would copy. Writes nothing.
+
+    Parameters are those of `prepare`.
+    """
+    read_sources(job, again=reread, on_progress=on_progress)
+    todo = job.plan()
+    if not todo.to_extract:
+        return todo
+    contracts = [target.contract for target in job.targets]
+    adoptable = adoptable_keys(view_files(features, earlier_files), contracts)
+    copies = {
+        target.contract.tap: repackable_keys(job.journal, target.contract, target.layout)
+        | adoptable[target.contract.tap]
+        for target in job.targets
+    }
+    return job.plan(copies=copies)
+
+
+def prepare(
+    job: Job,
+    *,
+    features: Path,
+    earlier_files: EarlierFiles = dict,
+    retry: bool = False,
+    reread: bool = False,
+    on_progress: OnProgress = ignore_progress,
+) -> Plan:
+    """Put into the journal what can be had without computing, then plan the rest. The caller holds the lock.
+
+    `retry` takes clips out of quarantine; `reread` reads all sources again. `features` is the folder of the
+    view; where it is empty, `earlier_files` finds the files of the last view: {path inside the view: file}.
+
+    Raises JournalError when clips are missing in a journal that can't be written.
+    """
+    try:
+        read_sources(job, again=reread, on_progress=on_progress)
+    finally:  # what was read of the sources is not read again
+        job.digests.save()
+    make_plan = job.plan
+    todo = make_plan()
+    job.digests.save()
+    if retry:
+        make_plan = partial(job.plan, retried=_forgive(job, todo))
+        todo = make_plan()
+    if todo.to_extract and job.journal.is_read_only:
+        raise JournalError(
+            f"{len(todo.to_extract)} clips have no features, and the journal {job.journal.path} can't be"
+            " written."
+        )
+    # Each step makes the plan anew, whatever it did: another process may have done its work meanwhile.
+    if todo.to_extract:
+        if num_shards := adopt_files(job.journal, view_files(features, earlier_files)):
+            log.info("Adopted %d shards of an earlier view.", num_shards)
+        todo = make_plan()
+    if todo.to_extract:
+        if num_clips := _repack_missing(job, todo, on_progress=on_progress):
+            log.info("Repacked %d clips that were there in another layout or dtype.", num_clips)
+        todo = make_plan()
+    return todo
+
+
+def read_sources(job: Job, *, again: bool = False, on_progress: OnProgress = ignore_progress) -> None:
+    """Read the sources that are new or changed, or `again` all, for their digests."""
+    if again:
+        job.digests.forget(source_paths(job.clips, root=job.root))
+    sizes = job.digests.unknown(source_paths(job.clips, root=job.root))
+    if sizes:
+        add = counter(on_progress, "read sources", num_total=sum(sizes.values()))
+        for path in job.digests.learn(sizes):
+            add(sizes[path])
+
+
+def _forgive(job: Job, todo: Plan) -> set[bytes]:
+    """Take the plan's clips out of quarantine. Returns the keys of those that were in it."""
+    keys = {key for clip_key in todo.keys.values() for key in (clip_key, damaged_key(clip_key))}
+    digests = [job.forward_digest, *(target.contract.digest() for target in job.targets)]
+    return set[bytes]().union(*(job.journal.forgive(digest, keys) for digest in digests))
+
+
+def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
+    """Copy what the journal has of the planned clips in another layout or dtype; how many, over all taps."""
+    add = counter(on_progress, "repack", num_total=sum(len(clip.taps) for clip in todo.to_extract))
+    return sum(
+        repack(
+            job.journal,
+            [clip.key for clip in todo.to_extract if target.contract.tap in clip.taps],
+            contract=target.contract,
+            layout=target.layout,
+            commit_seconds=job.config.store.commit_seconds,
+            on_clip=partial(add, 1),
+        )
+        for target in job.targets
+    )

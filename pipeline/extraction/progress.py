@@ -1,0 +1,41 @@
+"""How far an extraction is, as its caller is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Step = Literal["read sources", "repack", "extract"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one step of an extraction is: reading sources for their digests, repacking, or computing."""
+
+    step: Step
+    num_done: int  # bytes of sources, or clips
+    num_total: int
+    num_frames: int = 0  # computed so far
+    num_bytes: int = 0  # of the rows computed so far, before compression
+
+
+OnProgress = Callable[[Progress], object]
+
+
+def ignore_progress(_: Progress) -> None:
+    """For a caller who does not want to know."""
+
+
+def counter(on_progress: OnProgress, step: Step, *, num_total: int) -> Callable[..., None]:
+    """A function that adds up what was done since the last call: (num_done, num_frames, num_bytes).
+
+    `on_progress` is told now, and at each call.
+    """
+    done = [0, 0, 0]
+    on_progress(Progress(step, 0, num_total))
+
+    def add(num_done: int, num_frames: int = 0, num_bytes: int = 0) -> None:
+        for place, count in enumerate((num_done, num_frames, num_bytes)):
+            done[place] += count
+        on_progress(Progress(step, done[0], num_total, done[1], done[2]))
+
+    return add

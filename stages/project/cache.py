@@ -1,0 +1,77 @@
+"""DVC's cache, and what dvc.lock says of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from pipeline.errors import StoreError
+
+MALFORMED = (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """DVC's cache of objects, by md5."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, project: Path) -> "Cache":
+        """The cache of a project. Raises StoreError when DVC can't read its own settings there."""
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo  # takes a second to import
+
+        try:
+            with Repo(str(project)) as repo:
+                return cls(Path(repo.cache.local.path))
+        except DvcException as error:
+            raise StoreError(f"DVC does not know its cache in {project.resolve()}: {error}") from error
+
+    def object(self, md5: str) -> Path:
+        """The file with this content, whether it is there or not."""
+        return self.path / md5[:2] / md5[2:]
+
+    def listing(self, md5: str) -> dict[str, str] | None:
+        """{path inside: md5} of a folder (`md5` ends with .dir); None when it is missing or damaged."""
+        path = self.object(md5)
+        if not path.exists():
+            return None
+        try:
+            return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
+        except MALFORMED:
+            return None
+
+
+def tracked_files(path: Path) -> dict[str, Path]:
+    """{path inside: file in DVC's cache} of the folder `path`, an out of dvc.lock; empty if it is none.
+
+    Raises StoreError when dvc.lock can't be read.
+    """
+    digest = out_digest(read_if_there(Path("dvc.lock")), path)
+    if digest is None:
+        return {}
+    cache = Cache.of(Path())
+    return {name: cache.object(md5) for name, md5 in (cache.listing(digest) or {}).items()}
+
+
+def out_digest(lock: bytes, path: Path) -> str | None:
+    """The md5 that a dvc.lock has of the folder `path`. Raises StoreError when the lock can't be read."""
+    try:
+        stages = (yaml.safe_load(lock) or {}).get("stages") or {}
+        outs = [out for stage in stages.values() for out in stage.get("outs") or []]
+        for out in outs:
+            if PurePosixPath(out["path"]) == PurePosixPath(path) and out.get("md5", "").endswith(".dir"):
+                return str(out["md5"])
+    except MALFORMED as error:
+        raise StoreError(
+            "dvc.lock can't be read, perhaps for a merge conflict. Mend it, or take one that was committed:"
+            " `git checkout REVISION -- dvc.lock`."
+        ) from error
+    return None
+
+
+def read_if_there(path: Path) -> bytes:
+    """The content of a file; nothing where there is none."""
+    return path.read_bytes() if path.exists() else b""

@@ -1,0 +1,54 @@
+"""Refuses a corpus that queued experiments, which run in a folder of their own, would not find."""
+
+import shutil
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from stages.project.git import run_git
+
+
+def visible_root(root: str) -> Path:
+    """The corpus root. Raises ConfigError when it is relative and tracked by neither git nor DVC."""
+    path = Path(root)
+    if not path.is_dir():
+        raise ConfigError(f"corpus.root: no folder {root!r} in {Path.cwd()}.")
+    if path.is_absolute() or _git_tracks(path) or _dvc_tracks(path):
+        return path
+    raise ConfigError(
+        f"corpus.root: {root!r} is relative and tracked by neither git nor DVC, so queued experiments"
+        f" would not find it. Give the absolute path, {str(path.resolve())!r}, or track it: `dvc add {root}`."
+    )
+
+
+def visible_manifest(manifest: str) -> Path:
+    """The manifest. Raises ConfigError when it is relative and tracked by neither git nor DVC."""
+    path = Path(manifest)
+    if path.is_absolute() or not path.is_file() or _git_tracks(path) or _dvc_tracks(path):
+        return path  # one that is missing has its own message
+    raise ConfigError(
+        f"corpus.manifest: {manifest!r} is tracked by neither git nor DVC, so queued experiments would not"
+        f" find it. Track it: `git add {manifest}`, with -f if git ignores it."
+    )
+
+
+def _git_tracks(path: Path) -> bool:
+    """Whether git has this file, or files of this folder. Without git there are no experiments: then True."""
+    if shutil.which("git") is None:
+        return True
+    listing = run_git(Path(), "ls-files", "--", str(path), check=False)
+    if listing.returncode and b"not a git repository" not in listing.stderr:
+        raise ConfigError(f"git does not say whether it tracks {path}: {listing.stderr.decode().strip()}")
+    return bool(listing.stdout) or listing.returncode != 0
+
+
+def _dvc_tracks(path: Path) -> bool:
+    from dvc.exceptions import DvcException, NotDvcRepoError, OutputNotFoundError
+    from dvc.repo import Repo  # takes a second to import
+
+    try:
+        with Repo() as repo:
+            return bool(repo.find_outs_by_path(str(path), strict=False))
+    except (OutputNotFoundError, NotDvcRepoError):
+        return False
+    except DvcException as error:
+        raise ConfigError(f"DVC does not say whether it tracks {path}: {error}") from error

@@ -1,0 +1,156 @@
+"""`extract` in a notebook, and what it does before it computes."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.backbone import Weights
+from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.errors import JournalError, ManifestError, PipelineError, WeightsFileError
+from pipeline.extraction import ExtractConfig, Extracted, Job, Progress, extract, make_job, run_job
+from pipeline.extraction.adoption import adopt_files, view_files
+from pipeline.extraction.prepare import prepare
+from pipeline.manifest import read_manifest
+from pipeline.store import Journal, open_view
+from tests.extraction.test_extract import plain_features
+from tests.support.media import write_video
+
+FRAMES = {"a": 5, "b": 7, "c": 3}
+CONFIG = {"preprocessing": {"resize": 32, "crop": 32}, "batch_size": 4, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a manifest of three videos and weights."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, (name, num_frames) in enumerate(FRAMES.items()):
+        path = folder / f"videos/{name}.mp4"
+        write_video(path, num_frames=num_frames, size=(32, 32), first_index=10 * number)
+    write_manifest(folder / "mine.csv", FRAMES)
+    save_weights(obtain_weights(WeightsConfig(arch="resnet18", source="random:0")), path=folder / "weights")
+    return folder
+
+
+def write_manifest(path: Path, names: Iterable[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip_id", "source", "split"])
+        for name, split in zip(names, ("train", "val", "test"), strict=True):
+            writer.writerow([name, f"{name}.mp4", split])
+
+
+def extract_to(
+    folder: Path, corpus: Path, *, manifest: str = "mine.csv", on_progress=None, **changes: object
+) -> Extracted:
+    return extract(
+        str(corpus / manifest),
+        root=corpus / "videos",
+        weights=str(corpus / "weights"),
+        config=ExtractConfig.model_validate({**CONFIG, **changes}),
+        features=folder / "features",
+        journal=str(folder / "journal"),
+        on_progress=on_progress,
+    )
+
+
+def job_in(folder: Path, corpus: Path, **changes: object) -> Job:
+    return make_job(
+        read_manifest(corpus / "mine.csv"),
+        root=corpus / "videos",
+        weights=corpus / "weights",
+        config=ExtractConfig.model_validate({**CONFIG, **changes}),
+        journal=folder / "journal",
+    )
+
+
+def test_extract_publishes_features_and_returns_the_facts(corpus: Path, tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    done = extract_to(tmp_path, corpus, on_progress=heard.append)
+    assert (done.clips_by_tap, done.left_out, done.failed) == ({"layer4": 3}, {}, {})
+    assert (done.num_clips, done.num_computed, done.num_frames) == (3, 3, 15)
+    assert done.num_bytes == 15 * 512 * 2
+    assert done.seconds > 0
+    assert list(done.lanes) == ["decode", "to_device", "compute", "to_host", "write"]
+    assert done.limited_by in done.lanes
+    json.dumps(done.lanes)
+    assert heard[-1] == Progress("extract", 3, 3, num_frames=15, num_bytes=15 * 512 * 2)
+    read = [progress for progress in heard if progress.step == "read sources"]
+    assert read[-1].num_done == read[-1].num_total == sum(p.stat().st_size for p in corpus.glob("videos/*"))
+    weights: Weights = load_weights(corpus / "weights")
+    with open_view(tmp_path / "features/layer4") as view:
+        for name in FRAMES:
+            maps, seconds = plain_features(corpus / f"videos/{name}.mp4", weights)
+            np.testing.assert_allclose(view.read(name), maps, rtol=2e-3, atol=1e-3)
+            np.testing.assert_array_equal(view.frame_seconds(name), seconds)
+
+    again = extract_to(tmp_path, corpus)
+    assert (again.clips_by_tap, again.num_computed, again.frames_per_second) == ({"layer4": 3}, 0, None)
+
+
+def test_extract_names_the_clips_that_it_leaves_out_and_those_that_failed(
+    corpus: Path, tmp_path: Path
+) -> None:
+    (corpus / "videos/broken.mp4").write_bytes(b"no video")
+    write_manifest(corpus / "damaged.csv", ["a", "b", "broken"])
+    done = extract_to(tmp_path, corpus, manifest="damaged.csv")
+    assert done.clips_by_tap == {"layer4": 2}
+    assert list(done.left_out) == ["broken"]
+    assert "broken.mp4" in done.left_out["broken"]
+
+    write_manifest(corpus / "gone.csv", ["a", "b", "gone"])
+    with pytest.raises(
+        PipelineError, match=r"1 clips failed.*run again to retry these:\n  gone: source 'gone"
+    ):
+        extract_to(tmp_path, corpus, manifest="gone.csv")
+
+
+def test_extract_states_facts_and_no_commands(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.csv"):
+        extract_to(tmp_path, corpus, manifest="none.csv")
+    with pytest.raises(WeightsFileError) as error:
+        extract(corpus / "mine.csv", root=corpus / "videos", weights=tmp_path / "none")
+    assert str(error.value) == f"No weights file {tmp_path / 'none'}."
+
+
+def test_a_plan_knows_what_another_process_did_since_the_plan_before(corpus: Path, tmp_path: Path) -> None:
+    """Two runs with one new journal: the other one adopts the view while this one is about to do so."""
+    extract_to(tmp_path, corpus)
+    files = view_files(tmp_path / "features")
+    job = job_in(tmp_path / "new", corpus, sampling={"every": 2})
+
+    def another_process_is_faster() -> Mapping[str, Path]:
+        assert adopt_files(Journal(job.journal.path), files) == 1
+        return files
+
+    todo = prepare(job, features=tmp_path / "none", earlier_files=another_process_is_faster)
+    assert [clip.reason for clip in todo.to_extract] == ["sampling changed: all -> {'every': 2}"] * 3
+
+
+def test_a_plan_knows_what_another_process_computed_while_nothing_was_repacked(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(tmp_path, corpus)
+
+    def another_process_is_faster(*_: object, **__: object) -> int:
+        monkeypatch.undo()
+        extract_to(tmp_path, corpus)
+        return 0
+
+    monkeypatch.setattr("pipeline.extraction.prepare.repack", another_process_is_faster)
+    todo = prepare(job, features=tmp_path / "none")
+    assert (todo.to_extract, todo.num_unchanged) == ((), 3)
+
+
+def test_clips_without_features_need_a_journal_that_can_be_written(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(tmp_path, corpus)
+    monkeypatch.setattr(Journal, "is_read_only", True)
+    with pytest.raises(
+        JournalError, match=r"3 clips have no features, and the journal .* can't be written\.$"
+    ):
+        run_job(job, features=tmp_path / "features")
