@@ -105,9 +105,9 @@ class Task(Protocol):
             raise QuestionsError(f"The model's task is {self.name}, which {needs} questions.")
 
     def with_search(self, **options: Any) -> Self:
-        """The task, searching its answers with other values of these fields of `WordsConfig`.
+        """The same task, but for these fields of `WordsConfig` in the search of its answers.
 
-        Raises ConfigError where the task searches nothing.
+        Raises ConfigError if the task does not search its answers.
         """
         raise ConfigError(
             f"{', '.join(options)}: only a decoder of captions searches, and the model's task is {self.name}."
