@@ -8,10 +8,11 @@ from pydantic_core import PydanticCustomError
 
 
 def one_of(registry: Mapping[str, object]) -> BeforeValidator:
-    """The validator of a field that holds a key of `registry`, as in `Annotated[str, one_of(CELLS)]`.
+    """Validate a setting that names an entry of `registry`.
 
-    The registry is read at each validation: an entry that is added later is a valid value, too. Another
-    value is refused as Literal does it, with all keys: "Input should be 'gru', 'lstm' or 'rnn'".
+    A field's type is then `Annotated[str, one_of(CELLS)]`. The registry is read at each validation: a key
+    that is added later is valid, too. Other values are refused with all keys, as Literal does it: "Input
+    should be 'gru', 'lstm' or 'rnn'".
     """
 
     def check(value: Any) -> Any:

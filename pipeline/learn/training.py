@@ -11,12 +11,18 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import FRAME_NETS, SUMMARIES, ModelConfig
+from pipeline.learn.optimisation import (
+    OptimisationConfig,
+    learning_rate_share,
+    make_optimizer,
+    resolve_precision,
+)
 from pipeline.learn.streaming import Loader, LoaderConfig
 from pipeline.learn.tasks import TASKS, Task, TaskConfig
 from pipeline.manifest import Clip
@@ -26,74 +32,20 @@ from pipeline.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-# Each takes the finished share of the steps after the warm-up, and gives the share of the learning rate.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda _: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-}
-
-Groups = list[dict[str, Any]]  # of parameters, each group with its learning rate
-
-
-def _adamw(groups: Groups, config: "TrainConfig") -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-
-
-def _sgd(groups: Groups, config: "TrainConfig") -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, weight_decay=config.weight_decay, momentum=config.momentum)
-
-
-OPTIMIZERS: dict[str, Callable[[Groups, "TrainConfig"], torch.optim.Optimizer]] = {
-    "adamw": _adamw,
-    "sgd": _sgd,
-}
-
-
-@dataclass(frozen=True)
-class MatrixPrecision:
-    """The type in which matrices are multiplied; weights, losses and sums stay float32."""
-
-    dtype: torch.dtype
-    needs_gpu: bool = False
-    scales_loss: bool = False  # small gradients would be 0 in this type
-
-
-PRECISIONS: dict[str, MatrixPrecision] = {
-    "float32": MatrixPrecision(torch.float32),
-    "bfloat16": MatrixPrecision(torch.bfloat16),
-    "float16": MatrixPrecision(torch.float16, needs_gpu=True, scales_loss=True),  # it ends at 6e-8
-}
-
 _BATCHES_PER_CHECK = 50  # of losses: each check waits for the GPU
 
 
-class TrainConfig(ModelConfig, TaskConfig, LoaderConfig):
+class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
     """From a tap's features to a checkpoint."""
 
     task: Annotated[str, one_of(TASKS)] = "classification"
     tap: str = "layer4"  # of the features to train on
     tail: str | None = None  # a later tap, e.g. layer4: layers up to it are trained, too; null: none
-    tail_learning_rate: PositiveFloat = 1e-5  # of the tail
     standardise: bool = True  # each channel by its mean and deviation in the train split
-    epochs: PositiveInt = 30  # at most
     monitor: str | None = None  # metric of the val split that chooses the best epoch; null: the task's
     patience: PositiveInt | None = 10  # stop after so many epochs without a better one; null: never
-    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
-    learning_rate: PositiveFloat = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"  # of the learning rate; cosine: 0 after `epochs`
-    warmup_epochs: NonNegativeInt = 0  # the learning rate rises in these, before the schedule
-    grad_clip: PositiveFloat | None = 1.0  # largest norm of all gradients; null: no limit
-    precision: Annotated[str, one_of(PRECISIONS)] = "float32"  # of matrix products; float16 needs a GPU
     seed: NonNegativeInt = 0  # of initial weights, order of clips and dropout
     device: DeviceName = "auto"
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs {self.epochs}")
-        return self
 
     @model_validator(mode="after")
     def _targets_are_of_the_samples(self) -> Self:
@@ -220,38 +172,6 @@ def fit(
         on_epoch(metrics)
     model.load_state_dict(best_weights)
     return Fit(history, best)
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters; those of a tail form a group with `tail_learning_rate`.
-
-    Each group has its full learning rate, which the schedule lowers, as `full_lr`.
-    """
-    tail = [value for name, value in model.named_parameters() if ".tail." in f".{name}"]
-    others = [value for name, value in model.named_parameters() if ".tail." not in f".{name}"]
-    groups = [
-        {"params": params, "lr": rate, "full_lr": rate}
-        for params, rate in ((others, config.learning_rate), (tail, config.tail_learning_rate))
-        if params
-    ]
-    return OPTIMIZERS[config.optimizer](groups, config)
-
-
-def learning_rate_share(step: int, config: TrainConfig, *, epoch_steps: int) -> float:
-    """The share of the full learning rate at a step, counted from 0: it rises, then follows the schedule."""
-    num_warmup, num_steps = config.warmup_epochs * epoch_steps, config.epochs * epoch_steps
-    if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
-    return SCHEDULES[config.schedule]((step - num_warmup) / (num_steps - num_warmup))
-
-
-def resolve_precision(config: TrainConfig, device: torch.device) -> MatrixPrecision:
-    """The precision that `config` names. Raises ConfigError for one that the device does not have."""
-    precision = PRECISIONS[config.precision]
-    if precision.needs_gpu and device.type == "cpu":
-        others = either(name for name, other in PRECISIONS.items() if not other.needs_gpu)
-        raise ConfigError(f"precision {config.precision!r} needs a GPU. Use {others} on a CPU.")
-    return precision
 
 
 def resolve_monitor(task: Task, config: TrainConfig) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
-from pipeline.learn.models.decoder import DECODERS, DecoderConfig, Step, teacher_words, unroll
+from pipeline.learn.models.decoder import Step, teacher_words, unroll
+from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
 from pipeline.learn.models.encoder import NoEncoder
 from pipeline.learn.models.transformer import TransformerEncoder, position_signal
 from pipeline.learn.vocabulary import END, PAD, START

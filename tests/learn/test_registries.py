@@ -14,21 +14,15 @@ from torch import Tensor, nn
 
 from pipeline.learn.models import CELLS, FRAME_NETS, SUMMARIES
 from pipeline.learn.models.cells import Cell
-from pipeline.learn.models.decoder import DECODERS, DecoderCell, RecurrentDecoder
+from pipeline.learn.models.decoder import RecurrentDecoder
+from pipeline.learn.models.decoder_cells import DECODERS, DecoderCell
 from pipeline.learn.models.frame_nets import FrameNet
 from pipeline.learn.models.summaries import Summary
+from pipeline.learn.optimisation import OPTIMIZERS, PRECISIONS, SCHEDULES, MatrixPrecision
 from pipeline.learn.sequences import POOLINGS, SCANS, Scan
 from pipeline.learn.streaming import make_loader
 from pipeline.learn.tasks import TASKS, Classification
-from pipeline.learn.training import (
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
-    Fit,
-    MatrixPrecision,
-    TrainConfig,
-    fit,
-)
+from pipeline.learn.training import Fit, TrainConfig, fit
 from tests.support.toy import make_clip, make_features, random_maps
 
 CPU = torch.device("cpu")

@@ -10,17 +10,10 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
+from pipeline.learn.optimisation import SCHEDULES, learning_rate_share, make_optimizer
 from pipeline.learn.streaming import Loader, make_loader
 from pipeline.learn.tasks import Classification, FrameLabels, Regression
-from pipeline.learn.training import (
-    SCHEDULES,
-    Fit,
-    TrainConfig,
-    best_epoch,
-    fit,
-    learning_rate_share,
-    make_optimizer,
-)
+from pipeline.learn.training import Fit, TrainConfig, best_epoch, fit
 from pipeline.manifest import Clip, FrameLabel
 from tests.support.toy import make_features, order_task
 

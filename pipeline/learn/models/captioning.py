@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.learn.models.clip import ClipModel
-from pipeline.learn.models.decoder import DECODERS, DecoderConfig, teacher_words, unroll
+from pipeline.learn.models.decoder import teacher_words, unroll
+from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
 from pipeline.learn.models.frames import check_sentences
 from pipeline.learn.vocabulary import PAD
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """How an encoder is built, and what other code has to know of it."""
+    """How an encoder is built, and its properties that other code asks for."""
 
     build: Callable[["ModelConfig", int, int | None], Encoder]  # of features, and of those after a projection
     label: str  # of the model in tables of results

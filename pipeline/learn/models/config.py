@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from pipeline.learn.models.cells import CELLS
-from pipeline.learn.models.decoder import DecoderConfig
+from pipeline.learn.models.decoder_cells import DecoderConfig
 from pipeline.learn.models.frame_nets import FRAME_NETS
 from pipeline.learn.models.questions import QuestionConfig
 from pipeline.learn.models.summaries import SUMMARIES

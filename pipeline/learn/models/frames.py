@@ -64,7 +64,7 @@ def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, 
 
 
 def check_sentences(sentences: Tensor, *, batch_size: int, what: str) -> None:
-    """Raise ShapeError unless sentences, `what` they are, are (B, R, S): R a clip, of S word numbers."""
+    """Raise ShapeError unless sentences are (B, R, S): R of S words for each clip. `what` is their name."""
     shape = tuple(sentences.shape)
     if len(shape) == 3 and shape[0] == batch_size:
         return

@@ -68,7 +68,7 @@ class Attention(nn.Module):
 class Summary:
     """A way to make one vector of a sequence's states."""
 
-    # For states of E features: what takes (states, lengths, bidirectional=...) to summaries (B, E).
+    # Of the number of features E: a function of (states, lengths, bidirectional=...) that gives (B, E).
     build: Callable[[int], Callable[..., Tensor]]
     at_every_frame: bool = False  # also gives a vector at each frame of a clip, not only one a clip
 

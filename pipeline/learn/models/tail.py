@@ -41,7 +41,7 @@ class Tail(nn.Module):
 class TailFeatures:
     """The outputs of `layers` for cached features, computed when they are read.
 
-    Their statistics are those of what a model with this tail will standardise.
+    A model with this tail standardises them, by statistics that are measured here.
     """
 
     dtype = np.dtype(np.float32)

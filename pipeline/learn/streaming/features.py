@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
-_CHECKED_BYTES = 1 << 20  # at once: what a CPU's cache holds
+_CHECKED_BYTES = 1 << 20  # at once: they fit into a CPU's cache
 
 
 class Features(Protocol):
