@@ -1,5 +1,8 @@
-# `make repro` runs the pipeline on the embedded corpus, `make test` is the one gate, `make check` a quick
-# part of it while you work, `make stress` kills the store more often and records it.
+# make repro    run the pipeline on the embedded corpus
+# make check    the quick part of the tests, while you work
+# make test     every check; CI runs this
+# make stress   kill the store many times, and record the result in benchmarks/results/stress.md
+# make format   format the code
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -29,7 +32,7 @@ install: $(BIN)/.installed
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on --quiet -e '.[demo,dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --quiet -e '.[dev]'
 	@touch $@
 
 format: install

@@ -27,7 +27,7 @@ def make_weights(arch: str) -> Weights:
 
 
 def copy_video(source: Path, folder: Path, *, num_clips: int) -> list[Clip]:
-    """The same video under several contents: each copy ends with a `free` box of its own (ISO 14496-12)."""
+    """Copies of a video with contents of their own: each ends with another `free` box (ISO 14496-12)."""
     folder.mkdir(parents=True, exist_ok=True)
     data = source.read_bytes()
     clips = []

@@ -1,8 +1,6 @@
 """Extraction: against the network alone, against the loop that everyone writes first, and its memory."""
 
 import shutil
-import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from benchmarks.corpora import (
     extract,
     make_weights,
 )
-from benchmarks.report import Report, Row, alternate, arguments, return_freed_memory
+from benchmarks.report import Report, Row, alternate, arguments, in_fresh_process, return_freed_memory
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Sampling
 from pipeline.extraction import ExtractConfig
@@ -95,7 +93,7 @@ def kept(weights: Weights, *, quick: bool) -> Row:
 def overlap(
     folder: Path, video: Path, weights: Weights, backbone: Backbone, *, quick: bool, target: float
 ) -> Row:
-    """Full batches only: what padding costs is a matter of the corpus' size."""
+    """The engine against the network alone, in full batches: the cost of padding depends on the corpus."""
     batch_size = default_batch_size(backbone.device)
     # Four batches of the first 128 frames.
     clips = [
@@ -149,7 +147,7 @@ def naive_rows(folder: Path, weights: Weights, *, quick: bool, images: bool) -> 
     """Mean features of short clips: one after the other in plain torch, and through the engine."""
     corpus = folder / "corpus"
     device = default_device()
-    num_frames = 32 if quick else 64  # full batches: what padding costs is a matter of the corpus' size
+    num_frames = 32 if quick else 64  # full batches: the cost of padding depends on the corpus
     clips = [
         replace(clip, end_seconds=num_frames / 25 - 0.001) for clip in copy_video(VIDEO, corpus, num_clips=1)
     ]
@@ -266,12 +264,12 @@ def save_h5(out: Path, clip_id: str, features: np.ndarray) -> None:
         file[clip_id] = features
 
 
-# In a process of its own, because peak memory is a process's.
 PEAK = textwrap.dedent("""
     import sys
     from pathlib import Path
     import torch
     from benchmarks.corpora import copy_video, encode_grey, extract, make_weights
+    from benchmarks.report import peak_mb
     from pipeline.backbone import Backbone
     from pipeline.contract import Preprocessing
     from pipeline.extraction import ExtractConfig
@@ -282,10 +280,6 @@ PEAK = textwrap.dedent("""
     weights = make_weights("resnet18")
     backbone = Backbone(weights, taps=["layer4"], device=torch.device("cpu"))
     config = ExtractConfig(preprocessing=Preprocessing(resize=32, crop=32))
-
-    def peak_mb():
-        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
 
     def run(name, seconds, num_clips):
         video = encode_grey(folder / name / "video.mp4", seconds=seconds)
@@ -305,9 +299,7 @@ def memory(folder: Path, *, quick: bool) -> list[Row]:
     runs = ((300, 1), (10, 30)) if quick else ((7200, 1), (10, 720))
     rows: list[Row] = []
     for seconds, num_clips in runs:
-        command = [sys.executable, "-c", PEAK, str(folder / str(seconds)), str(seconds), str(num_clips)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        grown_mb, num_frames = (float(word) for word in done.stdout.split())
+        grown_mb, num_frames = in_fresh_process(PEAK, folder / str(seconds), seconds, num_clips)
         rows.append(
             {
                 "videos": num_clips,

@@ -1,7 +1,7 @@
 """What a machine with a GPU can do: the network, decoders and disks alone, and the engine beside them.
 
-Ends within ten minutes (--minutes): what there is no time for is left out and listed. `--small` runs on
-a CPU, to see that it works.
+Ends within ten minutes (--minutes): measurements that would not fit are left out and listed. `--small` is a
+trial run on a CPU.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from benchmarks.corpora import (
     VIDEO,
     VIDEO_FRAMES,
     copy_video,
+    default_device,
     encode_smaller,
     extract,
     make_weights,
@@ -83,7 +84,7 @@ FULL = Scale(
 
 @dataclass
 class Clock:
-    """The time that is left, and what was left out for want of it."""
+    """The time that is left, and the measurements that did not fit."""
 
     ends: float
     skipped: list[str] = field(default_factory=list)
@@ -106,7 +107,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     scale = SMALL if args.small else FULL
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     if not args.small and device.type == "cpu":
         parser.error("torch sees no GPU: use --small")
     clock = Clock(time.monotonic() + 60 * args.minutes)
@@ -173,7 +174,7 @@ def in_threads(work: Callable[[int], None], num_threads: int) -> None:
 
 
 def decode_rates(folder: Path, scale: Scale, clock: Clock, *, pinned: bool) -> list[Row]:
-    """The engine's decoding lane with nobody behind it."""
+    """The engine's decoding lane alone: its frames are thrown away."""
     small = encode_smaller(VIDEO, folder / "small.mp4", width=640, height=272)
     rows = []
     for name, video in (("1280x720", VIDEO), ("640x272", small)):
@@ -206,7 +207,7 @@ def decode_rates(folder: Path, scale: Scale, clock: Clock, *, pinned: bool) -> l
 def forward_rates(
     scale: Scale, weights: Weights, device: torch.device, clock: Clock, *, variants: bool
 ) -> list[Row]:
-    """Eager, captured in a CUDA graph, compiled; the engine's default first, its variants when asked for."""
+    """The engine's default alone, or all variants: eager and compiled, each precision and batch size."""
     default_size = scale.batch_sizes[-2]
     default: tuple[Precision, Backend, int] = (scale.precisions[0], "eager", default_size)
     if not variants:
@@ -354,7 +355,7 @@ def engine_rates(
 
 @contextlib.contextmanager
 def frames_in_memory(scale: Scale) -> Iterator[None]:
-    """In the block, each clip is the same frames in memory, of the network's size: nothing is decoded."""
+    """Within the block nothing is decoded: every clip gives the same frames, in the network's size."""
     height, width = scale.preprocessing.crop_size
     side = scale.preprocessing.resize
     size = (side, side) if isinstance(side, int) else (height, width)

@@ -1,8 +1,8 @@
-"""Differential check: some 150 small videos, each read by framecache and by an independent loop.
+"""Differential check: some 160 small videos, each read by framecache and by an independent loop.
 
-Containers x codecs x GOP shapes x pixel formats, then what is odd or damaged. Reports the files in which
-number, times or pixels of the frames differ; a damaged file must be named, and the loop must have found what
-is recovered. Ends with status 1 for a difference that EXPECTED does not list.
+Containers x codecs x GOP shapes x pixel formats, then odd files, then damaged ones. Prints each file in which
+the number, times or pixels of the frames differ. Of a damaged file framecache must report the damage, and may
+recover only frames that the loop finds too. Ends with status 1 for a difference that EXPECTED does not list.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -28,24 +28,6 @@ from tests.support.media import write_video
 
 NUM_FRAMES = 36
 
-CONTAINERS = {  # by encoder
-    "libx264": ("mp4", "mkv", "mov", "avi", "ts", "flv", "h264"),
-    "libx265": ("mp4", "mkv", "mov", "ts", "hevc"),
-    "mpeg4": ("mp4", "mkv", "avi", "mov", "3gp"),
-    "mpeg2video": ("mpg", "ts", "mkv", "vob"),
-    "mpeg1video": ("mpg",),
-    "libvpx": ("webm", "mkv"),
-    "libvpx-vp9": ("webm", "mkv", "mp4", "ivf"),
-    "libsvtav1": ("mp4", "webm", "mkv"),
-    "mjpeg": ("avi", "mov", "mkv"),
-    "wmv2": ("wmv", "asf"),
-    "flv1": ("flv",),
-    "h263": ("3gp",),
-    "ffv1": ("mkv", "avi"),
-    "huffyuv": ("avi",),
-    "prores_ks": ("mov",),
-    "gif": ("gif",),
-}
 GOPS = {
     "intra": {"g": "1", "bf": "0"},
     "short": {"g": "6", "bf": "0"},
@@ -56,27 +38,49 @@ OPEN_GOPS = {
     "open": {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=normal"},
     "refresh": {"g": "12", "x264-params": "intra-refresh=1"},
 }
-HAS_GOPS = ("libx264", "mpeg4", "mpeg2video", "mpeg1video", "libvpx-vp9")
-QUIET = {
-    "libx265": {"x265-params": "log-level=none:keyint=12:bframes=3:pools=none", "preset": "ultrafast"},
-    "libsvtav1": {"svtav1-params": "lp=1", "preset": "8"},
-    "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"},
-    "libvpx": {"cpu-used": "8", "deadline": "realtime"},
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The files that one encoder makes: every GOP shape in every container, other pixels in the first one."""
+
+    suffixes: tuple[str, ...]
+    pixels: str = "yuv420p"
+    other_pixels: tuple[str, ...] = ()
+    gops: Mapping[str, dict[str, str]] = field(default_factory=lambda: {"default": {}})
+    options: Mapping[str, str] = field(default_factory=dict)  # quick and quiet
+    size: tuple[int, int] = (64, 64)
+
+
+_VPX = {"cpu-used": "8", "deadline": "realtime"}
+ENCODERS = {
+    "libx264": Encoder(
+        ("mp4", "mkv", "mov", "avi", "ts", "flv", "h264"),
+        other_pixels=("yuv422p", "yuv444p", "yuv420p10le", "yuvj420p", "gray"),
+        gops=GOPS | OPEN_GOPS,
+    ),
+    "libx265": Encoder(
+        ("mp4", "mkv", "mov", "ts", "hevc"),
+        other_pixels=("yuv444p", "yuv420p10le"),
+        options={"x265-params": "log-level=none:keyint=12:bframes=3:pools=none", "preset": "ultrafast"},
+    ),
+    "mpeg4": Encoder(("mp4", "mkv", "avi", "mov", "3gp"), gops=GOPS),
+    "mpeg2video": Encoder(("mpg", "ts", "mkv", "vob"), gops=GOPS),
+    "mpeg1video": Encoder(("mpg",), gops=GOPS),
+    "libvpx": Encoder(("webm", "mkv"), options=_VPX),
+    "libvpx-vp9": Encoder(
+        ("webm", "mkv", "mp4", "ivf"), other_pixels=("yuv444p", "yuv440p"), gops=GOPS, options=_VPX
+    ),
+    "libsvtav1": Encoder(("mp4", "webm", "mkv"), options={"svtav1-params": "lp=1", "preset": "8"}),
+    "mjpeg": Encoder(("avi", "mov", "mkv"), "yuvj420p", other_pixels=("yuvj422p", "yuvj444p")),
+    "wmv2": Encoder(("wmv", "asf")),
+    "flv1": Encoder(("flv",)),
+    "h263": Encoder(("3gp",), size=(144, 176)),
+    "ffv1": Encoder(("mkv", "avi"), other_pixels=("gray", "bgr0", "yuva444p", "gray16le")),
+    "huffyuv": Encoder(("avi",), "yuv422p"),
+    "prores_ks": Encoder(("mov",), "yuv422p10le"),
+    "gif": Encoder(("gif",), "rgb8"),
 }
-PIXELS = {
-    "libx264": ("yuv422p", "yuv444p", "yuv420p10le", "yuvj420p", "gray"),
-    "libx265": ("yuv444p", "yuv420p10le"),
-    "libvpx-vp9": ("yuv444p", "yuv440p"),
-    "mjpeg": ("yuvj422p", "yuvj444p"),
-    "ffv1": ("yuv420p", "gray", "bgr0", "yuva444p", "gray16le"),
-}
-DEFAULT_PIXELS = {
-    "mjpeg": "yuvj420p",
-    "gif": "rgb8",
-    "prores_ks": "yuv422p10le",
-    "huffyuv": "yuv422p",
-}
-SIZES = {"h263": (144, 176)}
 
 # Known differences, and why they are right.
 EXPECTED = {
@@ -87,7 +91,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader makes of a file."""
+    """The frames that a reader found in a file."""
 
     seconds: tuple[float, ...]
     digests: tuple[str, ...]  # of the pixels of each frame
@@ -99,7 +103,7 @@ def by_framecache(path: Path) -> Found:
     digests: list[str] = []
     try:
         for batch in read_frames([path], sampling=Sampling()):
-            seconds += batch.pts_seconds.tolist()
+            seconds += batch.frame_seconds.tolist()
             digests += [_digest(frame) for frame in batch.pixels]
     except DecodeError as error:
         return Found(tuple(seconds), tuple(digests), str(error))
@@ -107,7 +111,7 @@ def by_framecache(path: Path) -> Found:
 
 
 def by_plain_loop(path: Path) -> Found:
-    """PyAV as in its manual, going on after what a decoder refuses, as players do."""
+    """PyAV as in its manual; like a player, it goes on after a packet that the decoder refuses."""
     frames, error = [], None
     try:
         with av.open(path) as container:
@@ -129,20 +133,8 @@ def number_by_ffmpeg(path: Path) -> int | None:
     """How many frames the ffmpeg command shows; None where it is not installed."""
     if shutil.which("ffmpeg") is None:
         return None
-    command = [
-        "ffmpeg",
-        "-v",
-        "quiet",
-        "-i",
-        path,
-        "-map",
-        "0:v",
-        "-vsync",
-        "passthrough",
-        "-f",
-        "framecrc",
-        "-",
-    ]
+    every_frame = ["-map", "0:v", "-vsync", "passthrough", "-f", "framecrc", "-"]  # a line each
+    command = ["ffmpeg", "-v", "quiet", "-i", path, *every_frame]
     lines = subprocess.run(command, capture_output=True, check=False, text=True).stdout.splitlines()
     return sum(not line.startswith("#") for line in lines)
 
@@ -153,31 +145,26 @@ def _digest(pixels: np.ndarray) -> str:
 
 def sound_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of every combination that the encoders make."""
-    for codec, suffixes in CONTAINERS.items():
-        gops = {
-            **(GOPS if codec in HAS_GOPS else {"default": {}}),
-            **(OPEN_GOPS if codec == "libx264" else {}),
-        }
-        shapes = [(gop, options, DEFAULT_PIXELS.get(codec, "yuv420p")) for gop, options in gops.items()]
-        shapes += [(f"default {pix_fmt}", {}, pix_fmt) for pix_fmt in PIXELS.get(codec, ())]
-        for gop, options, pix_fmt in shapes:
-            for suffix in suffixes if pix_fmt == DEFAULT_PIXELS.get(codec, "yuv420p") else suffixes[:1]:
-                name = f"{codec} {gop} {suffix}"
-                path = folder / f"{name.replace(' ', '_')}.{suffix}"
-                write_video(
-                    path,
-                    num_frames=NUM_FRAMES,
-                    fps=25,
-                    codec=codec,
-                    pix_fmt=pix_fmt,
-                    size=SIZES.get(codec, (64, 64)),
-                    options={**QUIET.get(codec, {}), **options},
-                )
-                yield name, path
+    for codec, encoder in ENCODERS.items():
+        kinds = [(gop, suffix, encoder.pixels) for gop in encoder.gops for suffix in encoder.suffixes]
+        kinds += [(f"default {pixels}", encoder.suffixes[0], pixels) for pixels in encoder.other_pixels]
+        for gop, suffix, pixels in kinds:
+            name = f"{codec} {gop} {suffix}"
+            path = folder / f"{name.replace(' ', '_')}.{suffix}"
+            write_video(
+                path,
+                num_frames=NUM_FRAMES,
+                fps=25,
+                codec=codec,
+                pix_fmt=pixels,
+                size=encoder.size,
+                options={**encoder.options, **encoder.gops.get(gop, {})},
+            )
+            yield name, path
 
 
 def odd_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, file) whose frames are all good, whatever headers, packets and times say."""
+    """(name, file) with odd headers, packets or times, whose frames are all good."""
     for suffix in ("mp4", "mkv", "mov", "ts"):
         yield f"message samples {suffix}", odd_videos.write_message_samples(folder / f"sei.{suffix}")
     for suffix in ("mp4", "mkv", "avi", "mov"):
@@ -201,7 +188,7 @@ def odd_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def damaged_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, file) that lack frames: cut off, or with a keyframe overwritten."""
+    """(name, file) with frames missing: cut off, or with a keyframe overwritten."""
     for codec, suffix, options in (
         ("libx264", "mp4", {"movflags": "faststart"}),
         ("libx264", "mkv", {}),
@@ -213,7 +200,7 @@ def damaged_files(folder: Path) -> Iterator[tuple[str, Path]]:
             num_frames=NUM_FRAMES,
             fps=25,
             codec=codec,
-            options={**QUIET.get(codec, {}), "g": "12"},
+            options={**ENCODERS[codec].options, "g": "12"},
         )
         whole = folder / f"whole_{codec}.{suffix}"
         with av.open(plain) as reader, av.open(whole, "w", options=options) as writer:
@@ -247,13 +234,13 @@ def _patched(source: Path, target: Path, changes: dict[int, bytes]) -> Path:
 
 
 def difference(path: Path, *, is_damaged: bool) -> str | None:
-    """In what the two readers differ; None where they agree."""
+    """How the two readers differ; None where they agree."""
     ours, plain = by_framecache(path), by_plain_loop(path)
     if is_damaged:
         if ours.error is None:
             return "damage is not named"
         if not set(ours.digests) <= set(plain.digests):
-            return "recovered frames are others"
+            return "recovered frames that the plain loop does not find"
         return None
     if ours.error:
         return ours.error

@@ -105,7 +105,7 @@ class Bench:
         return self.closer.enter_context(open_view(here / "features" / target.contract.tap))
 
     def check(self, epoch: Epoch) -> None:
-        """The same bytes as were written, or no figure."""
+        """Compare every clip with the written one before anything is timed."""
         seen = 0
         for batch in epoch(self.order):
             for maps in batch:
@@ -184,7 +184,7 @@ class Bench:
         return rows
 
     def others(self) -> list[Row]:
-        """Makes the other stores, for `cold` too."""
+        """Write the other stores, which `cold` reads too, and compare."""
         pool = self.closer.enter_context(ThreadPoolExecutor(2))
         view, hdf5 = self.view("zarr"), self.view("hdf5")
         self.contenders = {

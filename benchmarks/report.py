@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,6 +58,19 @@ def alternate(
             before()
             seconds[name].append(seconds_of(run))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_mb() -> float:
+    """This process's largest memory so far, in MiB. (getrusage's peak is inherited from the parent.)"""
+    line = next(line for line in _lines("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def in_fresh_process(code: str, *args: object) -> list[float]:
+    """The figures that `code` prints, run by a process of its own: peak memory is a process's."""
+    command = [sys.executable, "-c", code, *map(str, args)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from PIL import Image
 
 from benchmarks.corpora import FULL_SIZE, VIDEO, VIDEO_FRAMES, copy_video, extract, make_weights
-from benchmarks.report import Report, Row, alternate, arguments, seconds_of
+from benchmarks.report import Report, Row, alternate, arguments, in_fresh_process, seconds_of
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
@@ -35,7 +35,7 @@ from pipeline.extraction import (
     publish_view,
 )
 from pipeline.extraction.cluster import dask as extract_dask
-from pipeline.manifest import Clip
+from pipeline.manifest import SPLITS, Clip, write_manifest
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
@@ -80,7 +80,7 @@ def large_store(folder: Path, num_clips: int) -> list[Row]:
     assert planned[0].num_unchanged == num_clips
     assert planned[0].keys == keys
     publish_seconds = seconds_of(lambda: publish_view(keys, targets=targets, journal=journal, path=features))
-    opened = probe(OPEN, features / target.contract.tap, str(num_clips))
+    opened = in_fresh_process(OPEN, features / target.contract.tap, num_clips)
     return [
         {"what": f"open a view of {num_clips:,} clips", "figure": opened[0], "unit": "s", "target": "< 1"},
         {"what": "memory above the imports", "figure": opened[1], "unit": "MB", "target": "< 300"},
@@ -91,7 +91,7 @@ def large_store(folder: Path, num_clips: int) -> list[Row]:
 
 
 def make_corpus(root: Path, num_clips: int) -> list[Clip]:
-    """Many clips a source: what a corpus of long videos with annotated segments has."""
+    """Many clips a source, as in a corpus of long videos with annotated segments."""
     root.mkdir()
     clips = []
     for number in range(num_clips):
@@ -160,19 +160,15 @@ def commit(journal: Journal, target: Target, clips: Sequence[Clip], keys: Mappin
         write_atomically(directory / record.record_name, record.to_bytes())
 
 
-# Each probe runs in its own process, because peak memory is a process's. It prints its figures.
-PEAK = """
+PROBE = """
 import sys, time
 from pathlib import Path
 import numpy as np
+from benchmarks.report import peak_mb
 from pipeline.store import open_view
-def peak_mb():
-    # Not getrusage: its peak is inherited from the parent process.
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 """
 
-OPEN = PEAK + textwrap.dedent("""
+OPEN = PROBE + textwrap.dedent("""
     before, started = peak_mb(), time.perf_counter()
     view = open_view(Path(sys.argv[1]))
     print(time.perf_counter() - started, peak_mb() - before)
@@ -185,7 +181,7 @@ OPEN = PEAK + textwrap.dedent("""
 """)
 
 # Page cache that a process reads is not its memory; a memory-mapped store would be.
-READ = PEAK + textwrap.dedent("""
+READ = PROBE + textwrap.dedent("""
     view = open_view(Path(sys.argv[1]))
     ids = view.clip_ids()
     out = np.empty((16, 16, *view.map_shape), view.dtype)
@@ -196,7 +192,7 @@ READ = PEAK + textwrap.dedent("""
     print(peak_mb() - before)
 """)
 
-WRITE = PEAK + textwrap.dedent("""
+WRITE = PROBE + textwrap.dedent("""
     from itertools import repeat
     from benchmarks.stores import CLIP_SHAPE, make_target, write_clips
     folder, container, num_clips = sys.argv[1:]
@@ -208,22 +204,15 @@ WRITE = PEAK + textwrap.dedent("""
 """)
 
 
-def probe(code: str, *args: str | Path) -> list[float]:
-    """What the code prints, run in a fresh process."""
-    command = [sys.executable, "-c", code, *map(str, args)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return [float(word) for word in done.stdout.split()]
-
-
 def memory(folder: Path, *, store_mb: int) -> list[Row]:
-    """Peak memory while a store several times larger streams through, beyond what its first clips took."""
+    """Peak memory while a large store streams through, beyond what its first clips took."""
     num_clips = (store_mb << 20) // CLIP_BYTES
     rows: list[Row] = []
     for container in CONTAINER_NAMES:
         here = folder / container
-        (write_mb,) = probe(WRITE, here, container, str(num_clips))
+        (write_mb,) = in_fresh_process(WRITE, here, container, num_clips)
         tap = publish_clips(here / "features", make_target(container), num_clips, journal=here / "journal")
-        (read_mb,) = probe(READ, tap)
+        (read_mb,) = in_fresh_process(READ, tap)
         for what, grown_mb in (("write", write_mb), ("read", read_mb)):
             row = {"container": container, "what": what, "store_mb": store_mb, "memory_grows_by_mb": grown_mb}
             rows.append(row)
@@ -288,8 +277,8 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
 NUM_WORKERS = 100
 WORKER_FRAMES_PER_S = 20  # ResNet-50 on two cores
 
-# Workers that commit their clips without computing them, all in one process, so that the client has one
-# of its own. What a task says that it took decides how many clips the next ones get.
+# Workers that commit their clips without computing them. They share one process, so that the client has one
+# of its own. The seconds that a task reports decide how many clips the next tasks get.
 PRETENDERS = textwrap.dedent("""
     import sys, time
     from distributed import LocalCluster, get_worker
@@ -319,7 +308,7 @@ PRETENDERS = textwrap.dedent("""
 
 
 def chatter(topic: str, count: int) -> None:
-    """Run by a worker: as many events as progress makes."""
+    """Run by a worker: sends `count` events like those of a task's progress."""
     from distributed import get_worker
 
     for number in range(count):
@@ -337,7 +326,7 @@ def pretenders(num_workers: int) -> Iterator[str]:
 
 
 def client_cost(folder: Path, num_clips: int) -> list[Row]:
-    """CPU seconds of the client's process, which the scheduler and the workers are no part of."""
+    """CPU seconds of the client's process alone, without scheduler and workers."""
     target = make_target("zarr")
     clips = make_corpus(folder / "corpus", num_clips)
     planned = [
@@ -404,14 +393,14 @@ def repro(folder: Path, num_clips: int) -> Row:
     shutil.rmtree(project.videos)
     project.videos.mkdir()
     rng = np.random.default_rng(0)
-    lines = ["clip_id,source,split,label"]
+    clips = []
     for number in range(num_clips):
         name = f"{number % 100:02d}/image{number:05d}.png"
         (project.videos / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(project.videos / name)
-        split = ("train", "val", "test")[number % 3]
-        lines.append(f"clip{number:05d},{name},{split},{'ab'[number // 3 % 2]}")
-    (project.path / "manifests/mine.csv").write_text("\n".join(lines) + "\n")
+        split, label = SPLITS[number % 3], "ab"[number // 3 % 2]
+        clips.append(Clip(f"clip{number:05d}", (name,), split, label=label))
+    write_manifest(project.path / "manifests/mine.csv", clips)
     project.dvc("repro")
     seconds = alternate({"repro": lambda: project.dvc("repro")}, num_rounds=3)["repro"]
     assert "up to date" in project.dvc("repro")

@@ -1,4 +1,4 @@
-"""Stores to measure: clips of 16 maps in float16, as half-empty as a ReLU leaves them."""
+"""Stores to measure: clips of 16 maps in float16, half of their values zero, as after a ReLU."""
 
 from collections.abc import Iterable
 from pathlib import Path

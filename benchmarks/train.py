@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import models as torchvision_models
 
+from benchmarks.corpora import default_device
 from benchmarks.read import Hdf5Clips, drop_cache
 from benchmarks.report import Report, Row, alternate, arguments
 from benchmarks.stores import (
@@ -36,7 +37,7 @@ from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_
 from pipeline.manifest import Clip
 from pipeline.store import FeatureView, open_view
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = default_device()
 NUM_THREADS = 8 if DEVICE.type == "cuda" else 2
 NUM_CLASSES = 10
 MODEL = ModelConfig(scan="frames", projection=64, hidden_size=128, dropout=0)
@@ -151,7 +152,7 @@ class Corpus:
         return epoch
 
     def check(self, epoch: Epoch) -> None:
-        """The same maps as were written, each once, or no figure."""
+        """Compare every clip with the written one, each read once, before anything is timed."""
         seen: list[int] = []
         for maps, numbers in epoch():
             assert torch.equal(maps.cpu(), self.maps[numbers])
@@ -160,7 +161,7 @@ class Corpus:
 
 
 class Trainee:
-    """The recurrent model, and one step of its training after another on labels that mean nothing."""
+    """The recurrent model, trained step by step on labels without meaning."""
 
     def __init__(self, row_shape: tuple[int, int, int]) -> None:
         model = build_model("recurrent", MODEL, map_shape=row_shape, num_outputs=NUM_CLASSES)
@@ -205,7 +206,7 @@ def epochs(corpus: Corpus, num_rounds: int) -> list[Row]:
 
 
 def cold_epochs(corpus: Corpus) -> list[Row]:
-    """As when features are larger than memory: every epoch comes from the disk."""
+    """As with features larger than memory: every epoch comes from the disk."""
     contenders = {
         "tensors in memory": corpus.in_memory(),
         "framecache, streamed, zarr": corpus.streamed(corpus.view("zarr")),
@@ -261,7 +262,7 @@ def statistics(corpus: Corpus, num_rounds: int) -> list[Row]:
 
 
 def factors(folder: Path, quick: bool, closer: contextlib.ExitStack) -> list[Row]:
-    """How many times the clips a second that training sees when the CNN's maps are cached.
+    """How many times more clips a second training sees when the CNN's maps are cached.
 
     Without a cache, frames wait in memory, decoded and cropped to 224x224: reading and decoding would
     come on top.

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import corpora
+from benchmarks.corpora import default_device
 from benchmarks.report import Report, Row, alternate, arguments
 from benchmarks.stores import (
     CLIP_BYTES,
@@ -25,14 +27,14 @@ from benchmarks.stores import (
 )
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.extraction import ExtractConfig, Target, compute_clips, make_plan, make_targets, publish_view
-from pipeline.learn.evaluation import predict
+from pipeline.extraction import ExtractConfig, Target
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, Journal, StoreConfig, open_view, read_record
+from pipeline.store import FeatureView, StoreConfig, open_view, read_record
 from stages.extract_settings import weights_path
 from stages.params import CorpusConfig, load_section
 
@@ -100,27 +102,16 @@ def write_plainly(folder: Path, clips: Sequence[np.ndarray]) -> None:
 def extract(folder: Path, clips: Sequence[Clip]) -> FeatureView:
     """float32 features of the corpus in params.yaml, made with its parameters: `dvc repro weights` first."""
     config = load_section("extract", ExtractConfig).model_copy(update={"dtype": "float32"})
-    root = Path(load_section("corpus", CorpusConfig).root)
     weights = load_weights(weights_path())
-    device = default_device()
-    backbone = Backbone(weights, taps=config.taps, device=device)
-    targets = make_targets(config, weights, backbone)
-    journal = Journal(folder / "journal")
-    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
-    compute_clips(
-        todo.to_extract,
-        root=root,
-        targets=targets,
-        backbone=backbone,
-        journal=journal,
+    corpora.extract(
+        clips,
+        root=Path(load_section("corpus", CorpusConfig).root),
+        folder=folder,
+        weights=weights,
+        backbone=Backbone(weights, taps=config.taps, device=default_device()),
         config=config,
     )
-    publish_view(todo.keys, targets=targets, journal=journal, path=folder / "features")
     return open_view(folder / "features" / config.taps[0])
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
@@ -177,7 +168,7 @@ def read_all(view: FeatureView) -> None:
 
 
 def accuracy(view: FeatureView, clips: Sequence[Clip], folder: Path) -> list[Row]:
-    """The recurrent model of params.yaml on the same maps in fewer bits: test accuracy over some seeds."""
+    """Test accuracy of the model of params.yaml, over some seeds, on the same maps in fewer bits."""
     full = keep_resident(view, clips, limit_bytes=1 << 40)
     assert isinstance(full, ResidentFeatures)
     original = full.rows.numpy()
@@ -239,7 +230,7 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
         device=device,
         state_path=state_path,
     )
-    predictions = predict(model, loaders["test"].epoch(), task=task, device=device)
+    predictions = answer_batches(model, loaders["test"].epoch(), task=task, device=device)
     return task.metrics(predictions.outputs, predictions.targets)["accuracy"]
 
 

@@ -24,18 +24,21 @@ Pooling = Literal["none", "avg", "max"]
 StoredDtype = Literal["float16", "float32"]
 
 
+_FORMS = {"every": "n", "fps": "x", "count": "n"}  # of a sampling that is not `all`; one at most
+
+
 class Sampling(BaseModel):
     """Which frames of a clip are used: `all`, or one of `every: n`, `fps: x`, `count: n`.
 
-    `max_frames: n` caps all but `count`: where they give more, n of theirs, evenly spaced, are used.
+    With `max_frames: n`, at most n frames are used, evenly spaced among those; `count` needs no such cap.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: PositiveInt | None = None  # each n-th frame, from the first
-    fps: Annotated[float, Field(gt=0)] | None = None  # the frame on screen at k / fps seconds
+    fps: Annotated[float, Field(gt=0)] | None = None  # the frames on screen at k / fps seconds
     count: PositiveInt | None = None  # n frames, evenly spaced over the clip
-    max_frames: PositiveInt | None = None  # at most n of what the others give, evenly spaced
+    max_frames: PositiveInt | None = None  # at most n of these frames, evenly spaced
 
     @model_validator(mode="before")
     @classmethod
@@ -44,8 +47,9 @@ class Sampling(BaseModel):
 
     @model_validator(mode="after")
     def _at_most_one(self) -> Self:
-        if sum(v is not None for v in (self.every, self.fps, self.count)) > 1:
-            raise ValueError("give one of 'all', 'every: n', 'fps: x', 'count: n'")
+        if sum(getattr(self, form) is not None for form in _FORMS) > 1:
+            forms = ", ".join(repr(f"{form}: {value}") for form, value in _FORMS.items())
+            raise ValueError(f"give one of 'all', {forms}")
         if self.count is not None and self.max_frames is not None:
             raise ValueError("'count: n' is n frames already: leave 'max_frames' out")
         return self
@@ -67,16 +71,26 @@ class Preprocessing(BaseModel):
 
     @property
     def crop_size(self) -> Size:
+        """(height, width) of the crop, and of the network's input, in pixels."""
         return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
     def resized_size(self, height: int, width: int) -> Size:
-        """(height, width) of a frame of `height` x `width` pixels after resizing, before the crop."""
-        if self.resize is None:
-            return height, width
+        """(height, width) of a frame of `height` x `width` pixels after resizing, before the crop.
+
+        Raises ValueError for a frame that is not resized and is smaller than the crop.
+        """
         if isinstance(self.resize, tuple):
             return self.resize
-        longer = int(self.resize * max(height, width) / min(height, width))  # torchvision truncates
-        return (self.resize, longer) if height <= width else (longer, self.resize)
+        if self.resize is not None:
+            longer = int(self.resize * max(height, width) / min(height, width))  # torchvision truncates
+            return (self.resize, longer) if height <= width else (longer, self.resize)
+        crop_height, crop_width = self.crop_size
+        if height < crop_height or width < crop_width:
+            raise ValueError(
+                f"a frame of {width} x {height} pixels is smaller than the crop of {crop_width} x"
+                f" {crop_height}"
+            )
+        return height, width
 
     @model_validator(mode="after")
     def _resize_covers_crop(self) -> Self:
@@ -111,11 +125,11 @@ class FeatureContract(BaseModel):
         return _digest(self.model_dump(mode="json"))
 
     def forward_digest(self) -> str:
-        """Digest of what a forward pass is made with: contracts that share it share the pass."""
+        """Hex sha256 of all that a forward pass depends on: contracts with an equal one share the pass."""
         return _digest(self.model_dump(mode="json", exclude={"tap", "pooling", "dtype"}))
 
     def differences(self, other: "FeatureContract") -> dict[str, tuple[Any, Any]]:
-        """Fields that differ, as {field: (here, there)}; nested fields are dotted."""
+        """Fields that differ, as {field: (here, there)}; fields of `preprocessing` have a dotted name."""
         here, there = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
         return {k: (here.get(k), there.get(k)) for k in {**here, **there} if here.get(k) != there.get(k)}
 

@@ -1,14 +1,14 @@
-"""The errors that a user can cause, each also the builtin that a Python programmer would expect.
+"""The errors that a user can cause. Each is also the builtin error that a Python programmer would expect.
 
-Anything else (OSError, MemoryError, AssertionError, ...) keeps its own type: an OSError may pass and
-is worth another try, a `PipelineError` is not before the user has changed something. `os_error_text`
-says an OSError in a sentence.
+All other errors (OSError, MemoryError, ...) keep their own type. After an OSError another try may succeed;
+after a `PipelineError` it can't, before the user has changed something.
 """
 
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _NO_ACCESS = "Have its owner give you access (`ls -ld` names the owner), or choose another place."
 _NO_ANSWER = (
@@ -41,9 +41,9 @@ _REMEDIES = {
 
 
 def os_error_text(error: OSError) -> str | None:
-    """E.g. `Permission denied: /data/x. Have its owner ...`: what, where, and the way out.
+    """An OSError as a sentence with its remedy: `Permission denied: /data/x. Have its owner ...`.
 
-    None when the error names no file and its kind is none that a user can mend: then it is a bug.
+    None if the error names no file and is of no kind that a user can mend: then it is a bug.
     """
     if error.filename is None and error.errno not in _REMEDIES:
         return None
@@ -59,36 +59,87 @@ def os_error_text(error: OSError) -> str | None:
 
 
 def error_text(error: Exception) -> str:
-    """What to tell of an error that a clip's source gave."""
+    """The message about an error that reading a clip's source raised."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return (isinstance(error, OSError) and os_error_text(error)) or str(error)
 
 
-def listed(names: Iterable[str], *, at_most: int = 10) -> str:
-    """The first names, for a message."""
-    names = list(names)
-    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")
+def few(names: Iterable[object], *, at_most: int = 10) -> str:
+    """The first names, for a sentence: `a, b, c and 7 more`."""
+    texts = list(map(str, names))
+    more = f" and {len(texts) - at_most} more" if len(texts) > at_most else ""
+    return ", ".join(texts[:at_most]) + more
+
+
+def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
+    """The first lines, indented, to stand below a heading; the last one says how many more there are."""
+    texts = list(lines)
+    more = [f"... and {len(texts) - at_most} more"] if len(texts) > at_most else []
+    return "\n".join(f"  {text}" for text in [*texts[:at_most], *more])
 
 
 class PipelineError(Exception):
-    """Base class: the message states the value, the rule and the way out."""
+    """The base of these errors. A message states the value, the rule and what to do."""
 
 
 class ConfigError(PipelineError, ValueError):
     """A parameter is unknown, of the wrong type or impossible."""
 
 
+class QuestionsError(ConfigError):
+    """Questions are given to a model that takes none, or are missing where it needs them."""
+
+
+class CheckClipError(ConfigError):
+    """There are no frames to compare an exported file with: a source can't be read."""
+
+
+class MissingPackageError(PipelineError, ImportError):
+    """A package that only some uses need is not installed; the message names the extra that has it."""
+
+
+@contextmanager
+def extra(name: str, *, use: str) -> Iterator[None]:
+    """Around the import of a package that belongs to one of the extras in pyproject.toml.
+
+    Raises MissingPackageError, which says that `use` needs the package, where it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise MissingPackageError(
+            f"{use} needs the package {package}: pip install 'framecache[{name}]'"
+        ) from error
+
+
 class TextFileError(PipelineError, ValueError):
-    """A file that a user gave is not the text or the CSV that it should be; the message names the line."""
+    """A user's file is not the text or the CSV that it should be; the message names the line."""
 
 
 class ManifestError(PipelineError, ValueError):
-    """The manifest and the corpus do not fit together; the message lists every problem with its row."""
+    """A manifest breaks a rule or does not fit its corpus; the message lists every problem with its row."""
+
+
+class MissingManifestError(ManifestError):
+    """The manifest is not there."""
+
+
+class TornGroupError(ManifestError):
+    """A group of clips is in several splits."""
+
+
+class FolderTreeError(ManifestError):
+    """The folders of a corpus do not tell its clips' labels and splits."""
+
+
+class KeptManifestError(ManifestError):
+    """What is already in a manifest can't be kept, or does not fit what is added."""
 
 
 class DecodeError(PipelineError, ValueError):
-    """A clip's bytes were read, and they are not frames. Permanent: the same bytes fail again."""
+    """A clip's bytes are not frames. This is permanent: the same bytes fail again."""
 
     def __init__(self, message: str, *, num_recovered: int = 0) -> None:
         super().__init__(message.encode(errors="backslashreplace").decode())  # file names need not be UTF-8
@@ -103,8 +154,20 @@ class WeightsFileError(WeightsError):
     """A weights file is missing or damaged."""
 
 
+class MissingNetworkError(WeightsError):
+    """No file has the weights of the network that made some features; the message has their sha256."""
+
+
 class ForeignWeightsError(WeightsError):
     """A file of weights lacks what a weights file of framecache says of itself."""
+
+
+class CheckpointError(PipelineError):
+    """A trained model is missing, incomplete, or of another version."""
+
+
+class TooFewFramesError(ManifestError):
+    """A clip has fewer frames than its target needs."""
 
 
 class ContractError(PipelineError, ValueError):
@@ -139,8 +202,12 @@ class NonFiniteError(PipelineError, ValueError):
     """Features or answers are infinite or no numbers; the message names their clips."""
 
 
+class NonFiniteFeaturesError(NonFiniteError):
+    """Features in a store are infinite or no numbers."""
+
+
 class DiskFullError(PipelineError, OSError):
-    """No space is left for what is being written. What was committed before is safe."""
+    """The disk is full. What was committed before is safe."""
 
 
 class MissingClipError(PipelineError, KeyError):

@@ -1,6 +1,6 @@
 """Settings that name an entry of a registry: a dict from the name that users write to what it stands for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BeforeValidator
@@ -8,17 +8,23 @@ from pydantic_core import PydanticCustomError
 
 
 def one_of(registry: Mapping[str, object]) -> BeforeValidator:
-    """The validator of a field that holds a key of `registry`: `Annotated[str, one_of(CELLS)]`.
+    """Validate a setting that names an entry of `registry`.
 
-    The registry is read at each validation: an entry that is added later is a valid value, too. Another
-    value is refused as Literal does it, with all keys: "Input should be 'gru', 'lstm' or 'rnn'".
+    A field's type is then `Annotated[str, one_of(CELLS)]`. The registry is read at each validation: a key
+    that is added later is valid, too. Other values are refused with all keys, as Literal does it: "Input
+    should be 'gru', 'lstm' or 'rnn'".
     """
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and value in registry:
             return value
-        *others, last = map(repr, registry)
-        expected = f"{', '.join(others)} or {last}" if others else last
+        expected = either(map(repr, registry))
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
 
     return BeforeValidator(check)
+
+
+def either(names: Iterable[str]) -> str:
+    """The names of a choice, for a sentence: `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.errors import JournalError, PipelineError, os_error_text
 from pipeline.system.memory import keep_freed_memory
+from stages.places import named_journal
 from stages.remedies import REMEDIES, remedy_of
 
 
@@ -46,7 +47,8 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except PipelineError as error:
-        print("error:", error, *filter(None, [remedy_of(error)]), file=sys.stderr)
+        lines = [f"error: {error}", *filter(None, [remedy_of(error)])]
+        print(*lines, sep="\n" if "\n" in lines[0] else " ", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if _reader_has_left(error):
@@ -75,8 +77,6 @@ def _reader_has_left(error: OSError) -> bool:
 
 def _journal_hint(error: OSError) -> str:
     """The way out where the journal is the place that can't be used."""
-    from stages.params import named_journal  # takes half a second to import
-
     name, journal = str(error.filename), str(named_journal())
     if name != journal and not name.startswith(f"{journal}/"):
         return ""

@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 from PIL import Image
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from pipeline.corpora.digits import DigitsConfig, image_sets, render_image
+from pipeline.corpora.digits import NUM_SCANS, DigitsConfig, image_sets, render_image
 from pipeline.manifest import write_manifest
 from stages import console
 from stages.params import load_section
@@ -18,6 +17,7 @@ IMAGES, SETS = Path("manifests/digit_images.csv"), Path("manifests/digit_sets.cs
 
 
 def main() -> None:
+    """Write the images of the corpus and their two manifests."""
     argparse.ArgumentParser(
         prog="python -m stages.digit_images",
         description=__doc__,
@@ -28,7 +28,7 @@ def main() -> None:
     shutil.rmtree(CORPUS, ignore_errors=True)  # may be hardlinks of DVC's cache: never write into them
     CORPUS.mkdir(parents=True)
     clips = []
-    for scan in tqdm(range(len(load_digits().images)), desc="digit images", unit="image"):
+    for scan in tqdm(range(NUM_SCANS), desc="digit images", unit="image"):
         clip, pixels = render_image(scan, config=config)
         Image.fromarray(pixels).save(CORPUS / clip.sources[0])
         clips.append(clip)

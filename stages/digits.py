@@ -17,6 +17,7 @@ MANIFEST = Path("manifests/digits.csv")
 
 
 def main() -> None:
+    """Write the videos of the corpus and their manifest."""
     argparse.ArgumentParser(
         prog="python -m stages.digits",
         description=__doc__,

@@ -6,7 +6,8 @@ from functools import partial
 
 from pipeline.extraction import make_forecast, preview
 from pipeline.extraction.extracted import size_text
-from stages.extract_settings import progress_bars, read_job
+from stages.bars import Bars
+from stages.extract_settings import read_job, show_progress
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
 
@@ -14,9 +15,15 @@ from stages.project.cache import tracked_files
 def show_plan(*, reread: bool = False) -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
     job = read_job(only_plan=True)
-    with progress_bars() as bars:
+    with Bars("clip") as bars:
         earlier_files = partial(tracked_files, FEATURES)
-        todo = preview(job, features=FEATURES, earlier_files=earlier_files, reread=reread, on_progress=bars)
+        todo = preview(
+            job,
+            features=FEATURES,
+            earlier_files=earlier_files,
+            reread=reread,
+            on_progress=partial(show_progress, bars),
+        )
     print(f"Plan:\n{todo.summary()}")
     for name, error in todo.unreadable.items():
         print(f"  {name} can't be read: {error}")

@@ -1,22 +1,16 @@
 """What params.yaml asks of extraction, and how a terminal shows its progress."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
-
-from tqdm import tqdm
 
 from pipeline.backbone.weights import WeightsConfig
 from pipeline.extraction import ExtractConfig, Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
-from stages.params import CorpusConfig, journal_path, load_section
+from stages.bars import Bars
+from stages.params import CorpusConfig, load_section
+from stages.places import journal_path
 from stages.project.sharing import share_journal
 from stages.project.visible import visible_manifest, visible_root
-
-_REFRESH_SECONDS = 5.0
 
 
 def read_job(*, only_plan: bool = False) -> Job:
@@ -36,55 +30,11 @@ def weights_path() -> Path:
     return Path("weights") / f"{load_section('weights', WeightsConfig).arch}.safetensors"
 
 
-class Bars:
-    """Draws a bar for each step: its progress, and of computing also frames, frames/s and bytes."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
-        self._step = ""
-
-    def __call__(self, progress: Progress) -> None:
-        """Draw progress. Called by one thread at a time."""
-        is_done = progress.num_done == progress.num_total
-        if progress.step != self._step or (self._bar is None and not is_done):
-            self.close()
-            self._step, self._bar = progress.step, _new_bar(progress)
-        if (bar := self._bar) is None:
-            return
-        if progress.num_frames:
-            rate = progress.num_frames / max(bar.format_dict["elapsed"], 1e-9)
-            text = f"{progress.num_frames} frames, {rate:.0f} frames/s, {size_text(progress.num_bytes)}"
-            bar.set_postfix_str(text, refresh=False)
-        if progress.num_done != bar.n:
-            bar.update(progress.num_done - bar.n)
-        elif time.time() - bar.last_print_t > _REFRESH_SECONDS:  # within a long clip
-            bar.refresh()
-        if is_done:
-            self.close()
-
-    def close(self) -> None:
-        """Leave the last bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _new_bar(progress: Progress) -> "tqdm[NoReturn]":
-    is_size = progress.step == "read sources"
-    return tqdm(
-        total=progress.num_total,
-        desc=progress.step,
-        unit="B" if is_size else "clip",
-        unit_scale=is_size,
-        delay=0 if progress.step == "extract" else 1,
-    )
-
-
-@contextmanager
-def progress_bars() -> Iterator[Bars]:
-    """Bars that are closed at the end of the block."""
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+def show_progress(bars: Bars, progress: Progress) -> None:
+    """Move the bar of the step; of computing, it also shows frames, frames/s and bytes."""
+    step = progress.step
+    if progress.num_frames:
+        rate = progress.num_frames / max(bars.elapsed_seconds, 1e-9)
+        bars.note(step, f"{progress.num_frames} frames, {rate:.0f} frames/s, {size_text(progress.num_bytes)}")
+    unit = "B" if step == "read sources" else None
+    bars.show(step, progress.num_done, progress.num_total, unit=unit, delay=0 if step == "extract" else 1)

@@ -12,7 +12,8 @@ from pipeline.extraction import Extracted, Job, run_job
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 from stages import console
-from stages.extract_settings import progress_bars, read_job
+from stages.bars import Bars
+from stages.extract_settings import read_job, show_progress
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
 
@@ -32,7 +33,7 @@ def main() -> None:
     job = read_job()
     _quieten_dask(job)
     is_first = not orders.num_restarts
-    with progress_bars() as bars:
+    with Bars("clip") as bars:
         extracted = run_job(
             job,
             features=FEATURES,
@@ -41,7 +42,7 @@ def main() -> None:
             reread=arguments.read_sources and is_first,
             orders=orders,
             notes=notes,
-            on_progress=bars,
+            on_progress=partial(show_progress, bars),
         )
     write_report(extracted, num_restarts=orders.num_restarts)
     extracted.check_complete()

@@ -1,8 +1,6 @@
-"""Reads params.yaml: one section a stage, each validated by the pydantic model of the code that uses it."""
+"""params.yaml: one section a stage, checked by the pydantic model of the code that uses it."""
 
-import logging
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.system.text_files import read_text
-
-log = logging.getLogger(__name__)
 
 SECTIONS = ("corpus", "digits", "weights", "extract", "train", "evaluate")
 
@@ -29,41 +25,11 @@ class CorpusConfig(BaseModel):
     root: str  # the folder that the manifest's sources are relative to
 
 
-def journal_path() -> Path:
-    """Where features are kept: one place for the workspace and for all its queued experiments.
-
-    These run in folders of their own, and DVC_ROOT is the workspace's: there a relative path starts.
-    Raises ConfigError for a file.
-    """
-    path = named_journal()
-    if path.is_file():
-        raise ConfigError(
-            f"The journal {path} is a file, and must be a folder. Move the file away, or name another place:"
-            " FRAMECACHE_JOURNAL=/another/folder."
-        )
-    return path
-
-
-def named_journal() -> Path:
-    """The path of the journal, whatever is there."""
-    return Path(os.environ.get("DVC_ROOT", "."), os.environ.get("FRAMECACHE_JOURNAL") or ".framecache")
-
-
-def training_folder() -> Path:
-    """Where unfinished trainings keep their states: in the journal, or beside one that is read-only."""
-    journal, own = journal_path(), Path(os.environ.get("DVC_ROOT", "."), ".framecache")
-    folder = next(path for path in (journal / "training", *(journal / "training").parents) if path.exists())
-    if os.access(folder, os.W_OK) or journal == own:
-        return journal / "training"
-    log.warning("%s can't be written: the state of this training is kept in %s.", journal, own / "training")
-    return own / "training"
-
-
 def load_section(name: str, model: type[Config], *, path: Path = Path("params.yaml")) -> Config:
-    """The section `name` of params.yaml as `model`.
+    """The section `name` of params.yaml, checked by `model`.
 
-    Raises ConfigError naming every wrong key, its value and what is allowed, TextFileError for a file that
-    is no text.
+    Raises ConfigError, which names every wrong key, its value and what is allowed; TextFileError for a file
+    that is no text.
     """
     try:
         document = yaml.safe_load(read_text(path))

@@ -19,7 +19,7 @@ from pipeline.backbone.networks import (
 )
 from pipeline.backbone.resize import resize
 from pipeline.contract import Backend, Precision, Preprocessing, Triple
-from pipeline.errors import ConfigError, DecodeError
+from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -183,17 +183,12 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     equal to Pillow to one level (two when enlarging), and the same bits on every device. (Pillow 13
     goes vertically first where that is cheaper; earlier ones never do.)
 
-    Raises DecodeError when the frames, not resized, are smaller than the crop.
+    Raises ValueError for frames that are not resized and are smaller than the crop.
     """
     x = pixels.permute(0, 3, 1, 2)  # (T, 3, H, W)
     height, width = x.shape[2:]
     size = preprocessing.resized_size(height, width)
     crop_height, crop_width = preprocessing.crop_size
-    if size[0] < crop_height or size[1] < crop_width:
-        raise DecodeError(
-            f"Frames of {height}x{width} pixels (height x width) are smaller than the crop"
-            f" {crop_height}x{crop_width}. Set preprocessing.resize, or a smaller crop."
-        )
     top, left = round((size[0] - crop_height) / 2), round((size[1] - crop_width) / 2)
 
     def prepared(x: Tensor) -> Tensor:

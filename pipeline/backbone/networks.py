@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, WeightsError, listed
 
 _RESNET_TAPS = ("layer1", "layer2", "layer3", "layer4", "avgpool")
 _VGG_TAPS = ("block1", "block2", "block3", "block4", "block5")
@@ -108,10 +108,8 @@ def check_state(arch: str, state: dict[str, Tensor]) -> None:
         if name in state and state[name].shape != shape
     ]
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise WeightsError(
-            f"The weights do not fit {arch}; choose the arch they were trained with.{shown}{more}"
+            f"The weights do not fit {arch}; choose the arch they were trained with.\n{listed(problems)}"
         )
 
 

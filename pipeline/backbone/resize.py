@@ -4,6 +4,7 @@ Pillow's antialiased filters as torch has them for uint8 on CPUs: weights are ro
 resized first, then columns, each rounded to uint8. torch's own kernels for GPUs take floats only.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from pipeline.contract import Interpolation
 
-_RADIUS = {"bilinear": 1.0, "bicubic": 2.0}  # of the filter, in pixels of the coarser image
 _MAX_PRECISION = 22  # bits after the point
 
 
@@ -66,13 +66,14 @@ def _taps(num_in: int, num_out: int, interpolation: Interpolation) -> tuple[np.n
     """
     scale = num_in / num_out
     stretch = max(scale, 1.0)
-    support = _RADIUS[interpolation] * stretch
+    radius, filtered = _FILTERS[interpolation]
+    support = radius * stretch
     centers = scale * (np.arange(num_out) + 0.5)
     first = np.maximum((centers - support + 0.5).astype(np.int64), 0)  # truncated, like C's casts
     last = np.minimum((centers + support + 0.5).astype(np.int64), num_in)  # exclusive
     num_taps = 2 * int(np.ceil(support)) + 1
     places = first + np.arange(num_taps)[:, None]  # (K, num_out)
-    exact = _filter((places - centers + 0.5) / stretch, interpolation)
+    exact = filtered(np.abs(places - centers + 0.5) / stretch)
     exact[places >= last] = 0
     exact /= exact.sum(axis=0)
     precision = 0
@@ -83,11 +84,19 @@ def _taps(num_in: int, num_out: int, interpolation: Interpolation) -> tuple[np.n
     return np.minimum(places, num_in - 1)[used], weights[used], precision
 
 
-def _filter(x: np.ndarray, interpolation: Interpolation) -> np.ndarray:
-    x = np.abs(x)
-    if interpolation == "bilinear":
-        return np.where(x < 1, 1 - x, 0.0)
+def _bilinear(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 1, 1 - x, 0.0)
+
+
+def _bicubic(x: np.ndarray) -> np.ndarray:
     a = -0.5  # Keys, as in Pillow
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+# Each interpolation's radius, in pixels of the coarser image, and its weight at a distance from the centre.
+_FILTERS: dict[Interpolation, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
+    "bilinear": (1.0, _bilinear),
+    "bicubic": (2.0, _bicubic),
+}

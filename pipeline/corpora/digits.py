@@ -1,9 +1,9 @@
 """The embedded corpus: scanned handwritten digits that move over textured backgrounds.
 
-A digit stays inside the frame, and its path lies anywhere that it fits with equal probability. So the
-places that a digit visits tell the axis of motion at most, never its sign: a clip played backwards is
-as likely as forwards. A clip either keeps its direction or turns once, in the second half of its steps:
-`label`, the direction it starts with, is also the one that it keeps longer.
+A digit stays inside the frame, and all paths that fit are equally probable. So the places that a digit
+visits can tell its axis of motion, but not the sign: a clip is as likely as the same clip played backwards.
+A clip keeps its direction or turns once, in the second half of its steps. Its `label`, the direction at the
+start, is therefore also the one that it keeps longer.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ import av
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sklearn.datasets import load_digits
 
+from pipeline.errors import extra
 from pipeline.manifest import SPLITS, Clip, FrameLabel, Question
 
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x) of a step
+NUM_SCANS = 1797  # of scikit-learn's load_digits
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # The i-th scanned digit belongs to the split i % 7: 71 %, 14 %, 14 %.
@@ -27,7 +28,7 @@ _SPLIT_CYCLE = ("train", "train", "val", "train", "train", "test", "train")
 
 
 class DigitsConfig(BaseModel):
-    """What the corpus is made of."""
+    """How many clips the corpus has, and what they look like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,11 +61,10 @@ class DigitsConfig(BaseModel):
 def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     """Clip `index` and its frames (T, H, W, 3) uint8 RGB. Its source is '<clip_id>.mp4'.
 
-    Targets: `label`, the direction at the start; `frame_labels`, the direction in which the digit
-    arrived at a frame (the first frame's: the one that follows), so that intervals meet halfway
-    between two frames; `values`, the velocity at the start (down, right) in
-    pixels per frame; a caption that says both directions;
-    questions about digit and directions, one of which has the answer yes in half of the clips.
+    Targets: `label`, the direction at the start; `frame_labels`, the direction in which the digit arrived at
+    each frame (for the first frame, in which it leaves), so that intervals meet halfway between two frames;
+    `values`, the velocity at the start (down, right) in pixels a frame; a caption with both directions;
+    questions about the digit and its directions, of which the last is answered yes in half of the clips.
     """
     images, classes = _scans()
     position = index % len(images)
@@ -124,17 +124,19 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """The scans (1797, 8, 8), ink 1 on paper 0, and the digits (1797,) that they show."""
+    with extra("demo", use="The embedded corpus"):
+        from sklearn.datasets import load_digits
     digits = load_digits()
     return digits.images / 16, digits.target
 
 
 def _scan_order(config: DigitsConfig) -> np.ndarray:
-    """All scans, shuffled: which one a clip shows, and by its place the split that it belongs to."""
+    """All scans, shuffled: position i % NUM_SCANS has the scan that clip i shows, and decides its split."""
     return np.random.default_rng(config.seed).permutation(len(_scans()[0]))
 
 
 def _corner_mask(image: np.ndarray, *, config: DigitsConfig) -> np.ndarray:
-    """How much ink (H, W), 0 to 1, with the scan in the upper left corner of a frame."""
+    """The ink (H, W), from 0 to 1, of the scan in the upper left corner of a frame."""
     digit = Image.fromarray(image).resize((config.digit_size,) * 2, Image.Resampling.BILINEAR)
     mask = np.zeros((config.size, config.size))
     mask[: config.digit_size, : config.digit_size] = np.asarray(digit)
@@ -142,7 +144,7 @@ def _corner_mask(image: np.ndarray, *, config: DigitsConfig) -> np.ndarray:
 
 
 def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
-    """The image (H, W) moved by (y, x) pixels, with linear interpolation; it must stay inside."""
+    """The image (H, W) moved by (y, x) pixels, with linear interpolation. Its ink must stay inside."""
     for axis, distance in ((0, y), (1, x)):
         whole = int(np.floor(distance))
         part = distance - whole
@@ -151,7 +153,7 @@ def _moved(image: np.ndarray, y: float, x: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, *, size: int) -> np.ndarray:
-    """Smooth texture (H, W, 3) of a light and faintly coloured kind, darker than any ink."""
+    """A smooth, faintly coloured texture (H, W, 3), darker than any ink."""
     light = rng.integers(0, 70, (6, 6, 1))
     colour = rng.integers(0, 30, (6, 6, 3))
     texture = Image.fromarray((light + colour).astype(np.uint8))
@@ -176,8 +178,8 @@ def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:
 def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     """The scanned digit `scan` somewhere on an image (H, W, 3) uint8 RGB. Its source is 'scan_<scan>.png'.
 
-    Targets: `label`, the digit's name; `values`, the digit; a caption that also says in which quarter of the
-    image its centre is, and questions about both.
+    Targets: `label`, the digit's name; `values`, the digit; a caption that also names the quarter of the
+    image that the digit's centre is in; questions about digit and quarter.
     """
     images, classes = _scans()
     rng = np.random.default_rng([config.seed, scan, 1])
@@ -205,7 +207,7 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
 
 
 def image_sets(images: Sequence[Clip], *, config: DigitsConfig) -> list[Clip]:
-    """Two to five images of one split a clip, `config.num_clips` of them.
+    """Clips of two to five images of one split: `config.num_clips` of them.
 
     Targets: `values`, the sum of the digits; `label`, the name of the largest.
     """

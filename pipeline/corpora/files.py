@@ -1,40 +1,43 @@
-"""Which files of a corpus are clips, where they lie, and which can't be used."""
+"""Which files of a corpus are clips, where they are, and which of them can't be used."""
 
 import logging
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, few, listed
 from pipeline.frames import foreign_kind, images_in_folder, is_image, is_video
-from pipeline.manifest import Clip
-from pipeline.manifest.sources import Fault, fault_of
+from pipeline.manifest import Clip, Fault, fault_of, fault_sentences
 
 log = logging.getLogger(__name__)
 
-_MAX_NAMED = 10  # files in a message
+_MAX_SUFFIXES = 10  # in a message
 _HEAD_BYTES = 4096
 _SPACES = "begins or ends with white space, which does not count in a manifest."
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The clips that are on the disk, and the names of those that are known and are not."""
+    """The clips of a corpus that can be used, and what can't be used yet."""
 
     clips: tuple[Clip, ...]
-    missing: tuple[str, ...]
+    faulty: tuple[str, ...] = ()  # sources that are there and can't be read, e.g. were not fetched
+    missing: tuple[str, ...] = ()  # videos of an official list that no file is named like
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without hidden files."""
+    """The entries of a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, list[Path]]]:
-    """(folder, its visible files) of a folder and all below it, without links that lead back up."""
+    """(folder, its visible files) for a folder and all folders below it.
+
+    Links to a folder that they lie in are left out with a warning. `above` are folders that count as such.
+    """
     entries = visible(folder)
     yield folder, [entry for entry in entries if not entry.is_dir()]
     above = (*above, folder.resolve())
@@ -44,7 +47,7 @@ def walk(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, 
 
 
 def leads_back(folder: Path, *, above: Sequence[Path] = ()) -> bool:
-    """Whether a folder is a link to one that it lies in, or to one of those `above`. Warns of it."""
+    """Whether a folder is a link to a folder that it lies in, or to one of `above`; if so, logs a warning."""
     real = folder.resolve()
     is_loop = folder.is_symlink() and (real in above or folder.parent.resolve().is_relative_to(real))
     if is_loop:
@@ -60,7 +63,7 @@ def is_clip_file(path: Path) -> bool:
 def clips_by_stem(root: Path) -> Mapping[str, str]:
     """{name without suffix: path relative to `root`} of all videos and folders of frames below it.
 
-    Raises ManifestError when there is none, or a name is there twice.
+    Raises ManifestError when there is none, or when two have one name.
     """
     found: dict[str, str] = {}
     twice: list[str] = []
@@ -74,7 +77,7 @@ def clips_by_stem(root: Path) -> Mapping[str, str]:
                 twice.append(f"{found[stem]} and {source}")
             found.setdefault(stem, source)
     if twice:
-        raise ManifestError(f"{root}: {len(twice)} videos are there twice. Keep one: {some(twice)}.")
+        raise ManifestError(f"{root}: {len(twice)} videos are there twice. Keep one: {few(twice)}.")
     if not found:
         raise ManifestError(f"{root} has no videos, and no folders of frames. It holds {contents(root)}.")
     check_names(root, found.values(), ())
@@ -83,58 +86,36 @@ def clips_by_stem(root: Path) -> Mapping[str, str]:
 
 
 def find_faults(root: Path, sources: Collection[str]) -> dict[str, Fault]:
-    """What keeps sources from being used: not fetched, or not what their names say. Warns of them.
+    """{source: fault} of the sources that were not fetched, or are not what their names say.
 
-    Raises ManifestError if none can be used.
+    Logs a warning that names them. Raises ManifestError if no source can be used.
     """
     faults = {source: fault_of(root, source) or _content_fault(root / source) for source in sources}
     bad = {source: fault for source, fault in faults.items() if fault}
-    alike: dict[Fault, list[str]] = defaultdict(list)
-    for source, fault in bad.items():
-        alike[fault].append(source)
-    lines = []
-    for fault, (first, *others) in alike.items():
-        more = f" (and so {some(others)})" if others else ""
-        lines.append(f"{first} {fault.reason}{more}. {fault.remedy}")
+    lines = listed(fault_sentences(bad).values())
     if bad and len(bad) == len(faults):
-        raise ManifestError("\n  ".join([f"{root} has no clips that can be used:", *lines]))
+        raise ManifestError(f"{root} has no clips that can be used:\n{lines}")
     if bad:
-        heading = (
-            f"Left out, {len(bad)} of {len(faults)} clips. Build the manifest again when this is mended:"
-        )
-        if any((root / source).is_symlink() for source in bad):
-            lines.append(
-                "DVC reads all of the folder, and `dvc repro` stops at links to nothing: mend them first."
-            )
-        log.warning("%s", "\n  ".join([heading, *lines]))
+        heading = f"Left out: {len(bad)} of {len(faults)} clips. Mend them, then build the manifest again:"
+        is_link = any((root / source).is_symlink() for source in bad)
+        hint = "\nMend links to nothing first: DVC, which reads the whole folder, stops at them." * is_link
+        log.warning("%s\n%s%s", heading, lines, hint)
     return bad
 
 
 def contents(folder: Path) -> str:
-    """E.g. `3 .txt, 1 .asf files`: what is in a folder and below it."""
+    """The suffixes of all files in a folder and below it, as `suffixes` has them, or `no files`."""
     return suffixes(file for _, files in walk(folder) for file in files) or "no files"
 
 
 def suffixes(files: Iterable[Path]) -> str:
     """E.g. `3 .txt, 1 without a suffix`."""
-    counts = Counter(file.suffix for file in files).most_common(_MAX_NAMED)
+    counts = Counter(file.suffix for file in files).most_common(_MAX_SUFFIXES)
     return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts)
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
-
-
-def listing(heading: str, lines: Sequence[str]) -> str:
-    """The heading and the first lines below it, and how many more there are."""
-    more = [f"... and {len(lines) - _MAX_NAMED} more."] if len(lines) > _MAX_NAMED else []
-    return "\n  ".join([heading, *lines[:_MAX_NAMED], *more])
-
-
 def check_names(root: Path, sources: Iterable[str], labels: Iterable[str]) -> None:
-    """Raise ManifestError for files and folders whose names a manifest can't hold: it is trimmed UTF-8."""
+    """Raise ManifestError for names of files and folders that a manifest, trimmed UTF-8, can't hold."""
     problems: dict[str, str] = {}  # by the name to be changed
     for source in sources:
         if source == source.strip() and source.isprintable() and "|" not in source:
@@ -145,9 +126,11 @@ def check_names(root: Path, sources: Iterable[str], labels: Iterable[str]) -> No
                 break
     problems |= {label: _SPACES for label in labels if label != label.strip()}
     if problems:
-        lines = [f"{name!r} {reason}" for name, reason in problems.items()]
-        heading = f"{root}: a manifest can't hold {len(lines)} of its names. Rename these files or folders:"
-        raise ManifestError(listing(heading, lines))
+        lines = listed(f"{name!r} {reason}" for name, reason in problems.items())
+        raise ManifestError(
+            f"{root}: a manifest can't hold {len(problems)} of its names. Rename these files or folders:\n"
+            f"{lines}"
+        )
 
 
 def _name_problem(name: str) -> str | None:
@@ -168,7 +151,7 @@ def _name_problem(name: str) -> str | None:
 
 
 def _content_fault(path: Path) -> Fault | None:
-    """What a file is that its name calls a video or an image, and is none; of a folder, its first image."""
+    """The fault of a file whose content is not what its name says; of a folder, that of its first image."""
     if path.is_dir():
         images = images_in_folder(path)
         if not images:

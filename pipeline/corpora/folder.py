@@ -15,35 +15,32 @@ from pipeline.corpora.files import (
     find_faults,
     is_clip_file,
     leads_back,
-    listing,
-    some,
     suffixes,
     visible,
     walk,
 )
-from pipeline.corpora.splits import SPLIT_NAMES
-from pipeline.errors import DecodeError, ManifestError
+from pipeline.errors import DecodeError, FolderTreeError, few, listed
 from pipeline.frames import clip_of_folder, images_in_folder
-from pipeline.manifest import SPLITS, Clip
-from pipeline.manifest.sources import fault_of
+from pipeline.manifest import SPLITS, Clip, fault_of, split_named
 
 log = logging.getLogger(__name__)
 
 
 def folder_corpus(folder: Path) -> Corpus:
-    """Clips of the tree, without ids, with their label, and their split if the top folders are splits.
+    """Clips of the tree: without ids, with labels, and with splits if the top folders are splits.
 
-    A folder of images is a clip. What can't be used (not fetched, not the image that it is named) is left
-    out with a warning; these sources are the corpus's `missing`.
+    A folder of images is a clip. Sources that can't be used (not fetched, not the image that the name says)
+    are left out with a warning and are the corpus's `faulty` ones.
 
-    Raises ManifestError, listing every problem, for a tree of another shape.
+    Raises FolderTreeError, listing every problem, for a tree of another shape; ManifestError for names that
+    a manifest can't hold, and if no clip can be used.
     """
     tops = _split_folders(folder) or {"": folder}
     found = [(clip, split, name) for split, top in tops.items() for clip, name in _labelled(top)]
     if not found:
-        raise ManifestError(
+        raise FolderTreeError(
             f"{folder} has no clips. Expected {folder}/<class>/<video, image or image folder>; it holds"
-            f" {contents(folder)}. Videos and images with other suffixes can be named in a CSV: --labels."
+            f" {contents(folder)}."
         )
     sources = [clip.relative_to(folder).as_posix() for clip, _, _ in found]
     check_names(folder, sources, {name for _, _, name in found})
@@ -53,12 +50,14 @@ def folder_corpus(folder: Path) -> Corpus:
         for source, (_, split, name) in zip(sources, found, strict=True)
         if source not in bad
     ]
-    return Corpus(tuple(clips), tuple(bad))
+    return Corpus(tuple(clips), faulty=tuple(bad))
 
 
 def name_clips(clips: Sequence[Clip]) -> list[Clip]:
-    """Clips without an id get one: the path of the source without suffix, or all of it where others share
-    that; and the time range."""
+    """The clips, with ids where they have none: the source's path without its suffix, and the time range.
+
+    The suffix stays where the path without it is another clip's as well.
+    """
     taken = {clip.clip_id for clip in clips}
     short = Counter(_short(sources) for sources in {clip.sources for clip in clips})
     named = []
@@ -85,28 +84,26 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     folders = [entry for entry in visible(folder) if entry.is_dir()]
     named: dict[str, list[Path]] = defaultdict(list)
     for entry in folders:
-        if split := SPLIT_NAMES.get(entry.name.strip().lower()):
+        if split := split_named(entry.name.strip()):
             named[split].append(entry)
     if not named or all(_has_clip_files(entry) for entries in named.values() for entry in entries):
         return {}  # a class may be called train
     for split, entries in named.items():
         if len(entries) > 1:
-            raise ManifestError(
+            raise FolderTreeError(
                 f"{folder}: the folders {_names(entries)} are all split {split!r}. Make them one."
             )
     split_names = _names([entry for [entry] in named.values()])
     others = [entry for entry in folders if [entry] not in named.values() and _has_clips(entry)]
     if others:
-        raise ManifestError(
+        raise FolderTreeError(
             f"{folder} has folders that are named like splits ({split_names}) beside others with clips"
-            f" ({_names(others)}). Move the classes into train, val and test; or, if these"
-            " are classes, name clips and labels in a CSV: --labels."
+            f" ({_names(others)}). Move the classes into train, val and test."
         )
     if missing := [split for split in SPLITS if split not in named]:
-        raise ManifestError(
+        raise FolderTreeError(
             f"{folder} has folders for splits ({split_names}), but none for {' and '.join(missing)}. Make"
-            f" {folder / missing[0]} and move clips there; or put all classes into one folder, to be split by"
-            " --split."
+            f" {folder / missing[0]} and move clips there; or put all classes into one folder, to be split."
         )
     for split, [entry] in named.items():
         if entry.name != split:
@@ -115,14 +112,14 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _labelled(top: Path) -> list[tuple[Path, str]]:
-    """(clip, label) of top/<label>/<clip>; what is no clip is left out with a warning."""
+    """(clip, label) of each top/<label>/<clip>. Other files are left out with a warning."""
     clips: list[tuple[Path, str]] = []
     others: list[Path] = []
     problems: list[str] = []
     for entry in visible(top):
         if not entry.is_dir():
             if is_clip_file(entry):
-                raise ManifestError(f"{entry} lies in no class folder. Move it into one, or give --labels.")
+                raise FolderTreeError(f"{entry} lies in no class folder. Move it into one.")
             others.append(entry)
             continue
         if leads_back(entry):
@@ -142,17 +139,16 @@ def _labelled(top: Path) -> list[tuple[Path, str]]:
             elif not leads_back(clip) and _has_clips(clip):
                 problems.append(f"{clip} holds clips, and a class folder holds these itself.")
     if problems:
-        heading = f"{top} is not <class>/<clip>. Rearrange it; or name clips and labels in a CSV: --labels."
-        raise ManifestError(listing(heading, problems))
+        raise FolderTreeError(f"{top} is not <class>/<clip>. Rearrange it:\n{listed(problems)}")
     for link in [path for path in others if not path.exists()]:
         if fault := fault_of(link.parent, link.name):
-            log.warning("Left out: %s %s. %s", link, fault.reason, fault.remedy)
+            log.warning("Left out: %s", fault.sentence(link))
             others.remove(link)
     if others:
         log.warning(
-            "Left out, neither video nor image by their names: %s (%s).",
+            "Left out, because their names are not those of videos or images: %s (%s).",
             suffixes(others),
-            some([str(path.relative_to(top)) for path in others]),
+            few(path.relative_to(top) for path in others),
         )
     return clips
 
@@ -166,4 +162,4 @@ def _has_clip_files(folder: Path) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> str:
-    return some([path.name for path in paths])
+    return few(path.name for path in paths)

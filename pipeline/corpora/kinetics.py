@@ -9,22 +9,21 @@ from pathlib import Path
 from pipeline.corpora.files import Corpus, clips_by_stem
 from pipeline.corpora.splits import carve_val
 from pipeline.errors import ManifestError
-from pipeline.manifest import Clip
+from pipeline.manifest import SPLITS, Clip, split_named
 from pipeline.manifest.rules import Problems
 from pipeline.system.text_files import read_csv
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
-_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
 
 def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, seed: int) -> Corpus:
-    """The clips of the CSVs, whose files are named <youtube_id>_<start>_<end>, times in six digits.
+    """The clips of the CSVs. Their files are named <youtube_id>_<start>_<end>, with times in six digits.
 
-    Folders do not matter: the files may lie in folders of classes or splits, or all in one. Clips of one
-    video are a group. Without a test split (its labels were long kept back), val becomes test and
-    videos of train, `val_share` of each class, become val.
+    The files may lie in any folders below `root`. Clips of one YouTube video are a group. If no CSV has a
+    test split (its labels were long kept back), val becomes test, and `val_share` of each class's groups in
+    train become val.
 
     Raises ManifestError, listing every problem of a CSV with its line.
     """
@@ -41,23 +40,23 @@ def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, see
         log.info("There is no test split: val becomes test, and val is taken out of train.")
         clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
         clips = carve_val(clips, share=val_share, seed=seed)
-    return Corpus(tuple(_without_straddling_groups(clips)), tuple(missing))
+    return Corpus(tuple(_without_straddling_groups(clips)), missing=tuple(missing))
 
 
 def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
-    """A video that the official lists have in several splits stays there, and is no group."""
+    """The clips; those of a video that the official lists have in several splits lose their group."""
     splits = defaultdict(set)
     for clip in clips:
         splits[clip.group].add(clip.split)
     if num_straddling := sum(len(there) > 1 for there in splits.values()):
-        log.warning("%d videos are in more than one split of the CSVs, and stay there.", num_straddling)
+        log.warning("%d videos are in more than one split of the CSVs and stay there.", num_straddling)
     return [replace(clip, group=None) if len(splits[clip.group]) > 1 else clip for clip in clips]
 
 
 def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:
     """The clips of a CSV, without sources. Test splits were first published without labels.
 
-    `seen` has the clips of all CSVs and where they are: a row that is there again counts once.
+    `seen` has the clips of all CSVs and their places: a repeated row counts once.
     """
     problems = Problems(path, noun="line")
     names, rows = read_csv(path, refuse=problems.add_at_row)
@@ -83,16 +82,17 @@ def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:
             problems.add_at_row(f"{clip.clip_id} has another label or split in {place}.", line)
     problems.raise_if_any()
     if num_repeated:
-        log.warning("%s: %d rows are there twice, and count once.", path, num_repeated)
+        log.warning("%s: %d rows are repeated and count once.", path, num_repeated)
     return clips
 
 
 def _clip(row: dict[str, str]) -> Clip:
-    """Raises ValueError that says what is wrong with the row."""
+    """The clip of a row. Raises ValueError that says what is wrong with it."""
     if not row["youtube_id"]:
         raise ValueError("youtube_id is empty.")
-    if row["split"] not in _SPLITS:
-        raise ValueError(f"split {row['split']!r} is unknown. Known: {', '.join(_SPLITS)}.")
+    split = split_named(row["split"])
+    if split is None:
+        raise ValueError(f"split {row['split']!r} is unknown. Available: {', '.join(SPLITS)}.")
     try:
         start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
     except (ValueError, OverflowError):
@@ -100,7 +100,7 @@ def _clip(row: dict[str, str]) -> Clip:
     return Clip(
         clip_id=f"{row['youtube_id']}_{start:06d}_{end:06d}",
         sources=(),
-        split=_SPLITS[row["split"]],
+        split=split,
         group=row["youtube_id"],
         label=row.get("label") or None,
     )

@@ -1,4 +1,4 @@
-"""What stays of a manifest when it is built again: splits, ids, and columns that were filled by hand."""
+"""What a manifest keeps when it is built again: ids, splits, and columns that were filled by hand."""
 
 import logging
 from collections import Counter, defaultdict
@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.corpora.files import some
+from pipeline.errors import few
 from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
@@ -16,14 +16,14 @@ _SOURCE = ("sources", "start_seconds", "end_seconds")
 _EMPTY = Clip(clip_id="", sources=(), split="")
 
 
-def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, missing: Sequence[str]) -> list[Clip]:
-    """`clips` with what the rows of `previous` say of them and the builder does not; new ones as they are.
+def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, faulty: Sequence[str]) -> list[Clip]:
+    """`clips`, with the values of their rows in `previous` where the builder has none.
 
-    A row is a clip's if it is of the same sources and time range, has its id, or names the same file with
-    another suffix. If no clip has a time range, all rows of a source stay. What the builder says wins.
-    Rows of no clip are left out, except of `missing` sources, which are not on this machine.
+    A row belongs to a clip if it has the same sources and time range, or the same id, or names the same file
+    with another suffix. If no clip has a time range, all rows of a source are kept. Rows that belong to no
+    clip are left out, but for rows of `faulty` sources, which can't be read on this machine.
 
-    Warns, naming them, of rows left out and of values replaced.
+    Logs a warning that names the rows left out and the values replaced.
     """
     has_spans = any(clip.start_seconds is not None or clip.end_seconds is not None for clip in clips)
     rows_by_key = defaultdict(list)
@@ -46,24 +46,24 @@ def keep_previous(clips: Sequence[Clip], previous: Sequence[Clip], *, missing: S
         used.update(row.clip_id for row in rows)
         kept += [_merged(clip, row, replaced, has_spans=has_spans) for row in rows] or [clip]
     rest = [row for row in previous if row.clip_id not in used]
-    absent = set(missing)
+    absent = set(faulty)
     unfetched = [row for row in rest if not absent.isdisjoint(row.sources)]
     if gone := [row.clip_id for row in rest if absent.isdisjoint(row.sources)]:
-        log.warning("Clips of the manifest that are not there any more (%d): %s.", len(gone), some(gone))
+        log.warning("Clips of the manifest that are no longer there (%d): %s.", len(gone), few(gone))
     if replaced:
-        log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), some(replaced))
+        log.warning("Values of the manifest that were replaced (%d): %s.", len(replaced), few(replaced))
     return kept + unfetched
 
 
 def _keys(clip: Clip, *, has_spans: bool) -> list[Hashable]:
-    """What makes a row a clip's, the surest first."""
+    """What a row and its clip have in common; the surest sign is the first."""
     span = (clip.start_seconds, clip.end_seconds) if has_spans else ()
     stems = tuple(PurePosixPath(source).with_suffix("") for source in clip.sources)
     return [(clip.sources, span), *([clip.clip_id] if clip.clip_id else []), (stems, span)]
 
 
 def _merged(clip: Clip, row: Clip, replaced: list[str], *, has_spans: bool) -> Clip:
-    """The row with whatever the builder says of the clip; `replaced` gets what the row had said instead."""
+    """The row with the values that the builder has; `replaced` is told of values that these replace."""
     said: dict[str, Any] = {
         field.name: getattr(clip, field.name)
         for field in fields(Clip)

@@ -1,4 +1,4 @@
-"""Groups and splits. Splits depend on names and a seed alone: adding a class or a group moves no other."""
+"""Groups and splits. A split depends on names and a seed alone: a new class or group moves no other one."""
 
 import hashlib
 import re
@@ -6,33 +6,20 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
-from pipeline.corpora.files import some
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, few, listed
 from pipeline.manifest import Clip
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Clip]:
-    """Clips whose group is the pattern's first group, or its whole match, in the path of the source.
+    """The clips, grouped by what `pattern` finds in the path of the source: its first group or whole match.
 
-    Raises ManifestError naming clips that it does not match.
+    Raises ManifestError naming the clips whose path it does not match.
     """
     matches = [pattern.search(clip.sources[0]) for clip in clips]
     if strays := [clip.sources[0] for clip, match in zip(clips, matches, strict=True) if not _name(match)]:
         raise ManifestError(
-            f"--group {pattern.pattern!r} gives no group for {len(strays)} of {len(clips)} clips:"
-            f" {some(strays)}. It is searched in the path below FOLDER."
+            f"The pattern {pattern.pattern!r} gives no group for {len(strays)} of {len(clips)} clips:"
+            f" {few(strays)}. It is searched in the path below the corpus's folder."
         )
     return [replace(clip, group=_name(match)) for clip, match in zip(clips, matches, strict=True)]
 
@@ -42,9 +29,9 @@ def _name(match: re.Match[str] | None) -> str | None:
 
 
 def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
-    """Clips of which those that share a file are a group: the one that they have, else the file's name.
+    """The clips, with one group for all clips of a file: the group that one of them has, or the file's name.
 
-    Raises ManifestError for files whose clips have several groups.
+    Raises ManifestError naming the files whose clips have several groups.
     """
     members: dict[int, list[Clip]] = defaultdict(list)
     numbers = _components(
@@ -57,21 +44,19 @@ def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
     for number, alike in members.items():
         named = sorted({clip.group for clip in alike if clip.group})
         if len(named) > 1:
-            problems.append(f"{some(sorted({clip.sources[0] for clip in alike}))}: {some(named)}")
+            problems.append(f"{few(sorted({clip.sources[0] for clip in alike}))}: {few(named)}")
         shared = alike[0].sources[0] if len(alike) > 1 else None
         groups[number] = named[0] if named else shared
     if problems:
-        raise ManifestError(
-            "\n  ".join(["Clips of one file are one group, and these have several:", *problems])
-        )
+        raise ManifestError(f"Clips of one file are one group, and these have several:\n{listed(problems)}")
     return [replace(clip, group=groups[number]) for clip, number in zip(clips, numbers, strict=True)]
 
 
 def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) -> list[Clip]:
-    """Clips without a split get one: whole groups, class by class, by shares of train, val and test.
+    """The clips, all with a split: whole groups are split class by class, by shares of train, val and test.
 
-    From three groups (or clips without one) on, each split gets one. Clips that have a split keep it,
-    and their groups go there. Classes that share a group are split together.
+    A class of three or more groups (or clips without a group) is in each split. Clips that have a split keep
+    it, and the rest of their group joins them. Classes that share a group are split together.
     """
     units = [clip.group or clip.sources[0] for clip in clips]
     strata = defaultdict(list)
@@ -87,7 +72,7 @@ def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) 
 def _split_units(
     members: Sequence[tuple[str, Clip]], *, shares: Sequence[float], seed: int
 ) -> dict[str, str]:
-    """{unit: split}. A unit goes where its clips come nearest to the shares: val, then test, then train."""
+    """{unit: split}. A unit goes to val if more than half of it fits there, else to test, else to train."""
     sizes = Counter(unit for unit, _ in members)
     splits = {unit: clip.split for unit, clip in members if clip.split}
     filled = Counter(dict.fromkeys(("train", "val", "test"), 0))
@@ -113,7 +98,10 @@ def _split_units(
 
 
 def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
-    """Clips of which whole groups of train became val: `share` of each class's groups, of two or more one."""
+    """The clips, with whole groups moved from train to val: `share` of each class's groups.
+
+    A class of two or more groups gives at least one.
+    """
     groups = defaultdict(set)
     for clip in clips:
         if clip.split == "train":
@@ -131,7 +119,7 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
 
 
 def _components(items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """For each item the number of its component: items with a member in common are in one."""
+    """For each item the number of its component: items with a common member have the same number."""
     parents: dict[Hashable, Hashable] = {}
 
     def root(member: Hashable) -> Hashable:

@@ -17,13 +17,13 @@ _CLIP = re.compile(  # ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1; test has n
 
 
 def ucf101_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed: int) -> Corpus:
-    """The clips of trainlist0<split>.txt and testlist0<split>.txt, with labels of classInd.txt.
+    """The clips of trainlist0<split>.txt and testlist0<split>.txt, with the labels of classInd.txt.
 
-    Clips with the same gXX of a class show the same people and place: they are a group. The lists have
-    no val: groups of train, `val_share` of each class, become it. Videos may have been converted, also to
-    folders of frames, and lie in other folders: their names count.
+    Clips of a class with the same gXX show the same people and place: they are a group. The lists have no
+    val split: `val_share` of each class's groups in train become val. Videos are found by their names below
+    `root`, in whatever folder; they may have been converted, also to folders of frames.
 
-    Raises ManifestError for lists that are missing or not as published, with every line that is wrong.
+    Raises ManifestError for lists that are missing, or naming every line that is not as published.
     """
     classes = {}
     path = lists / "classInd.txt"
@@ -63,7 +63,7 @@ def ucf101_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed
                     )
                 )
         problems.raise_if_any()
-    return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), tuple(missing))
+    return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), missing=tuple(missing))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -1,1 +1,1 @@
-"""Frames in, answer out: prediction with a checkpoint, and exported files."""
+"""Frames in, answers out: prediction with a checkpoint, and exported files."""

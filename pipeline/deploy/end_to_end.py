@@ -1,8 +1,8 @@
-"""Frames in, answer out: the frozen network and a trained model as one, by the checkpoint's own contract.
+"""From frames to a model's outputs, without a store, as the contract of the model's features says.
 
-Two routes to the same numbers: features of one clip, computed as extraction does and read by the model as
-in evaluation (`clip_features`; any source, any length), and one module from pixels to outputs (`EndToEnd`;
-what is exported).
+Two routes give the same numbers. `clip_features` computes one clip's features as extraction does, for a model
+to read as in evaluation: any source, any length. `EndToEnd` is one module from pixels to outputs: what is
+exported.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,23 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone.weights import check_weights
 from pipeline.contract import REVISION, FeatureContract
-from pipeline.errors import ContractError, NonFiniteError, ShapeError, WeightsError
+from pipeline.errors import ContractError, NonFiniteError, ShapeError
 from pipeline.extraction.runners import as_stored, map_peaks, pooled
 from pipeline.frames import clip_range, read_frames
-from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.evaluation import predict
-from pipeline.learn.streaming import ResidentFeatures, make_loader
+from pipeline.learn.streaming import ResidentFeatures
 from pipeline.learn.streaming.features import CPU
 from pipeline.manifest import Clip
 from pipeline.store import why_unfit
 
 
 class EndToEnd(nn.Module):
-    """The time-distributed network: the frozen trunk at every frame, then a model that reads its maps.
+    """The time-distributed network: the frozen trunk runs at every frame, then a model reads its maps.
 
-    Equal to cached features and the model, up to rounding: maps are pooled and pass through the stored
-    dtype. The trunk does not train, whatever `train` is told; the model may.
+    Maps are pooled and pass through the stored dtype, so that the outputs equal those of cached features, up
+    to rounding. The trunk stays in eval mode, also while the model trains.
     """
 
     def __init__(self, model: nn.Module, *, contract: FeatureContract, weights: Weights) -> None:
@@ -41,6 +40,7 @@ class EndToEnd(nn.Module):
         self.model = model
 
     def train(self, mode: bool = True) -> Self:
+        """Set the model's mode; the trunk stays in eval mode."""
         super().train(mode)
         self.trunk.eval()
         return self
@@ -48,14 +48,14 @@ class EndToEnd(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None = None, **inputs: Tensor) -> Any:
         """Frames (B, T, 3, H, W) uint8 RGB, resized and cropped, and lengths (B,) -> the model's outputs.
 
-        Without `lengths` all frames are valid. `inputs` go to the model. Raises ShapeError for frames of
-        another size or without the time axis.
+        Without `lengths` all frames are valid. `inputs` are passed to the model. Raises ShapeError for frames
+        of another size or without the time axis.
         """
         height, width = self.contract.preprocessing.crop_size
         if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, height, width) or frames.dtype != torch.uint8:
             raise ShapeError(
                 f"Frames are {tuple(frames.shape)} {frames.dtype}, but the network reads (B, T, 3, H, W) ="
-                f" (clips, frames, 3, {height}, {width}) torch.uint8, as extract.preprocessing gives them."
+                f" (clips, frames, 3, {height}, {width}) torch.uint8, resized and cropped as in extraction."
             )
         maps = self.trunk(frames.flatten(0, 1))[0]
         maps = as_stored(pooled(maps, self.contract), self.contract)  # (B * T, C, h, w)
@@ -64,16 +64,11 @@ class EndToEnd(nn.Module):
 
 
 def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.device) -> Backbone:
-    """The network that makes the contract's features, eager: compiling pays for a corpus, not for a clip.
+    """The network that makes the contract's features, not compiled: compiling pays off for a corpus only.
 
-    Raises WeightsError for other weights, ContractError when the code's revision is another.
+    Raises WeightsError for other weights, ContractError when this version of the code makes other features.
     """
-    if weights.sha256 != contract.weights_sha256:
-        raise WeightsError(
-            f"These weights are {weights.arch} from {weights.source} with sha256 {weights.sha256}, but the"
-            f" model was trained on features of {contract.arch} with sha256 {contract.weights_sha256}. Give"
-            " those."
-        )
+    check_weights(weights, contract)
     if contract.revision != REVISION:
         raise ContractError(
             f"The model was trained on features of revision {contract.revision}; this version of framecache"
@@ -86,9 +81,10 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
 def clip_pixels(
     clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int = 16, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """What the network sees of a clip: frames (N, 3, H, W) uint8, sampled, resized and cropped; times (N,).
+    """A clip's frames as the network reads them, `batch_size` at a time.
 
-    Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.
+    Yields frames (N, 3, H, W) uint8 on `device`, sampled, resized and cropped, and their times (N,) float64
+    in seconds. Raises DecodeError when the clip's bytes are not frames, OSError when they can't be read.
     """
     for frames in read_frames(
         **clip_range(clip, root=root),
@@ -98,8 +94,15 @@ def clip_pixels(
     ):
         yield (
             preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing),
-            frames.pts_seconds,
+            frames.frame_seconds,
         )
+
+
+def clip_frames(clip: Clip, *, root: Path, contract: FeatureContract) -> np.ndarray:
+    """All frames (T, H, W, 3) uint8 of a clip, resized and cropped. Raises what `clip_pixels` does."""
+    pixels = torch.cat([pixels for pixels, _ in clip_pixels(clip, root=root, contract=contract)])
+    frames: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
+    return frames
 
 
 def clip_features(
@@ -111,10 +114,10 @@ def clip_features(
     batch_size: int = 16,
     on_frames: Callable[[int], None] = lambda _: None,
 ) -> ResidentFeatures:
-    """One clip's features as the contract says, on the CPU: what extraction would store, up to rounding.
+    """One clip's features on the CPU: those that extraction would store, up to rounding.
 
-    Frames are decoded and dropped `batch_size` at a time, so a long video takes the memory of its features
-    alone. `on_frames` is told how many were read since the last call.
+    Frames are decoded and dropped `batch_size` at a time: a long video takes the memory of its features, not
+    of its frames. `on_frames` gets the number of frames read since its last call.
 
     Raises what `clip_pixels` does, and NonFiniteError for values that can't be stored.
     """
@@ -133,31 +136,6 @@ def clip_features(
         path=root / clip.sources[0],
         contract=contract,
         rows=torch.cat(maps),
-        seconds=np.concatenate(frame_seconds),
+        row_frame_seconds=np.concatenate(frame_seconds),
         spans={clip.clip_id: (0, num_frames)},
-    )
-
-
-def answer_clip(
-    clip: Clip,
-    *,
-    root: Path,
-    checkpoint: Checkpoint,
-    backbone: Backbone,
-    num_answers: int = 1,
-    on_frames: Callable[[int], None] = lambda _: None,
-) -> list[dict[str, str | float]]:
-    """What the checkpoint's model says of a clip that nobody has extracted, as `Task.render` puts it.
-
-    Windows and their merging are those of evaluation. Raises what `clip_features` does.
-    """
-    features = clip_features(
-        clip, root=root, backbone=backbone, contract=checkpoint.contract, on_frames=on_frames
-    )
-    loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
-    predictions = predict(
-        checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
-    )
-    return checkpoint.task.render(
-        predictions.outputs[0], predictions.frame_seconds[0], num_answers=num_answers
     )

@@ -1,6 +1,6 @@
-"""Recurrent nets in exported files: one operation each, for any number of steps.
+"""Recurrent nets in exported files: each is one operation, for any number of steps.
 
-Left to itself, torch's exporter unrolls the steps of its example.
+Without this module torch's exporter unrolls them: one operation a step of the example.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_NETS = {  # each net in torch: its operation in ONNX, where torch's gates are in ONNX's order, its options
+_NETS = {  # each net in PyTorch: its operation in ONNX, the order of its gates there, its options
     torch.ops.aten.lstm.input: ("LSTM", (0, 3, 1, 2), {}),
     torch.ops.aten.gru.input: ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
     torch.ops.aten.rnn_tanh.input: ("RNN", (0,), {}),
@@ -21,10 +21,10 @@ _NETS = {  # each net in torch: its operation in ONNX, where torch's gates are i
 
 @contextlib.contextmanager
 def whole_recurrences() -> Iterator[None]:
-    """Have recurrent nets traced as one operation each. They compute no values meanwhile."""
+    """Within this context each recurrent net is traced as one operation; it computes no values."""
     with contextlib.ExitStack() as restore:
         for net in _NETS:
-            # Torch asks the first table what a net does while it traces, the second when it traces again.
+            # PyTorch reads the first table while it traces, the second when it lowers the trace.
             tables: list[tuple[dict[Any, Any], Any]] = [
                 (net.py_kernels, _COMPOSITE),
                 (decomposition_table, net),
@@ -42,14 +42,14 @@ def _outputs_of_its_shapes(
 ) -> tuple[Tensor, ...]:
     """States (B, L, E) at steps (B, L, D), and the last ones (layers, B, H)."""
     *_, is_bidirectional, batch_first = options
-    assert batch_first
+    _refuse_unless(batch_first=batch_first)
     states = state if isinstance(state, list) else [state]
     num_outputs = states[0].shape[2] * (2 if is_bidirectional else 1)
     return steps.new_empty(*steps.shape[:2], num_outputs), *map(torch.empty_like, states)
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
-    """What makes ONNX operations of the nets, for `torch.onnx.export`."""
+    """For `torch.onnx.export`: each net's operation in PyTorch -> the function that writes it in ONNX."""
     return {net: _translation(*how) for net, how in _NETS.items()}
 
 
@@ -65,8 +65,7 @@ def _translation(name: str, gates: Sequence[int], options: dict[str, int]) -> Ca
 
     def translate(steps: Any, state: Any, params: Any, has_biases: bool, num_layers: int, *more: Any) -> Any:
         *_, is_bidirectional, batch_first = more
-        assert has_biases
-        assert batch_first
+        _refuse_unless(batch_first=batch_first, bias=has_biases)
         states = state if isinstance(state, Sequence) else [state]
         num_directions = 2 if is_bidirectional else 1
         direction = "bidirectional" if is_bidirectional else "forward"
@@ -98,3 +97,9 @@ def _translation(name: str, gates: Sequence[int], options: dict[str, int]) -> Ca
         )
 
     return translate
+
+
+def _refuse_unless(**options: bool) -> None:
+    for name, is_set in options.items():
+        if not is_set:
+            raise ValueError(f"A recurrent net is exported with {name}=True only.")

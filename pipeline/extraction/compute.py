@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import DecodeError
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import Outputs, Runner, Wait
@@ -40,18 +39,16 @@ class Packer:
         self._packed: list[Segment | ClipEnd] = []
         self._under_way: deque[tuple[list[Segment | ClipEnd], Wait]] = deque()
         self._done: list[Computed | ClipEnd] = []
-        self._failed: set[bytes] = set()
         self.num_batches = 0
 
     def add(self, item: Piece | ClipEnd) -> list[Computed | ClipEnd]:
         """Pack frames, or note the end of a clip. Returns what is done by now."""
-        if item.clip.key not in self._failed:
-            if isinstance(item, Piece):
-                self._pack(item)
-            elif self._packed or self._under_way:
-                self._packed.append(item)
-            else:
-                self._done.append(item)
+        if isinstance(item, Piece):
+            self._pack(item)
+        elif self._packed or self._under_way:
+            self._packed.append(item)
+        else:
+            self._done.append(item)
         return self._take_done()
 
     def finish(self) -> list[Computed | ClipEnd]:
@@ -63,12 +60,7 @@ class Packer:
 
     def _pack(self, piece: Piece) -> None:
         batch = self._runner.batch
-        try:
-            pixels = self._runner.prepare(piece.pixels)  # (T, 3, h, w)
-        except DecodeError as error:
-            self._failed.add(piece.clip.key)
-            self._packed.append(ClipEnd(piece.clip, error))
-            return
+        pixels = self._runner.prepare(piece.pixels)  # (T, 3, h, w)
         seconds = piece.frame_seconds
         while len(pixels):
             count = min(len(pixels), len(batch) - self._used)

@@ -94,7 +94,7 @@ def decoding(
                     batch = next(frames, None)
                     if batch is None:
                         break
-                    piece = Piece(clip, _on_host(batch, pinned=pinned), batch.pts_seconds)
+                    piece = Piece(clip, _on_host(batch, pinned=pinned), batch.frame_seconds)
                 notes.waiting(clip.key)
                 size_bytes = max(batch.pixels.nbytes, _AHEAD_BYTES // _AHEAD_PIECES)
                 if not ahead.put(piece, size_bytes=size_bytes):

@@ -87,7 +87,7 @@ def make_plan(
     num_unchanged = num_quarantined = num_to_copy = 0
     for clip in clips:
         if fault := next((name for name in clip.sources if name in faults), None):
-            unreadable[clip.clip_id] = f"source {fault!r} {faults[fault].reason}. {faults[fault].remedy}"
+            unreadable[clip.clip_id] = f"source {faults[fault].sentence(fault)}"
             continue
         try:
             key = clip_key(clip, root=root, digests=digests)

@@ -103,15 +103,19 @@ def _forgive(job: Job, todo: Plan) -> set[bytes]:
 
 def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
     """Copy what the journal has of the planned clips in another layout or dtype; how many, over all taps."""
-    add = counter(on_progress, "repack", num_total=sum(len(clip.taps) for clip in todo.to_extract))
+    keys = []
+    for target in job.targets:
+        missing = {clip.key for clip in todo.to_extract if target.contract.tap in clip.taps}
+        keys.append(missing & repackable_keys(job.journal, target.contract, target.layout))
+    add = counter(on_progress, "repack", num_total=sum(map(len, keys)))
     return sum(
         repack(
             job.journal,
-            [clip.key for clip in todo.to_extract if target.contract.tap in clip.taps],
+            found,
             contract=target.contract,
             layout=target.layout,
             commit_seconds=job.config.store.commit_seconds,
             on_clip=partial(add, 1),
         )
-        for target in job.targets
+        for target, found in zip(job.targets, keys, strict=True)
     )

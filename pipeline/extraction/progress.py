@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Step = Literal["read sources", "repack", "extract"]
+Step = Literal["read sources", "repack", "extract", "extract damaged clips"]
 
 
 @dataclass(frozen=True)

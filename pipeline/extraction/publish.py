@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, listed
 from pipeline.extraction.config import Damaged, Target
 from pipeline.extraction.plan import usable_key
 from pipeline.store import Journal, TapView, publish, stored_clips
@@ -88,12 +88,11 @@ def publish_view(
 
 def _check_share(left_out: Sequence[Faulty], *, num_clips: int, allowed: float) -> None:
     if len(left_out) > allowed * num_clips:
-        shown = "\n".join(f"  {clip.clip_id}: {clip.reason}" for clip in left_out[:20])
-        more = f"\n  ... and {len(left_out) - 20} more" if len(left_out) > 20 else ""
+        lines = listed(f"{clip.clip_id}: {clip.reason}" for clip in left_out)
         raise PipelineError(
             f"{len(left_out)} of {num_clips} clips can't be used, more than max_failed_share ({allowed:g})"
-            f" allows:\n{shown}{more}\nThe other clips' features are kept. Mend these clips, remove them from"
-            " the manifest, or raise max_failed_share."
+            f" allows:\n{lines}\nThe other clips' features are kept. Mend these clips, remove them from the"
+            " manifest, or raise max_failed_share."
         )
 
 

@@ -140,7 +140,7 @@ def _compute(
     if job.config.damaged == "keep" and total.num_quarantined:
         damaged = [clip for clip in job.plan().to_extract if clip.keep_damaged]
         if damaged:
-            add = counter(on_progress, "extract", num_total=len(damaged))
+            add = counter(on_progress, "extract damaged clips", num_total=len(damaged))
             total.add(_compute_now(job, damaged, notes=notes, on_work=add))
     return total, set_aside
 

@@ -51,7 +51,7 @@ class Runner(Protocol):
     def prepare(self, pixels: Tensor) -> Tensor:
         """(T, H, W, 3) uint8 on the host -> (T, 3, h, w) uint8 on the device.
 
-        Raises DecodeError for frames that do not cover the crop.
+        Raises ValueError for frames that do not cover the crop.
         """
 
     def submit(self) -> Wait:

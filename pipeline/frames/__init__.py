@@ -1,4 +1,4 @@
-"""Frames of a clip: RGB pixels with their presentation times, from a video, images or a folder of images."""
+"""Frames of a clip: RGB pixels and presentation times, from a video, images or a folder of images."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +14,7 @@ from pipeline.errors import DecodeError
 from pipeline.frames.animation import AnimatedPng, open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.foreign import foreign_kind
-from pipeline.frames.images import Images
+from pipeline.frames.images import Images, read_bytes
 from pipeline.frames.limits import Limits, NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
@@ -46,12 +46,12 @@ class FrameBatch:
     """Consecutive sampled frames of one size."""
 
     pixels: np.ndarray  # (T, H, W, 3) uint8 RGB, C-contiguous
-    pts_seconds: np.ndarray  # (T,) float64, from the first frame of the whole source
+    frame_seconds: np.ndarray  # (T,) float64, from the first frame of the whole source
 
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """What a clip will give."""
+    """How many frames a clip gives, for how long, and of which size."""
 
     num_frames: int  # as sampled
     seconds: float  # from its first sampled frame to its last
@@ -60,7 +60,7 @@ class ClipInfo:
 
 
 class Range(TypedDict):
-    """Arguments of `read_frames` and `probe` that say which frames are looked at."""
+    """The arguments of `read_frames` and `probe` that say which files and which stretch of time are read."""
 
     paths: Sequence[Path]
     start_seconds: float | None
@@ -69,7 +69,7 @@ class Range(TypedDict):
 
 
 def clip_range(clip: Clip, *, root: Path) -> Range:
-    """The frames of a clip whose sources are relative to `root`."""
+    """The arguments of `read_frames` and `probe` for a clip whose sources are relative to `root`."""
     return {
         "paths": [root / source for source in clip.sources],
         "start_seconds": clip.start_seconds,
@@ -79,10 +79,10 @@ def clip_range(clip: Clip, *, root: Path) -> Range:
 
 
 class Stills(Protocol):
-    """Pictures of known times, not decoded yet."""
+    """Images or an animation: their times are known before they are decoded."""
 
     @property
-    def pts_seconds(self) -> np.ndarray:
+    def frame_seconds(self) -> np.ndarray:
         """(T,) float64, increasing, from 0."""
         ...
 
@@ -112,14 +112,14 @@ def read_frames(
 ) -> Iterator[FrameBatch]:
     """The sampled frames of one video, one folder of images, or one or several images.
 
-    Only frames with start_seconds <= pts < end_seconds are used. Images are shown for 1 / image_fps
-    seconds each. A batch has at most `batch_size` frames, fewer where frames are large or another
-    size follows. No more than a batch is in memory. Frames are as decoded; `preprocessing` is what they are
-    for, so that one is refused that would be too large when resized, or is smaller than the crop.
+    Only frames with start_seconds <= time < end_seconds are used. Images are shown for 1 / image_fps
+    seconds each. A batch has at most `batch_size` frames; it has fewer where frames are large, or where the
+    next frame has another size. Frames are not resized here: with `preprocessing`, a frame is refused if it
+    would be above the limits when resized, or is smaller than the crop.
 
-    Raises DecodeError (naming the file, with the number of frames recovered: those that were returned
-    before) when the bytes are not the frames that they promise to be, are above the limits, or none
-    lies in the range; OSError when they can't be read.
+    Raises DecodeError when the bytes are not frames, are above the limits, or have no frame in the range. It
+    names the file, and has the number of frames that were returned before. Raises OSError when a file can't
+    be read.
     """
     wanted = Wanted(sampling, start_seconds, end_seconds)
     num_frames = 0
@@ -143,24 +143,25 @@ def probe(
     limits: Limits = DEFAULT_LIMITS,
     preprocessing: Preprocessing | None = None,
 ) -> ClipInfo:
-    """What `read_frames` will give, found by decoding the first frame only (of an AVI, all).
+    """What `read_frames` will give, by decoding only the first frame (or all frames of an AVI).
 
-    Raises DecodeError and OSError as `read_frames` does, for what this shows to be wrong. Where not every
-    packet is a picture there may be fewer frames.
+    Of videos in which some packets hold no picture, `read_frames` may give fewer frames.
+
+    Raises DecodeError and OSError as `read_frames` does, as far as the first frame and the index show it.
     """
     wanted = Wanted(sampling, start_seconds, end_seconds)
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
-        times = source.pts_seconds
-        positions, repeats = wanted.choose(times, path=paths[0], limits=limits)
-        begin = Wanted(Sampling(), start_seconds=float(times[positions[0]]))
+        frame_seconds = source.frame_seconds
+        positions, repeats = wanted.choose(frame_seconds, path=paths[0], limits=limits)
+        begin = Wanted(Sampling(), start_seconds=float(frame_seconds[positions[0]]))
         with closing(_shown(source, begin, paths[0], limits, preprocessing)) as shown:
             height, width, _ = next(shown)[0].shape
         if isinstance(source, Video | AnimatedPng):
             source.check_end(wanted)
     except NotFramesError:  # reading it all tells whether that is so, and what can be recovered
         batches = [
-            (batch.pixels.shape, batch.pts_seconds)
+            (batch.pixels.shape, batch.frame_seconds)
             for batch in read_frames(
                 paths,
                 sampling=sampling,
@@ -171,18 +172,21 @@ def probe(
                 preprocessing=preprocessing,
             )
         ]
-        seconds = np.concatenate([times for _, times in batches])
+        frame_seconds = np.concatenate([seconds for _, seconds in batches])
         _, height, width, _ = batches[0][0]
-        length = float(seconds[-1] - seconds[0])
-        return ClipInfo(num_frames=len(seconds), seconds=length, height=height, width=width)
-    first, last = times[positions[[0, -1]]].tolist()
+        length = float(frame_seconds[-1] - frame_seconds[0])
+        return ClipInfo(num_frames=len(frame_seconds), seconds=length, height=height, width=width)
+    first, last = frame_seconds[positions[[0, -1]]].tolist()
     return ClipInfo(num_frames=int(repeats.sum()), seconds=last - first, height=height, width=width)
 
 
 def _open(files: Sequence[Path], image_fps: float, limits: Limits) -> Stills | Video:
     if all(is_image(file) for file in files):
-        animation = open_animation(files[0], limits=limits) if len(files) == 1 else None
-        return animation or Images.open(files, image_fps=image_fps, limits=limits)
+        if len(files) > 1:
+            return Images.open(files, None, image_fps=image_fps, limits=limits)
+        data = read_bytes(files[0], limits=limits)
+        animation = open_animation(files[0], data, limits=limits)
+        return animation or Images.open(files, data, image_fps=image_fps, limits=limits)
     if len(files) == 1:
         return Video(files[0], limits)
     names = ", ".join(str(file) for file in files)
@@ -196,12 +200,12 @@ def _shown(
     limits: Limits,
     preprocessing: Preprocessing | None,
 ) -> Generator[Shown, None, None]:
-    """The wanted frames, each with its time and how often it comes."""
+    """The wanted frames, each with its time and how often it is used."""
     files: Iterator[Path] = repeat(path)
     if isinstance(source, Video):
         frames = source.shown(wanted)
     else:
-        positions, repeats = wanted.choose(source.pts_seconds, path=path, limits=limits)
+        positions, repeats = wanted.choose(source.frame_seconds, path=path, limits=limits)
         frames = _with_times(source, positions, repeats)
         if isinstance(source, Images):
             files = iter([source.paths[position] for position in positions])
@@ -217,25 +221,25 @@ def _shown(
 
 def _with_times(source: Stills, positions: np.ndarray, repeats: np.ndarray) -> Generator[Shown, None, None]:
     with closing(source.frames(positions)) as frames:
-        yield from zip(frames, source.pts_seconds[positions].tolist(), repeats.tolist(), strict=True)
+        yield from zip(frames, source.frame_seconds[positions].tolist(), repeats.tolist(), strict=True)
 
 
 def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch]:
-    """Frames in batches. What was read before an error comes before it."""
+    """Frames in batches. Frames that were read before an error are yielded before it is raised."""
     pixels: list[np.ndarray] = []
-    pts_seconds: list[float] = []
+    frame_seconds: list[float] = []
     try:
         for frame, seconds, num_times in frames:
             for _ in range(num_times):
                 is_full = len(pixels) == batch_size or len(pixels) * frame.nbytes >= _BATCH_BYTES
                 if pixels and (is_full or frame.shape != pixels[0].shape):
-                    yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
-                    pixels, pts_seconds = [], []
+                    yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
+                    pixels, frame_seconds = [], []
                 pixels.append(frame)
-                pts_seconds.append(seconds)
+                frame_seconds.append(seconds)
     except NotFramesError:
         if pixels:
-            yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
+            yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
         raise
     if pixels:
-        yield FrameBatch(np.stack(pixels), np.array(pts_seconds))
+        yield FrameBatch(np.stack(pixels), np.array(frame_seconds))

@@ -1,4 +1,4 @@
-"""Animated PNG, WebP and AVIF: videos whose frames have durations."""
+"""Animated PNG, WebP and AVIF images: their frames have durations, as those of a video."""
 
 import struct
 from collections.abc import Generator, Sequence
@@ -8,27 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.frames.files import IMAGE_FORMATS
 from pipeline.frames.image_bytes import PNG, orientation, png_chunk, png_chunks, split
-from pipeline.frames.images import explained, on_black, opened, over, read_bytes, to_pixels, turned
+from pipeline.frames.images import explained, on_black, opened_image, over, to_pixels, turned
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
 from pipeline.frames.sampling import Wanted
 
+_ANIMATED = ("AVIF", "PNG", "WEBP")
 _DEFAULT_DURATION_MS = 100  # of a frame that has none, as browsers do
 _CLEAR, _RESTORE = 1, 2  # what becomes of the place of a PNG's frame after its time; 0: it stays
 _HEADER_END = 33  # of a PNG: its signature and the chunk IHDR
 _SOURCE = 0  # a PNG's frame replaces what it covers; 1: it lies over it
 
 
-def open_animation(path: Path, *, limits: Limits) -> "AnimatedPng | Animation | None":
-    """None for an image that does not move, and for other formats. Raises NotFramesError, OSError."""
-    if path.suffix.lower() not in (".avif", ".png", ".webp"):
+def open_animation(path: Path, data: bytes, *, limits: Limits) -> "AnimatedPng | Animation | None":
+    """The animation that an image's file holds; None for a still image. Raises NotFramesError."""
+    if IMAGE_FORMATS[path.suffix.lower()] not in _ANIMATED:
         return None
-    data = read_bytes(path, limits=limits)
-    return (
-        AnimatedPng.open(path, data, limits=limits)
-        if data.startswith(PNG)
-        else Animation.open(path, data, limits=limits)
-    )
+    kind = AnimatedPng if data.startswith(PNG) else Animation
+    return kind.open(path, data, limits=limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,13 @@ class Animation:
     data: bytes
     orientation: int
     limits: Limits
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "Animation | None":
+        """None for an image that does not move. Raises NotFramesError."""
         data, exif = split(data)
-        with opened(path, data, limits=limits) as image:
+        with opened_image(path, data, limits=limits) as image:
             if not getattr(image, "is_animated", False):
                 return None
             num_frames = int(getattr(image, "n_frames", 1))
@@ -59,7 +58,7 @@ class Animation:
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The frames at `positions` (N,), increasing, as (H, W, 3) uint8 RGB. Raises NotFramesError."""
-        with opened(self.path, self.data, limits=self.limits) as image:
+        with opened_image(self.path, self.data, limits=self.limits) as image:
             for position in positions.tolist():
                 image.seek(position)
                 yield turned(on_black(to_pixels(image)), self.orientation)
@@ -78,6 +77,7 @@ class _Frame(NamedTuple):
 
     @property
     def duration_ms(self) -> float:
+        """How long the frame is shown; 100 ms where it does not say."""
         return self.delay / (self.delay_unit or 100) * 1000 or _DEFAULT_DURATION_MS
 
 
@@ -97,7 +97,7 @@ class AnimatedPng:
     orientation: int
     num_promised: int
     items: Sequence[_Frame]
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
 
     @classmethod
     def open(cls, path: Path, data: bytes, *, limits: Limits) -> "AnimatedPng | None":
@@ -119,7 +119,7 @@ class AnimatedPng:
         canvas = np.zeros((self.height, self.width, 3), np.uint8)  # on black, where opacity does not matter
         wanted = set(positions.tolist())
         for number, item in enumerate(self.items[: positions[-1] + 1]):
-            with opened(self.path, item.png, limits=self.limits) as image:
+            with opened_image(self.path, item.png, limits=self.limits) as image:
                 pixels = to_pixels(image)
             height, width, _ = pixels.shape
             area = canvas[item.top : item.top + height, item.left : item.left + width]
@@ -136,7 +136,7 @@ class AnimatedPng:
 
     def check_end(self, wanted: Wanted) -> None:
         """Raise NotFramesError when the file ends before the wanted frames do."""
-        if len(self.items) < self.num_promised and wanted.reaches_beyond(self.pts_seconds[-1]):
+        if len(self.items) < self.num_promised and wanted.reaches_beyond(self.frame_seconds[-1]):
             raise NotFramesError(self.path, f"it has {len(self.items)} of {self.num_promised} frames")
 
 

@@ -7,9 +7,20 @@ from pathlib import Path
 
 from pipeline.errors import DecodeError
 
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+# What Pillow calls the formats of images, by their suffixes. A .gif is a video.
+IMAGE_FORMATS = {
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
 
 # fmt: off
 _VIDEO_SUFFIXES = frozenset({
@@ -30,7 +41,7 @@ _COUNTING_DIGITS = re.compile(r"(?<![^\W\d_]{2})(?<!\d)\d+|\d{4,}")
 
 def is_image(path: Path) -> bool:
     """Whether the file's name is an image's (a .gif is a video)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_FORMATS
 
 
 def is_video(path: Path) -> bool:

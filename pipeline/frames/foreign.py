@@ -4,7 +4,7 @@ import re
 
 from PIL import Image
 
-from pipeline.manifest.sources import Fault
+from pipeline.manifest.sources import POINTERS, Fault
 
 _CONVERT = "Convert it to JPEG or PNG."
 _DOWNLOAD = "Its download went wrong: download it again, or delete it."
@@ -24,8 +24,7 @@ _XML = rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*"
 _KINDS = (
     (rb"%PDF", Fault("is a PDF document", _CONVERT)),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", Fault("is an archive", "Unpack it, and name what is inside.")),
-    (rb"version https://git-lfs", Fault("is a pointer of Git LFS, not its content", "Run `git lfs pull`.")),
-    (rb"/annex/objects/", Fault("is a pointer of git-annex, not its content", "Run `git annex get`.")),
+    *POINTERS,
     (_XML + rb"(<!doctype svg|<svg)", Fault("is an SVG drawing", _CONVERT)),
     (_XML + rb"<(!doctype html|html|head|body)", Fault("is an HTML page", _DOWNLOAD)),
     # All but images and videos that begin as text: PPM, YUV4MPEG2.

@@ -82,6 +82,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:
+    """The chunk as it stands in a file: size, name, body, checksum."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.frames.files import IMAGE_FORMATS
 from pipeline.frames.foreign import foreign_kind
 from pipeline.frames.image_bytes import has_all_scans, jpeg_without_end, orientation, split
 from pipeline.frames.limits import Limits, NotFramesError, check_file_size, check_frame_size, check_num_frames
@@ -21,37 +23,63 @@ with suppress(ImportError):  # HEIC, for those who have it
 
 # What image files are in truth. PIL knows more formats, some of which run other programs.
 Image.init()
-_FORMATS: list[str] = [
-    name
-    for name in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "HEIF")
-    if name in Image.OPEN
-]
-
-# PIL's own guard warns (from any thread, once) and can't be raised for one file: Limits takes its place.
-Image.MAX_IMAGE_PIXELS = None
+_FORMATS: list[str] = [name for name in dict.fromkeys((*IMAGE_FORMATS.values(), "GIF")) if name in Image.OPEN]
 
 _JPEG_END = b"\xff\xd9"
 
 
+class _WithoutGuard:
+    """While any thread is in the block, PIL does not limit the size of images: `Limits` does, for each file.
+
+    PIL's own limit, Image.MAX_IMAGE_PIXELS, is the process's, and warns once. It is back after the block.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._max_pixels: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_inside:
+                self._max_pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                Image.MAX_IMAGE_PIXELS = self._max_pixels
+
+
+_without_guard = _WithoutGuard()
+
+
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images shown one after the other, each for an equal time. Of several pages the first counts."""
+    """Images shown one after the other, each for an equal time. Of several pages, the first is shown."""
 
     paths: Sequence[Path]
     limits: Limits
-    pts_seconds: np.ndarray  # (T,) float64
+    frame_seconds: np.ndarray  # (T,) float64
+    data: bytes | None  # the content of a single image
 
     @classmethod
-    def open(cls, paths: Sequence[Path], *, image_fps: float, limits: Limits) -> "Images":
+    def open(cls, paths: Sequence[Path], data: bytes | None, *, image_fps: float, limits: Limits) -> "Images":
+        """Images that are shown for 1 / image_fps seconds each.
+
+        `data` is what a single image's file holds. Raises NotFramesError for more images than the limits
+        allow.
+        """
         check_num_frames(paths[0].parent, len(paths), limits=limits)
-        return cls(paths, limits, np.arange(len(paths)) / image_fps)
+        return cls(paths, limits, np.arange(len(paths)) / image_fps, data)
 
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The images at `positions` (N,), as (H, W, 3) uint8 RGB. Raises NotFramesError."""
         for position in positions.tolist():
             path = self.paths[position]
-            data, exif = split(read_bytes(path, limits=self.limits))
-            with opened(path, data, limits=self.limits) as image:
+            data, exif = split(read_bytes(path, limits=self.limits) if self.data is None else self.data)
+            with opened_image(path, data, limits=self.limits) as image:
                 pixels = on_black(to_pixels(image))
                 exif = exif or image.info.get("exif") or b""  # AVIF's turn, told as EXIF; TIFF turns itself
             yield turned(pixels, orientation(exif))
@@ -64,7 +92,7 @@ def read_bytes(path: Path, *, limits: Limits) -> bytes:
 
 
 @contextmanager
-def opened(path: Path, data: bytes, *, limits: Limits) -> Iterator[Image.Image]:
+def opened_image(path: Path, data: bytes, *, limits: Limits) -> Iterator[Image.Image]:
     """The image in `data`, of which only the header was read yet; a JPEG that only lacks its end has it.
 
     What goes wrong in the block is a NotFramesError.
@@ -94,7 +122,8 @@ def explained(path: Path, data: bytes) -> Iterator[None]:
 
 
 def _open(path: Path, data: bytes, *, limits: Limits) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    with _without_guard:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     check_frame_size(path, height=image.height, width=image.width, limits=limits)
     return image
 
@@ -131,6 +160,8 @@ def _filler(start: int) -> bytes:
 
 def to_pixels(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8, or (H, W, 4) with opacity where it may be transparent; 16-bit white stays white."""
+    with _without_guard:
+        image.load()
     if image.mode.startswith("I"):  # 16 bits of grey, in 16 or 32
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))

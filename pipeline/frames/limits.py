@@ -11,9 +11,9 @@ _MAX_PIXEL_BYTES = 8  # of an image, as stored: four channels of 16 bits
 
 
 class Limits(BaseModel):
-    """Refuses sources that promise giant frames or endless clips, before memory is taken for them.
+    """Refuses sources with giant frames or endless clips before memory is taken for them.
 
-    Not part of the contract: a limit changes no frame.
+    Limits are not part of the contract: they change no frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,7 +23,7 @@ class Limits(BaseModel):
 
 
 class NotFramesError(Exception):
-    """A file's bytes are not frames; says why and what to do. `read_frames` makes it a DecodeError."""
+    """A file's bytes are not frames, for this reason. `read_frames` makes a DecodeError of it."""
 
     def __init__(self, path: Path, reason: str, *, remedy: str = "Replace or re-encode the file.") -> None:
         super().__init__(reason)
@@ -32,6 +32,7 @@ class NotFramesError(Exception):
         self.remedy = remedy
 
     def as_decode_error(self, *, num_recovered: int) -> DecodeError:
+        """The error for users; `num_recovered` frames were decoded before it."""
         return DecodeError(
             f"{self.path} can't be decoded: {self.reason} ({num_recovered} frames recovered). {self.remedy}",
             num_recovered=num_recovered,
@@ -54,15 +55,13 @@ def check_file_size(path: Path, size_bytes: int, *, limits: Limits) -> None:
 def check_prepared(
     path: Path, *, height: int, width: int, preprocessing: Preprocessing, limits: Limits
 ) -> None:
-    """Raise NotFramesError for a frame that is too large when it is resized, or too small for the crop."""
-    resized_height, resized_width = preprocessing.resized_size(height, width)
-    crop_height, crop_width = preprocessing.crop_size
-    if resized_height < crop_height or resized_width < crop_width:
+    """Raise NotFramesError for a frame that is smaller than the crop, or above the limits when resized."""
+    try:
+        resized_height, resized_width = preprocessing.resized_size(height, width)
+    except ValueError as error:
         raise NotFramesError(
-            path,
-            f"a frame of {width} x {height} pixels is smaller than the crop of {crop_width} x {crop_height}",
-            remedy="Set preprocessing.resize, or a smaller crop.",
-        )
+            path, str(error), remedy="Set preprocessing.resize, or a smaller crop."
+        ) from error
     # Columns are resized first: that is the larger of the two where rows become fewer.
     largest = max(height, resized_height) * resized_width
     if limits.max_frame_pixels is not None and largest > limits.max_frame_pixels:
@@ -82,6 +81,6 @@ def check_num_frames(path: Path, num_frames: int, *, limits: Limits) -> None:
 def _above(path: Path, amount: str, name: str, limits: Limits) -> NotFramesError:
     return NotFramesError(
         path,
-        f"{amount}: above extract.limits.{name}, {getattr(limits, name)}",
-        remedy="If the file is sound, raise the limit and run extract with --retry-quarantined.",
+        f"{amount}: above the limit {name}, {getattr(limits, name)}",
+        remedy="If the file is sound, raise the limit and try this clip again.",
     )

@@ -31,8 +31,9 @@ _READS_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Units of a packet that are (parts of) pictures; others hold parameters and messages.
 _PICTURE_UNITS = {"h264": "1-5", "hevc": "0-31", "av1": "3|6"}
 
-# What a picture begins with.
-_PICTURE_STARTS = {"mpeg1video": b"\0\0\1\0", "mpeg2video": b"\0\0\1\0", "mpeg4": b"\0\0\1\xb6"}
+# What a part of a packet begins with, and which parts are pictures.
+_START = b"\0\0\1"
+_PICTURE_STARTS = {"mpeg1video": _START + b"\0", "mpeg2video": _START + b"\0", "mpeg4": _START + b"\xb6"}
 
 # Pictures that repeat the one before are so small, and the decoder makes no frame of them.
 _NOT_CODED_BYTES = {"mpeg4": 10, "vp8": 2}
@@ -52,6 +53,7 @@ class OpenVideo:
 
     @property
     def is_avi(self) -> bool:
+        """Whether the container is AVI, whose times are those of decoding."""
         return bool(self.container.format.name == "avi")
 
     @property
@@ -68,10 +70,7 @@ class OpenVideo:
             try:
                 with _claims_of_memory(self.path):
                     packet = next(packets)
-            except (
-                StopIteration,
-                IndexError,
-            ):  # PyAV 18 may trip, at the end, over streams that appeared late
+            except (StopIteration, IndexError):  # PyAV 18 may trip, at the end, over streams that came late
                 return
             self.num_packets += packet.size > 0 or packet.dts is not None
             self.last_is_cut = packet.is_corrupt or (self.last_is_cut and not packet.size)
@@ -147,7 +146,9 @@ class OpenVideo:
         May use the packet up.
         """
         codec = self.stream.codec_context.codec.canonical_name
-        at = bytes(packet).find(_PICTURE_STARTS[codec]) if codec in _PICTURE_STARTS else 0
+        data, at = bytes(packet), 0
+        if codec in _PICTURE_STARTS and _START in data:  # without any start code, it is a damaged picture
+            at = data.find(_PICTURE_STARTS[codec])
         if at < 0 or packet.size - at <= _NOT_CODED_BYTES.get(codec, 0):
             return False
         if codec not in _PICTURE_UNITS:
@@ -164,7 +165,7 @@ class OpenVideo:
 
 
 @contextmanager
-def opened(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
+def opened_video(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
     """The best video stream of a file.
 
     Raises NotFramesError for a file without one, or with frames above the limits; OSError.

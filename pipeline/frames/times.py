@@ -1,4 +1,4 @@
-"""When frames are shown, by the times that came with them: good times stay, bad ones are mended.
+"""When frames are shown, from the times that are stored with them: good times stay, bad ones are mended.
 
 Times in milliseconds of a video at 10 fps, as read and as mended:
 
@@ -26,8 +26,10 @@ def mended(
 ) -> Iterator[tuple[float, T]]:
     """(seconds, frame) for each (pts, frame) in order of presentation; seconds increase strictly, from 0.
 
-    `pts` count in units of `time_base` seconds. `rate`, in frames a second, spaces frames where no two
-    times do; with neither, ValueError. Runs `AHEAD` frames ahead of what it yields.
+    `pts` count units of `time_base` seconds. `rate`, in frames a second, gives the distance between frames
+    where no two of them have times. Reads `AHEAD` frames ahead of the one that it yields.
+
+    Raises ValueError for frames that have neither times nor a rate.
     """
     clock = _Clock(1 / (rate * time_base) if rate else None)
     source, window = iter(frames), deque[tuple[int | None, T]]()
@@ -43,7 +45,7 @@ def mended(
 
 
 class _Clock:
-    """Tells one frame's time after the other."""
+    """Tells the times of frames one after the other."""
 
     def __init__(self, step: Ticks | None) -> None:
         self._step = step  # from one frame to the next
@@ -61,15 +63,16 @@ class _Clock:
         if shown[0] is not None and shown[0] <= last and 2 * sum(t > last for t in later) < len(later):
             self._offset += last + self._known_step() - shown[0]
             return self._tell(last + self._known_step(), is_good=False)
-        good = (i for i, t in enumerate(shown) if t is not None and t > last and _leads(i, shown, last))
-        following = next(good, None)
+        good = (
+            (i, t)
+            for i, t in enumerate(shown)
+            if t is not None and t > last and _leads(t, shown[i + 1 :], last)
+        )
+        following, next_good = next(good, (None, 0))
         if following == 0:
-            assert shown[0] is not None
-            return self._tell(shown[0], is_good=True)
+            return self._tell(next_good, is_good=True)
         if following is None:
             return self._tell(0 if self._last is None else last + self._known_step(), is_good=False)
-        next_good = shown[following]
-        assert next_good is not None
         if self._last is None:
             return self._tell(next_good - following * self._known_step(), is_good=False)
         return self._tell(last + Fraction(next_good - last) / (following + 1), is_good=False)
@@ -86,20 +89,18 @@ class _Clock:
         return ticks
 
 
-def _leads(index: int, shown: Sequence[Ticks | None], last: Ticks) -> bool:
-    """Whether at most one later frame has a time between `last` and that of the frame at `index`.
+def _leads(time: Ticks, later: Sequence[Ticks | None], last: Ticks) -> bool:
+    """Whether at most one of the later frames has a time between `last` and `time`.
 
-    With two or more, fewer times are wrong if this one is.
+    If two or more have one, it is more likely that `time` is wrong than that they are.
     """
-    time = shown[index]
-    assert time is not None
-    return sum(t is not None and last < t < time for t in shown[index + 1 :]) < 2
+    return sum(t is not None and last < t < time for t in later) < 2
 
 
 def in_order(frames: Iterable[tuple[int | None, T]]) -> Iterator[tuple[int | None, T]]:
-    """The same frames; the k-th has the k-th smallest time, as long as that is at most `AHEAD` frames away.
+    """The same frames with their times sorted; a time moves by at most `AHEAD` frames.
 
-    For AVI, which has times of decoding only: they are the right ones, in another order.
+    For AVI, which stores times of decoding: they are the times of presentation in another order.
     """
     times, waiting = list[int](), deque[T]()
     for pts, frame in frames:

@@ -1,9 +1,9 @@
 """Videos as frames, by PyAV: one FFmpeg thread a video, exact presentation times, a fixed conversion.
 
-The decoder's output is the truth. Where every frame is wanted, one pass reads them all. Where some are, the
-index (video_index.py) tells all frames' times, from which the wanted ones are chosen: decoding starts at the
-keyframe before the first wanted frame, skips what lies between sparse ones, and converts the wanted frames
-only. An index that the decoder contradicts is replaced by counting.
+The decoder's output is the truth, and only the wanted frames are converted to RGB. `every: n` of a whole
+video counts the frames in one pass. All other frames are chosen by the times in the index (video_index.py):
+decoding begins at the keyframe before the first of them and, but for `every: n`, skips what lies between
+sparse ones. When the decoder contradicts the index, all frames are counted instead.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from pipeline.frames.images import on_black
 from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
-from pipeline.frames.open_video import OpenVideo, blame, opened
+from pipeline.frames.open_video import OpenVideo, blame, opened_video
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video_index import FrameIndex, begins_as_told, count_frames, read_index
 
@@ -30,7 +30,7 @@ _WORTH_SEEKING_FRAMES = 32
 
 _HELD_BYTES = 256 << 20  # 16 frames of 1080p are 100 MB
 
-Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it comes
+Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it is used
 
 
 class _UnlikeIndexError(Exception):
@@ -41,25 +41,26 @@ class _UnlikeIndexError(Exception):
 class Video:
     """A video file.
 
-    Non-square pixels are not resampled, fields not deinterlaced. Damage that the decoder conceals
-    without a word is not noticed.
+    Non-square pixels are not resampled, and fields are not deinterlaced. Damage that the decoder conceals in
+    silence is not noticed.
     """
 
     path: Path
     limits: Limits
 
     @property
-    def pts_seconds(self) -> np.ndarray:
-        """(T,) float64, increasing, from 0: as far as is known without decoding all."""
-        return read_index(self.path, self.limits).pts_seconds
+    def frame_seconds(self) -> np.ndarray:
+        """(T,) float64, increasing, from 0: the times as the index tells them."""
+        return read_index(self.path, self.limits).frame_seconds
 
     def shown(self, wanted: Wanted) -> Generator[Shown, None, None]:
-        """The wanted frames, turned as a viewer shows them, each with its time.
+        """The wanted frames, turned as a viewer shows them, each with its time and how often it is used.
 
-        Raises NotFramesError when one is damaged or missing, and after the last when more are known to be.
+        Raises NotFramesError when a frame is damaged or missing; after the last frame, when the file is known
+        to end too early.
         """
-        if wanted.is_everything:
-            yield from self._every()
+        if wanted.step and wanted.is_whole:
+            yield from self._counted(wanted.step)
             return
         index = read_index(self.path, self.limits)
         last_seconds = -1.0
@@ -86,17 +87,19 @@ class Video:
         """Raise NotFramesError where the source is known to end before the wanted frames do."""
         _check_end(self.path, read_index(self.path, self.limits), wanted)
 
-    def _every(self) -> Iterator[Shown]:
+    def _counted(self, step: int) -> Iterator[Shown]:
+        """The first frame and each `step`-th after it, in one pass."""
         reformatter = VideoReformatter()
         num_frames, seconds = 0, 0.0
-        with opened(self.path, limits=self.limits) as video:
+        with opened_video(self.path, limits=self.limits) as video:
             if self._may_be_too_long(video):
                 read_index(self.path, self.limits)
             with closing(video.timed_frames()) as frames:
                 for seconds, frame in frames:
                     num_frames += 1
                     check_num_frames(self.path, num_frames, limits=self.limits)
-                    yield self._pixels(frame, seconds, reformatter=reformatter), seconds, 1
+                    if (num_frames - 1) % step == 0:
+                        yield self._pixels(frame, seconds, reformatter=reformatter), seconds, 1
             damage = video.damage(num_frames=num_frames, seconds=seconds)
         if damage or not num_frames:
             raise NotFramesError(self.path, damage or "it has no frames")
@@ -111,11 +114,11 @@ class Video:
 
     def _chosen(self, index: FrameIndex, wanted: Wanted, *, after: float = -1.0) -> Iterator[Shown]:
         """The wanted frames that are shown later than `after`. Raises _UnlikeIndexError, NotFramesError."""
-        positions, repeats = wanted.choose(index.pts_seconds, path=self.path, limits=self.limits)
-        is_later = index.pts_seconds[positions] > after
+        positions, repeats = wanted.choose(index.frame_seconds, path=self.path, limits=self.limits)
+        is_later = index.frame_seconds[positions] > after
         positions, num_times = positions[is_later], iter(repeats[is_later].tolist())
         reformatter = VideoReformatter()
-        runs, may_seek = _runs(positions, index=index), True
+        runs, may_seek = [positions] if wanted.step else _runs(positions, index=index), True
         while runs:
             run = runs.pop(0)
             seek_to = _keyframe_before(run[0], index=index) if may_seek else None
@@ -123,7 +126,7 @@ class Video:
             try:
                 with closing(self._decode(index, run, seek_to=seek_to)) as frames:
                     for position, frame in zip(run.tolist(), frames, strict=True):
-                        seconds = float(index.pts_seconds[position])
+                        seconds = float(index.frame_seconds[position])
                         yield self._pixels(frame, seconds, reformatter=reformatter), seconds, next(num_times)
                         num_found += 1
             except (NotFramesError, _UnlikeIndexError):
@@ -144,7 +147,7 @@ class Video:
         unlike: Exception = _UnlikeIndexError()
         if index.counted:
             unlike = NotFramesError(self.path, "it does not decode to the same frames twice")
-        with opened(self.path, limits=self.limits) as video:
+        with opened_video(self.path, limits=self.limits) as video:
             if seek_to is not None:
                 if not begins_as_told(self.path, index, self.limits):
                     raise unlike
@@ -176,7 +179,7 @@ class Video:
 
 
 def _check_end(path: Path, index: FrameIndex, wanted: Wanted) -> None:
-    if index.damage and wanted.reaches_beyond(index.pts_seconds[-1]):
+    if index.damage and wanted.reaches_beyond(index.frame_seconds[-1]):
         raise NotFramesError(path, index.damage)
 
 

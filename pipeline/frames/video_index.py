@@ -1,7 +1,7 @@
-"""Which frames a video has, and when they are shown: for choosing some of them, and where to seek.
+"""Which frames a video has and when they are shown, to choose some of them and to know where to seek.
 
-Packets tell it without decoding, and are a hint: not every packet is a picture. Where they tell no times, or
-the decoder is seen to disagree, all frames are decoded once, and are then told apart by counting.
+The packets tell this without decoding, but only as a hint: not every packet is a picture. Where packets have
+no times, or the decoder contradicts them, all frames are decoded once and then told apart by counting.
 """
 
 from array import array
@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
-from pipeline.frames.open_video import OpenVideo, opened
+from pipeline.frames.open_video import OpenVideo, opened_video
+from pipeline.system.files import FileStamp, file_stamp
 
 # A longer pause is more likely a wrong time than a video's: then frames are counted.
 _PAUSE_SECONDS = 60.0
@@ -28,7 +29,7 @@ class FrameIndex:
     """All frames that a viewer would see, in order of presentation."""
 
     keys: np.ndarray  # (T,) int64, increasing: the frame's pts, or its ordinal when counted
-    pts_seconds: np.ndarray  # (T,) float64, increasing, from 0
+    frame_seconds: np.ndarray  # (T,) float64, increasing, from 0
     keyframes: np.ndarray  # int64, increasing: pts of the keyframes; empty when counted
     counted: bool = False  # by decoding
     damage: str | None = None  # why there are no frames after these, though there should be
@@ -38,57 +39,52 @@ T = TypeVar("T")
 
 
 def _remembered(read: Callable[[Path, Limits], T]) -> Callable[[Path, Limits], T]:
-    """What was read of the last files, as long as they stay as they are: many clips may be cut from one."""
+    """`read` that keeps its last results while the files stay as they are: clips may be cut from one file."""
 
     @lru_cache(maxsize=8)
-    def remembered(path: Path, limits: Limits, identity: tuple[int, ...]) -> T:  # noqa: ARG001 - of the key
+    def remembered(path: Path, limits: Limits, _: FileStamp) -> T:
         return read(path, limits)
 
-    def read_once(path: Path, limits: Limits) -> T:
-        stat = path.stat()
-        identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        return remembered(path, limits, identity)
-
-    return read_once
+    return lambda path, limits: remembered(path, limits, file_stamp(path))
 
 
 def read_index(path: Path, limits: Limits) -> FrameIndex:
-    """By packets where they tell enough, else counted.
+    """The index of a video, by its packets if they tell enough, else by counting its frames.
 
-    Raises NotFramesError, or OSError when the file can't be read.
+    Raises NotFramesError for a file that is no video or is above the limits, OSError when it can't be read.
     """
     return _hint(path, limits) or count_frames(path, limits)
 
 
 @_remembered
 def count_frames(path: Path, limits: Limits) -> FrameIndex:
-    """By decoding everything; raises as `read_index`."""
-    times = array("d")  # a long video has few bytes a frame
-    with opened(path, limits=limits) as video:
+    """The index of a video, by decoding all of it. Raises as `read_index` does."""
+    found = array("d")  # seconds; a list would take several times the memory
+    with opened_video(path, limits=limits) as video:
         for seconds, _ in video.timed_frames():
-            times.append(seconds)
-            check_num_frames(path, len(times), limits=limits)
-        damage = video.damage(num_frames=len(times), seconds=times[-1] if times else 0.0)
-    if not times:
+            found.append(seconds)
+            check_num_frames(path, len(found), limits=limits)
+        damage = video.damage(num_frames=len(found), seconds=found[-1] if found else 0.0)
+    if not found:
         raise NotFramesError(path, damage or "it has no frames")
-    ordinals = np.arange(len(times))
-    return FrameIndex(ordinals, np.array(times), ordinals[:0], counted=True, damage=damage)
+    ordinals = np.arange(len(found))
+    return FrameIndex(ordinals, np.array(found), ordinals[:0], counted=True, damage=damage)
 
 
 def begins_as_told(path: Path, index: FrameIndex, limits: Limits) -> bool:
-    """Whether the first frames are those of the index: for who begins to decode further on."""
+    """Whether the first frames are those of the index; to be asked before decoding begins further on."""
     return _first_pts(path, limits) == tuple(index.keys[:3].tolist())
 
 
 @_remembered
 def _first_pts(path: Path, limits: Limits) -> tuple[int | None, ...]:
-    with opened(path, limits=limits) as video:
+    with opened_video(path, limits=limits) as video:
         return tuple(frame.pts for frame in islice(video.frames(), 3))
 
 
 @_remembered
 def _hint(path: Path, limits: Limits) -> FrameIndex | None:
-    with opened(path, limits=limits) as video:
+    with opened_video(path, limits=limits) as video:
         index = None if video.is_avi else _index_packets(video)
     if index is not None:
         check_num_frames(path, len(index.keys), limits=limits)
@@ -115,9 +111,7 @@ def _index_packets(video: OpenVideo) -> FrameIndex | None:
     if len(keys):  # what is shown before it can't be decoded: the video was cut there
         frames = frames[frames >= keys[0]]
     order = np.argsort(frames, kind="stable")
-    if (
-        np.abs(order - np.arange(len(order))) > _MAX_REORDERED
-    ).any():  # no codec reorders so far: a wrong time
+    if (np.abs(order - np.arange(len(order))) > _MAX_REORDERED).any():  # further than codecs do: a wrong time
         return None
     frames = frames[order]
     numerator, denominator = video.stream.time_base.as_integer_ratio()

@@ -1,4 +1,4 @@
-"""Checkpoints: a trained model as model.safetensors, and all that it needs as readable checkpoint.json."""
+"""Checkpoints: a trained model as model.safetensors, and its description as checkpoint.json."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import ContractError, PipelineError
+from pipeline.errors import CheckpointError, ContractError
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.tasks import TASKS, Task
 from pipeline.learn.training import TrainConfig
@@ -21,20 +21,23 @@ _WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what it was trained on."""
+    """A trained model, its task and settings, and the contract of the features that it was trained on."""
 
     network: str  # of MODELS
     model: nn.Module
     task: Task
     config: TrainConfig
     contract: FeatureContract  # of the features that the model reads
-    map_shape: tuple[int, int, int]  # (C, H, W) of these
+    map_shape: tuple[int, int, int]  # (C, H, W) of these features
     metrics: Mapping[str, float | None]  # of the val split; None: not defined
-    weights_source: str = "an unknown source"  # of the network that made the features, for people
+    weights_source: str = "an unknown source"  # for people: of the network that made the features
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `folder`. Standardisation lies among the weights, as steps.standardise.mean and .std."""
+    """Write the checkpoint's files to `folder`.
+
+    The weights include those of standardisation, steps.standardise.mean and steps.standardise.std.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
     write_atomically(folder / _WEIGHTS, safetensors.torch.save(weights))
@@ -53,13 +56,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, its model on the CPU in eval mode.
 
-    Raises PipelineError when there is none, or one that this version does not understand.
+    Raises CheckpointError when it is missing, or was written by another version.
     """
     try:
         description = json.loads((folder / _DESCRIPTION).read_bytes())
         weights = safetensors.torch.load_file(folder / _WEIGHTS)
     except FileNotFoundError as error:
-        raise PipelineError(f"No checkpoint in {folder}: {error.filename} is missing. Train first.") from None
+        raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
     try:
         config = TrainConfig.model_validate(description["config"])
         contract = FeatureContract.model_validate(description["contract"])
@@ -75,9 +78,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         )
         model.load_state_dict(weights)
     except (KeyError, RuntimeError, ValidationError) as error:
-        raise PipelineError(
-            f"{folder} was written by another version of framecache: {error}. Train again."
-        ) from None
+        raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
     return Checkpoint(
         network=description["network"],
         model=model.eval(),
@@ -91,12 +92,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:
-    """Raise ContractError, naming the fields, when the features at `path` were made in another way."""
+    """Raise ContractError, naming the fields, if the features at `path` were made in another way."""
     if differences := expected.differences(found):
         fields = "; ".join(
             f"{field} is {there!r}, the model needs {here!r}" for field, (here, there) in differences.items()
         )
         raise ContractError(
-            f"{path} does not have the features that the model was trained on: {fields}. "
-            "Extract with the model's values, or train on these features."
+            f"{path} does not have the features that the model was trained on: {fields}."
+            " Extract with the model's values, or train on these features."
         )

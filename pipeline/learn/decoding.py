@@ -1,4 +1,4 @@
-"""Decoding: from an encoded clip to words, one after the other, by beam search."""
+"""Decoding: beam search finds the words for an encoded clip, one after the other."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,14 +13,14 @@ from pipeline.learn.vocabulary import END, PAD, START, UNKNOWN, until_end
 
 
 class WordsConfig(BaseModel):
-    """Which words a model knows, and how it puts them into sentences."""
+    """The words of a model, and how it puts them into sentences."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_count: PositiveInt = 1  # words rarer than this in the train split are <unknown>
+    min_count: PositiveInt = 1  # words that are rarer in the train split become <unknown>
     max_words: PositiveInt = 30  # of a decoded sentence
-    beam_size: PositiveInt = 1  # 1: greedy
-    length_power: Annotated[float, Field(ge=0)] = 0.0  # beams compare log-probability / length ** power
+    beam_size: PositiveInt = 1  # sentences kept at each word; 1: greedy
+    length_power: Annotated[float, Field(ge=0)] = 0.0  # compare log-probability / length ** power
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sentence:
 
     words: tuple[int, ...]  # without END
     log_probability: float  # of the words and their END
-    attention: Tensor  # (S, L) on the CPU: for every word; (S, 0) without attention
+    attention: Tensor  # (S, L) on the CPU: of each word, to the clip's states; (S, 0) without attention
 
 
 @torch.inference_mode()
@@ -38,18 +38,18 @@ def beam_search(
 ) -> list[Sentence]:
     """The best sentence found for each clip of the memory; with `beam_size` 1, greedy decoding.
 
-    In every step the `beam_size` best beginnings of a clip are kept, finished ones among them. Best is
-    the log-probability divided by length ** length_power, where the length counts END: 0 compares plain
-    probabilities, which favours short sentences, 1 the mean of a word's log-probability (Wu et al. 2016,
-    arXiv 1609.08144, section 7, with another formula for the same purpose). A sentence that has no END after
-    `max_words` words is cut there. Neither the other clips of the batch nor padding have an influence.
+    In every step the `beam_size` best beginnings of each clip's sentences are kept, including finished ones.
+    They are compared by log-probability / length ** length_power, where the length counts END. A power of 0
+    compares probabilities, which favours short sentences; 1 compares the mean log-probability of a word (Wu
+    et al. 2016, arXiv 1609.08144, section 7, have another formula for this). A sentence without END after
+    `max_words` words is cut there. Other clips of the batch and padding have no influence.
     """
     num_clips, device = len(memory.states), memory.states.device
     memory = memory.repeat(beam_size)
-    state = decoder.start(memory)
+    state = decoder.first_state(memory)
     words = torch.full((num_clips * beam_size, 1), START, device=device)  # (B * K, S): all so far
     attention: list[Tensor] = []  # S of (B * K, L)
-    # At first a clip's beams are all the same beginning: only one of them may be continued.
+    # At first all beams of a clip are the same beginning: only one of them is continued.
     totals = memory.states.new_full((num_clips, beam_size), -torch.inf)
     totals[:, 0] = 0
     lengths = torch.zeros(num_clips, beam_size, device=device)
@@ -58,7 +58,7 @@ def beam_search(
         step = decoder.step(words[:, -1], state, memory)
         gains = step.logits.log_softmax(dim=1)  # (B * K, V)
         gains[:, [PAD, START, UNKNOWN]] = -torch.inf
-        # A finished sentence stays as it is: it goes on with padding, at no cost.
+        # A finished sentence continues with padding, at no cost.
         gains = gains.masked_fill(finished, -torch.inf)
         gains[:, PAD] = gains[:, PAD].masked_fill(finished[:, 0], 0)
         candidates = totals[:, :, None] + gains.view(num_clips, beam_size, -1)  # (B, K, V)

@@ -1,9 +1,8 @@
-"""Evaluation: a model's answers for clips, and how models compare."""
+"""Evaluation: a model's answers about clips, their scores, and how models compare."""
 
 import math
-import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,28 +11,20 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from pipeline.errors import NonFiniteError, listed
-from pipeline.learn.metrics import (
-    UNLABELLED,
-    Estimate,
-    estimate,
-    json_numbers,
-    resample,
-)
+from pipeline.errors import NonFiniteError, few
+from pipeline.learn.metrics import UNLABELLED, Estimate, estimate, json_numbers, resample
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.manifest import Clip
 
-# Without any difference, the bootstrap's interval of so many clips misses 0 in 7 of 100 cases instead of 5;
-# of 10 clips in 10, of 6 in 13 (Student's t of the mean of normal differences, against 1.96 deviations).
-_CLIPS_OF_A_VERDICT = 20
-
-__all__ = ["Predictions", "Score", "comparison_table", "order_sentence", "predict", "score"]
+# Between equal models, the bootstrap's interval of 20 clips misses 0 in 7 of 100 cases, where it should in 5;
+# that of 10 clips in 10, of 6 in 13 (Student's t of the mean of normal differences, for 1.96 deviations).
+_MIN_CLIPS_OF_VERDICT = 20
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a model says of one sample, and what is true."""
+    """A model's output for one sample, and its target."""
 
     clip: Clip
     first_frame: int
@@ -43,7 +34,7 @@ class _Answer:
 
 
 @torch.inference_mode()
-def predict(
+def answer_batches(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
@@ -52,11 +43,11 @@ def predict(
     shuffle_seed: int | None = None,
     labelled: bool = True,
 ) -> Predictions:
-    """The model's answers in eval mode.
+    """Run the model, in eval mode, on batches; its answers about their clips.
 
-    With `shuffle_seed` the model sees the frames of each sample in an order drawn from seed and sample: a
-    control that tells whether it uses their order. An answer about a frame still stands at its own frame.
-    Clips without targets are answered with `labelled=False`: all targets are UNLABELLED.
+    With `shuffle_seed` the model sees the frames of each sample in an order drawn from seed and sample. This
+    control tells whether it uses their order. An answer about a frame is put back to that frame's place.
+    Clips without targets need `labelled=False`; all their targets are UNLABELLED.
 
     Raises NonFiniteError, with the clips, for answers that are infinite or NaN.
     """
@@ -86,14 +77,14 @@ def predict(
         ):
             if task.per_frame:
                 output, target = output[:length], target[:length]
-            if not task.numbers(output).isfinite().all():
+            if not task.finite_part(output).isfinite().all():
                 non_finite[clip.clip_id] = None
             answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
     if non_finite:
         raise NonFiniteError(
             f"The model's answers for {len(non_finite)} of {len(answers)} clips are infinite or NaN:"
-            f" {listed(non_finite)}. Their features are finite, so its weights have diverged: train with a"
-            " lower train.learning_rate or train.grad_clip."
+            f" {few(non_finite)}. Their features are finite, so its weights have diverged: train with a"
+            " lower learning_rate or grad_clip."
         )
     merged = [_merge(windows, per_frame=task.per_frame) for windows in answers.values()]
     return Predictions(
@@ -105,7 +96,7 @@ def predict(
 
 
 def _merge(windows: list[_Answer], *, per_frame: bool) -> _Answer:
-    """One answer of a clip's windows: their mean, frame by frame where there is an answer a frame."""
+    """The mean of a clip's windows; with an answer a frame, frame by frame."""
     if len(windows) == 1:
         return windows[0]
     num_frames = max(window.first_frame + len(window.frame_seconds) for window in windows)
@@ -130,7 +121,7 @@ def _frames(window: _Answer) -> slice:
 
 
 def _shuffled(batch: Batch, *, seed: int) -> Tensor:
-    """Frame numbers (B, T): those of each sample in any order, then those of its padding."""
+    """Frame numbers (B, T): those of each sample in random order, then those of its padding."""
     order = torch.arange(batch.maps.shape[1]).repeat(len(batch.clips), 1)
     for row, clip, first, length in zip(
         order, batch.clips, batch.first_frames, batch.lengths.tolist(), strict=True
@@ -147,22 +138,26 @@ def _take_frames(values: Tensor, order: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Score:
-    """How a model did on some clips."""
+    """A model's metrics on some clips."""
 
     metrics: dict[str, Estimate]
-    resampled: dict[str, np.ndarray]  # each metric (R,) of clips drawn with replacement
+    resampled: dict[str, np.ndarray]  # each metric (R,), of R draws of the clips with replacement
     num_clips: int
 
+    def values(self) -> dict[str, float]:
+        """The metrics without their intervals."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
     def as_json(self) -> dict[str, Any]:
-        """Values by name, and the ends of their 95 % intervals beside them; None for what is not known."""
+        """The metrics, and below `intervals` the ends of their 95 % intervals; None where undefined."""
         return {
-            **json_numbers({name: estimate.value for name, estimate in self.metrics.items()}),
+            **json_numbers(self.values()),
             "num_clips": self.num_clips,
             "intervals": {name: e.interval and list(e.interval) for name, e in self.metrics.items()},
         }
 
 
-def score(predictions: Predictions, *, task: Task, num_resamples: int, seed: int) -> Score:
+def score_predictions(predictions: Predictions, *, task: Task, num_resamples: int, seed: int) -> Score:
     """All of the task's metrics, with bootstrap intervals over clips."""
     measure, num_clips = task.measure(predictions), len(predictions.clips)
     values = measure(np.ones(num_clips))
@@ -174,7 +169,7 @@ def score(predictions: Predictions, *, task: Task, num_resamples: int, seed: int
 
 
 def comparison_table(scores: Mapping[str, Score]) -> str:
-    """Aligned text: a row a model, a column a metric with its interval. All have the first's metrics."""
+    """Aligned text: a row for each model, a column for each metric, with its interval."""
     names = list(next(iter(scores.values())).metrics)
     cells = [["", *(name.replace("_", " ") for name in names), "clips"]]
     for model, score in scores.items():
@@ -193,35 +188,26 @@ def _with_interval(metric: Estimate, *, sign: str = "") -> str:
     return f"{value} [{text}]"
 
 
-def order_sentence(
-    ordered: Score,
-    shuffled: Score,
-    *,
-    metric: str,
-    sign: int,
-    monitored: Callable[[Any, str], Any] = operator.getitem,
-) -> str:
-    """Whether a model is better on frames in their order, for people; `sign` is 1 where more is better.
+def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str) -> str:
+    """A sentence for people: whether a model is better by the metric `monitor` if frames are in their order.
 
-    Both scores are of the same draws of the same clips, so their difference is taken draw by draw. It is
-    that of the numbers which `Task.monitored` compares epochs by. With fewer than 20 clips there is no
-    verdict: intervals of so few are too narrow.
+    Both scores are of the same draws of the same clips, so that their difference is taken draw by draw. The
+    numbers are those of `Task.monitored`. With fewer than 20 clips there is no verdict: their intervals are
+    too narrow.
     """
-    first, second = (
-        monitored({name: estimate.value for name, estimate in score.metrics.items()}, metric)
-        for score in (ordered, shuffled)
-    )
-    draws = monitored(ordered.resampled, metric) - monitored(shuffled.resampled, metric)
-    difference = estimate(metric, first - second, draws, num_clips=ordered.num_clips, is_difference=True)
-    if ordered.num_clips < _CLIPS_OF_A_VERDICT:
+    sign = task.monitors[monitor]
+    first, second = (task.monitored(score.values(), monitor) for score in (ordered, shuffled))
+    draws = task.monitored(ordered.resampled, monitor) - task.monitored(shuffled.resampled, monitor)
+    difference = estimate(monitor, first - second, draws, num_clips=ordered.num_clips, is_difference=True)
+    if ordered.num_clips < _MIN_CLIPS_OF_VERDICT:
         verdict = (
             "too few clips to tell whether the order of frames helps this model"
-            f" ({ordered.num_clips}; it takes {_CLIPS_OF_A_VERDICT})."
+            f" ({ordered.num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})."
         )
     elif min(sign * difference.low, sign * difference.high) > 0:
         verdict = "the model uses the order of frames."
     else:
         verdict = "it is not shown that the order of frames helps this model."
-    unit = " in standard deviations" if first != ordered.metrics[metric].value else ""
+    unit = " in standard deviations" if first != ordered.metrics[monitor].value else ""
     interval = _with_interval(difference, sign="+")
-    return f"In order against shuffled: {metric}{unit} {interval}: {verdict}"
+    return f"In order against shuffled: {monitor}{unit} {interval}: {verdict}"

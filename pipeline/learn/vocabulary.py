@@ -1,8 +1,8 @@
 """Vocabulary: texts become words, words become numbers, and back.
 
-Words are those of Unicode (UAX 29), found by ICU: letters with their marks, numbers (3.5, 1,000), emoji, and
-each punctuation mark by itself. Thai, Lao, Khmer, Burmese, Chinese and Japanese, which are written without
-spaces, are split by ICU's dictionaries. Compounds with a hyphen (top-left) are one word.
+Words are those of Unicode (UAX 29), found by ICU: letters with their marks, numbers (3.5, 1,000), emoji; each
+punctuation mark is a word. ICU's dictionaries split Thai, Lao, Khmer, Burmese, Chinese and Japanese, which
+are written without spaces. Compounds with a hyphen (top-left) are one word.
 """
 
 import unicodedata
@@ -14,13 +14,14 @@ from itertools import pairwise
 from typing import Self
 
 import torch
-from icu4py.breakers import WordBreaker
 from torch import Tensor
+
+from pipeline.errors import extra
 
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 PAD, START, END, UNKNOWN = range(4)  # their numbers in every vocabulary
 
-# Words that say where a text has a space, or none, unlike ordinary text. In a text, `<` is a word by itself.
+# Words for a space, or for none, where ordinary text has the contrary. In a text, `<` is a word by itself.
 SPACE, JOINED = "<space>", "<joined>"
 SPACING = (SPACE, JOINED)
 
@@ -32,11 +33,13 @@ _UNSPACED_SCRIPTS = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")  # and all th
 
 
 def split_words(text: str) -> list[str]:
-    """Words in NFC and lower case; every punctuation mark is a word: 'Left, then up' -> left , then up.
+    """Split a text into words in NFC and lower case: 'Left, then up' -> left , then up.
 
-    `join_words` makes the text of them again, in NFC and lower case, with single spaces. Where these are
-    not as in ordinary text, SPACE and JOINED say so: 'One , 10:30' -> one <space> , 10 : <joined> 30.
+    `join_words` restores the text in NFC and lower case, with single spaces. Where spaces differ from those
+    of ordinary text, SPACE and JOINED mark them: 'One , 10:30' -> one <space> , 10 : <joined> 30.
     """
+    with extra("words", use="Splitting a text into words"):
+        from icu4py.breakers import WordBreaker
     words: list[str] = []
     has_space: list[bool] = []  # before each word
     for chunk in unicodedata.normalize("NFC", text).lower().split():
@@ -50,7 +53,7 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words as a text, with the spaces of ordinary text: none before a comma, or between Thai words."""
+    """Join words to a text with the spaces of ordinary text: none before a comma, or between Thai words."""
     words = list(words)
     expected = iter(_expected_spaces([word for word in words if word not in SPACING]))
     text, mark = "", None
@@ -66,12 +69,12 @@ def join_words(words: Iterable[str]) -> str:
 
 
 def measured_words(text: str) -> list[str]:
-    """The words that metrics compare: all but those that are about spaces."""
+    """The words that metrics compare: all but the marks of spaces."""
     return [word for word in split_words(text) if word not in SPACING]
 
 
 def _with_compounds(pieces: Iterable[str]) -> list[str]:
-    """The pieces of a text without spaces, words with a hyphen between them as one."""
+    """The pieces of a text without spaces; words that a hyphen joins become one."""
     words: list[str] = []
     for piece in pieces:
         if len(words) > 1 and words[-1] in _HYPHENS and _is_word(words[-2]) and _is_word(piece):
@@ -87,7 +90,7 @@ def _is_word(piece: str) -> bool:
 
 def _expected_spaces(words: Sequence[str]) -> list[bool]:
     """Whether ordinary text has a space between each word and the next."""
-    sides = []  # of each word: whether a space comes before it, and after
+    sides = []  # of each word: whether a space stands before it, and after it
     quoted = False
     for word in words:
         sides.append((not quoted, quoted) if word == '"' else _spaces_around(word[0]))
@@ -107,13 +110,13 @@ def _spaces_around(char: str) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a model knows. A word's number is its place."""
+    """The words of a model. A word's number is its place."""
 
-    words: tuple[str, ...]  # SPECIAL_WORDS, then from the most frequent to the rarest, equals by alphabet
+    words: tuple[str, ...]  # SPECIAL_WORDS, then by falling frequency; equally frequent ones by alphabet
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], *, min_count: int = 1) -> Self:
-        """The words that occur at least `min_count` times."""
+        """The vocabulary of the words that occur at least `min_count` times."""
         counts = Counter(word for text in texts for word in split_words(text))
         frequent = [word for word, count in counts.items() if count >= min_count]
         return cls((*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word))))
@@ -122,7 +125,7 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, text: str) -> list[int]:
-        """The numbers of the text's words, UNKNOWN for those that the vocabulary does not have; then END."""
+        """The numbers of the text's words, UNKNOWN for words that are not in the vocabulary; then END."""
         return [*(self._numbers.get(word, UNKNOWN) for word in self._words_of(text)), END]
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -130,11 +133,11 @@ class Vocabulary:
         return join_words(self.words[number] for number in until_end(numbers))
 
     def unknown_words(self, texts: Iterable[str]) -> Counter[str]:
-        """How often each word that the vocabulary does not have occurs."""
+        """How often each word occurs that is not in the vocabulary."""
         return Counter(word for text in texts for word in self._words_of(text) if word not in self._numbers)
 
     def _words_of(self, text: str) -> list[str]:
-        """Without the marks of spaces that the vocabulary does not have: they say nothing."""
+        """The text's words, without marks of spaces that are not in the vocabulary: these mean nothing."""
         return [word for word in split_words(text) if word in self._numbers or word not in SPACING]
 
     @cached_property
@@ -154,13 +157,13 @@ def until_end(numbers: Iterable[int]) -> list[int]:
 
 
 def pad_words(sentences: Sequence[Sequence[int]]) -> Tensor:
-    """Sentences of M different lengths as (M, S) int64, PAD after each end."""
+    """M sentences as (M, S) int64, with PAD after the end of each."""
     longest = max(map(len, sentences))
     return torch.tensor([[*sentence, *[PAD] * (longest - len(sentence))] for sentence in sentences])
 
 
 def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """Sentences of B groups as (B, R, S) int64; PAD after each end and where a group has fewer."""
+    """B groups of sentences as (B, R, S) int64, with PAD after each sentence and in place of missing ones."""
     most = max(map(len, groups))
     rows = [row for group in groups for row in (*group, *[[PAD]] * (most - len(group)))]
     return pad_words(rows).view(len(groups), most, -1)

@@ -1,8 +1,11 @@
 """A clip: what it shows, and its row in a manifest."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import ManifestError
 
@@ -26,12 +29,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One sample: a stretch of a video, an image, a folder of images or several images; and its targets."""
+    """One sample and its targets: a stretch of a video, an image, a folder of images or several images."""
 
     clip_id: str
     sources: tuple[str, ...]  # relative to the corpus root
-    split: str  # train, val or test
-    start_seconds: float | None = None  # of the source; its frames before this are not the clip's
+    split: str  # one of SPLITS
+    start_seconds: float | None = None  # of the source: earlier frames do not belong to the clip
     end_seconds: float | None = None  # exclusive
     group: str | None = None  # never in two splits: a subject, a scene, a source video
     label: str | None = None
@@ -39,44 +42,67 @@ class Clip:
     values: tuple[float, ...] = ()  # to be predicted
     frame_labels: tuple[FrameLabel, ...] = ()  # increasing, disjoint; in the source's seconds
     questions: tuple[Question, ...] = ()
-    image_fps: float = 1.0  # rate at which images are shown: gives their times
+    image_fps: float = 1.0  # images a second, from which the images' times follow
 
 
-def clip_of_row(
-    clip_id: str,
-    source: str,
-    start_seconds: float | None,
-    end_seconds: float | None,
-    split: str,
-    group: str | None,
-    label: str | None,
-    caption: str | None,
-    value: str | None,
-    frame_labels: str | None,
-    questions: str | None,
-    image_fps: float | None,
-) -> Clip:
-    """A row of SCHEMA, checked before, as a Clip."""
-    return Clip(
-        clip_id=clip_id,
-        sources=tuple(source.split("|")),
-        split=split,
-        start_seconds=start_seconds,
-        end_seconds=end_seconds,
-        group=group,
-        label=label,
-        captions=tuple(caption.split("|")) if caption else (),
-        values=tuple(map(float, value.split("|"))) if value else (),
-        frame_labels=tuple(_frame_label(text) for text in frame_labels.split("|")) if frame_labels else (),
-        questions=tuple(_question(text) for text in questions.split("|")) if questions else (),
-        image_fps=1.0 if image_fps is None else image_fps,
-    )
+_TEXT, _NUMBER = pa.string(), pa.float64()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a manifest: its type, and how a checked cell becomes a field of `Clip` and back."""
+
+    field: str
+    type: pa.DataType = _TEXT
+    is_required: bool = False
+    is_target: bool = False
+    read: Callable[[Any], Any] | None = None  # from a cell that is not empty; None: the cell is the value
+    write: Callable[[Any], str | float | None] | None = None  # None: the value is the cell
+
+
+def clip_of_row(cells: Mapping[str, str | float | None]) -> Clip:
+    """A checked row, by the names of COLUMNS, as a Clip. The cells of required columns are not None."""
+    fields: dict[str, Any] = {
+        column.field: column.read(cells[name]) if column.read else cells[name]
+        for name, column in COLUMNS.items()
+        if cells[name] is not None
+    }
+    return Clip(**fields)
+
+
+def row_of_clip(clip: Clip) -> dict[str, str | float | None]:
+    """A Clip as a row, by the names of COLUMNS. Raises ManifestError for a text that holds the separator."""
+    try:
+        values = ((name, column.write, getattr(clip, column.field)) for name, column in COLUMNS.items())
+        return {name: write(value) if write else value for name, write, value in values}
+    except ValueError as error:
+        raise ManifestError(f"clip {clip.clip_id!r}: {error}") from None
+
+
+def decimal_text(number: float) -> str:
+    """The shortest text that reads back as the same number, without an exponent."""
+    return np.format_float_positional(number, trim="0")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split("|"))
+
+
+def _joined(texts: tuple[str, ...]) -> str | None:
+    for text in texts:
+        if "|" in text:
+            raise ValueError(f"{text!r} holds the separator '|'. Take it out.")
+    return "|".join(texts) or None
 
 
 def _frame_label(text: str) -> FrameLabel:
-    times, label = text.split(":", 1)
-    start, end = times.split("-")
+    interval, label = text.split(":", 1)
+    start, end = interval.split("-")
     return FrameLabel(float(start), float(end), label.strip())
+
+
+def _frame_label_text(item: FrameLabel) -> str:
+    return f"{decimal_text(item.start_seconds)}-{decimal_text(item.end_seconds)}:{item.label}"
 
 
 def _question(text: str) -> Question:
@@ -84,33 +110,47 @@ def _question(text: str) -> Question:
     return Question(question.strip(), answer.strip())
 
 
-def row_of_clip(clip: Clip) -> dict[str, str | float | None]:
-    """A Clip as a row of SCHEMA. Raises ManifestError for a text that holds the separator."""
-    labels = [frame_label.label for frame_label in clip.frame_labels]
-    words = [text for item in clip.questions for text in (item.question, item.answer)]
-    for text in (*clip.sources, *clip.captions, *labels, *words):
-        if "|" in text:
-            raise ManifestError(f"clip {clip.clip_id!r}: {text!r} holds the separator '|'. Take it out.")
-    return {
-        "clip_id": clip.clip_id,
-        "source": "|".join(clip.sources),
-        "start_seconds": clip.start_seconds,
-        "end_seconds": clip.end_seconds,
-        "split": clip.split,
-        "group": clip.group,
-        "label": clip.label,
-        "caption": "|".join(clip.captions) or None,
-        "value": "|".join(map(repr, clip.values)) or None,
-        "frame_labels": "|".join(
-            f"{decimal_text(item.start_seconds)}-{decimal_text(item.end_seconds)}:{item.label}"
-            for item in clip.frame_labels
-        )
-        or None,
-        "questions": "|".join(f"{item.question}={item.answer}" for item in clip.questions) or None,
-        "image_fps": None if clip.image_fps == 1.0 else clip.image_fps,
-    }
+COLUMNS = {
+    "clip_id": Column("clip_id", is_required=True),
+    "source": Column("sources", is_required=True, read=_split, write=_joined),
+    "start_seconds": Column("start_seconds", _NUMBER),
+    "end_seconds": Column("end_seconds", _NUMBER),
+    "split": Column("split", is_required=True),
+    "group": Column("group"),
+    "label": Column("label", is_target=True),
+    "caption": Column("captions", is_target=True, read=_split, write=_joined),
+    "value": Column(
+        "values",
+        is_target=True,
+        read=lambda text: tuple(map(float, text.split("|"))),
+        write=lambda values: _joined(tuple(map(repr, values))),
+    ),
+    "frame_labels": Column(
+        "frame_labels",
+        is_target=True,
+        read=lambda text: tuple(map(_frame_label, text.split("|"))),
+        write=lambda items: _joined(tuple(map(_frame_label_text, items))),
+    ),
+    "questions": Column(
+        "questions",
+        is_target=True,
+        read=lambda text: tuple(map(_question, text.split("|"))),
+        write=lambda items: _joined(tuple(f"{item.question}={item.answer}" for item in items)),
+    ),
+    "image_fps": Column("image_fps", _NUMBER, write=lambda fps: None if fps == 1.0 else fps),
+}
+SCHEMA = pa.schema([(name, column.type) for name, column in COLUMNS.items()])
+REQUIRED = tuple(name for name, column in COLUMNS.items() if column.is_required)
+TARGETS = tuple(name for name, column in COLUMNS.items() if column.is_target)
+
+# Each split, and the names that a folder or a cell may have for it.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev"),
+    "test": ("test", "testing"),
+}
 
 
-def decimal_text(number: float) -> str:
-    """The shortest text that reads back as the same number, without an exponent."""
-    return np.format_float_positional(number, trim="0")
+def split_named(name: str) -> str | None:
+    """The split that `name` stands for, in capitals too; None where it stands for none."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)

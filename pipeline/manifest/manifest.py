@@ -7,20 +7,21 @@ columns), held as Arrow and checked column by column, so that a million rows tak
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from pipeline.errors import ManifestError
-from pipeline.manifest.clips import Clip, clip_of_row, row_of_clip
-from pipeline.manifest.rules import REQUIRED, SCHEMA, SIGNED_NUMBER, Problems, check, few
-from pipeline.manifest.sources import Fault, fault_of
+from pipeline.errors import ManifestError, MissingManifestError
+from pipeline.manifest.clips import COLUMNS, REQUIRED, SCHEMA, Clip, clip_of_row, row_of_clip
+from pipeline.manifest.rules import SIGNED_NUMBER, Problems, check
+from pipeline.manifest.sources import Fault, fault_of, fault_sentences
 from pipeline.system.files import write_atomically
 from pipeline.system.text_files import read_csv
 
@@ -31,7 +32,7 @@ _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_diction
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A checked manifest. `len` and columns are cheap; iterating makes `Clip`s."""
+    """A checked manifest. Its length and columns are cheap; iterating makes a `Clip` of each row."""
 
     table: pa.Table  # of SCHEMA, every column present
     rows: np.ndarray = field(repr=False)  # (N,) int64: where a clip stands: CSV line (header 1), Parquet row
@@ -41,8 +42,7 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Clip]:
         for batch in self.table.to_batches(max_chunksize=4096):
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield clip_of_row(*values)
+            yield from map(clip_of_row, batch.to_pylist())
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of SCHEMA as text or float64, null where the manifest has nothing."""
@@ -54,85 +54,78 @@ class Manifest:
         return list(Manifest(table, self.rows[:0]))
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: str | Path) -> Manifest:
     """Read and check a .csv or .parquet manifest.
 
-    Raises ManifestError listing every problem with its row, TextFileError for a CSV that is no text.
+    Raises ManifestError listing every problem with its row, MissingManifestError, and TextFileError for a CSV
+    that is no text.
     """
+    path = Path(path)
     _check_suffix(path)
-    problems = Problems(path)
     try:
-        table = read_table(path, problems, required=REQUIRED)
+        table, problems = read_table(path, required=REQUIRED)
     except FileNotFoundError:
-        raise ManifestError(f"No manifest {path}. Create it, or correct corpus.manifest.") from None
+        raise MissingManifestError(f"No manifest {path}.") from None
     check(table, problems)
     problems.raise_if_any()
-    return Manifest(table, problems.rows)
+    return Manifest(table, np.asarray(problems.rows))
 
 
 def read_table(
-    path: Path, problems: Problems, *, required: Sequence[str], names: Mapping[str, str] | None = None
-) -> pa.Table:
-    """The rows of a .parquet file or else a CSV, as SCHEMA and unchecked; `problems` learns where they stand.
+    path: Path, *, required: Sequence[str], names: Mapping[str, str] | None = None, noun: str = "row"
+) -> tuple[pa.Table, Problems]:
+    """The rows of a .parquet file or else a CSV as SCHEMA, unchecked; and their places and problems so far.
 
-    `names` are columns that stand for columns of SCHEMA. Raises ManifestError for columns that are missing
-    or there twice, TextFileError for a CSV that is no text.
+    `names` maps other columns of the file to columns of SCHEMA; `noun` is what messages call a row.
+    Raises ManifestError for columns that are missing or there twice, TextFileError for a CSV that is no text.
     """
-    try:
-        raw = _parse_parquet(path, problems) if path.suffix == ".parquet" else _parse_csv(path, problems)
-    except pa.ArrowException as error:
-        raise ManifestError(f"{path} can't be read as Parquet: {error}") from None
+    refused: list[tuple[str, int]] = []
+    if path.suffix == ".parquet":
+        raw = _parquet(path, pa.parquet.read_table)
+        rows: Sequence[int] = range(1, raw.num_rows + 1)
+    else:
+        raw, rows = _parse_csv(path, refuse=lambda *problem: refused.append(problem))
+    problems = Problems(path, rows, noun=noun)
+    for message, row in refused:
+        problems.add_at_row(message, row)
     columns = [(names or {}).get(name, name) for name in raw.column_names]
     _check_columns(columns, problems, required=required)
     raw = raw.rename_columns(columns)
-    return pa.table([_typed(raw, column, problems) for column in SCHEMA], schema=SCHEMA)
+    return pa.table([_typed(raw, column, problems) for column in SCHEMA], schema=SCHEMA), problems
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a .parquet file or else a CSV. Raises TextFileError for a CSV that is no text."""
+    """The names of the columns of a .parquet file or else a CSV.
+
+    Raises ManifestError for a file that is no Parquet, TextFileError for a CSV that is no text.
+    """
     if path.suffix == ".parquet":
-        try:
-            names: list[str] = pa.parquet.read_schema(path).names
-        except pa.ArrowException as error:
-            raise ManifestError(f"{path} can't be read as Parquet: {error}") from None
+        names: list[str] = _parquet(path, pa.parquet.read_schema).names
         return names
     return read_csv(path, refuse=lambda *_: None)[0]
 
 
 def source_faults(manifest: Manifest, *, root: Path) -> dict[str, Fault]:
-    """By their names, the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
+    """{source: fault} of the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
     sources = pc.unique(pc.split_pattern(manifest.column("source").combine_chunks(), "|").flatten())
     found = ((source, fault_of(root, source)) for source in sources.to_pylist())
     return {source: fault for source, fault in found if fault}
 
 
 def check_sources(manifest: Manifest, *, root: Path) -> None:
-    """Raise ManifestError naming every source that is not there below `root`, with its row.
+    """Raise ManifestError naming every source that can't be read below `root`, with its first row.
 
-    Sources that were not fetched are one problem a kind.
+    Sources that have one fault, e.g. that were not fetched, are one problem.
     """
     problems = Problems(root, manifest.rows)
-    faults = source_faults(manifest, root=root)
+    sentences = fault_sentences(source_faults(manifest, root=root))
     sources = pc.split_pattern(manifest.column("source").combine_chunks(), "|")
-    places = zip(pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True)
-    report_faults(((i, f"source {name!r}", faults[name]) for i, name in places if name in faults), problems)
+    for index, source in zip(
+        pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True
+    ):
+        if sentence := sentences.pop(source, None):
+            problems.add(f"source {sentence}", index)
     problems.raise_if_any()
-
-
-def report_faults(faults: Iterable[tuple[int, str, Fault]], problems: Problems) -> None:
-    """Report faults (index of the clip, name of the source, fault); unfetched ones once a kind."""
-    alike: dict[Fault, list[int]] = {}
-    first_names: dict[Fault, str] = {}
-    for index, name, fault in faults:
-        if fault.is_unfetched:
-            alike.setdefault(fault, []).append(index)
-            first_names.setdefault(fault, name)
-        else:
-            problems.add(f"{name} {fault.reason}. {fault.remedy}", index)
-    for fault, (first, *others) in alike.items():
-        places = few(problems.rows[others].tolist(), noun=problems.noun)
-        more = f" (and {len(others)} like it, in {places})" if others else ""
-        problems.add(f"{first_names[fault]} {fault.reason}{more}. {fault.remedy}", first)
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -146,7 +139,9 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     problems = Problems(path, np.arange(len(cells)) + (2 if path.suffix == ".csv" else 1))
     check(table, problems)
     problems.raise_if_any()
-    table = table.select([c for c in SCHEMA.names if c in REQUIRED or table[c].null_count < len(table)])
+    table = table.select(
+        [name for name in COLUMNS if name in REQUIRED or table[name].null_count < len(table)]
+    )
     if path.suffix == ".csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -164,9 +159,9 @@ def _check_suffix(path: Path) -> None:
         raise ManifestError(f"{path}: a manifest is a .csv or a .parquet file.")
 
 
-def _parse_csv(path: Path, problems: Problems) -> pa.Table:
-    """All columns as text."""
-    names, rows = read_csv(path, refuse=problems.add_at_row)
+def _parse_csv(path: Path, *, refuse: Callable[[str, int], None]) -> tuple[pa.Table, list[int]]:
+    """All columns as text, and the line of each row."""
+    names, rows = read_csv(path, refuse=refuse)
     schema = pa.schema([(name, pa.string()) for name in names])
     lines: list[int] = []
     batches = []
@@ -174,22 +169,22 @@ def _parse_csv(path: Path, problems: Problems) -> pa.Table:
         lines += [line for line, _ in chunk]
         columns = zip(*(cells for _, cells in chunk), strict=True)
         batches.append(pa.record_batch([pa.array(cells, pa.string()) for cells in columns], schema=schema))
-    problems.rows = np.array(lines, dtype=np.int64)
-    return pa.Table.from_batches(batches, schema=schema)
+    return pa.Table.from_batches(batches, schema=schema), lines
 
 
-def _parse_parquet(path: Path, problems: Problems) -> pa.Table:
-    table = pa.parquet.read_table(pa.BufferReader(path.read_bytes()))
-    problems.rows = np.arange(table.num_rows) + 1
-    return table
+def _parquet(path: Path, read: Callable[[pa.BufferReader], Any]) -> Any:
+    try:
+        return read(pa.BufferReader(path.read_bytes()))
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path} can't be read as Parquet: {error}") from None
 
 
 def _check_columns(names: list[str], problems: Problems, *, required: Sequence[str]) -> None:
-    available = f"Available: {', '.join(SCHEMA.names)}."
+    available = f"Available: {', '.join(COLUMNS)}."
     for name in dict.fromkeys(names):
         if not name:
             problems.add("a column has no name. Name it, or take out the comma too many of the first line.")
-        elif name not in SCHEMA.names:
+        elif name not in COLUMNS:
             problems.add(f"unknown column {name!r}. {available}")
         if names.count(name) > 1:
             problems.add(f"column {name!r} is there {names.count(name)} times. Keep one.")

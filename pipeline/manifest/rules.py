@@ -9,27 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ManifestError
-
-SPLITS = ("train", "val", "test")
-
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("source", pa.string()),
-        ("start_seconds", pa.float64()),
-        ("end_seconds", pa.float64()),
-        ("split", pa.string()),
-        ("group", pa.string()),
-        ("label", pa.string()),
-        ("caption", pa.string()),
-        ("value", pa.string()),
-        ("frame_labels", pa.string()),
-        ("questions", pa.string()),
-        ("image_fps", pa.float64()),
-    ]
-)
-REQUIRED = ("clip_id", "source", "split")
+from pipeline.errors import ManifestError, TornGroupError, few, listed
+from pipeline.manifest.clips import REQUIRED, SCHEMA, SPLITS
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
@@ -38,46 +19,47 @@ _QUESTION = r"[^|=]*[^|=\s][^|=]*=[^|=]*[^|=\s][^|=]*"
 _CONTROL = "has a line break, a tab or another control character. Is a quote not closed?"
 _MAX_REPORTED = 1000
 _MAX_GROUPS = 5  # named in the message about groups
-_MAX_ROWS = 5  # named of many
-_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 class Problems:
-    """Collects what is wrong, to be reported at once and in order of rows."""
+    """Collects what is wrong with a file, to be reported at once and in the order of its rows."""
 
-    def __init__(self, path: Path, rows: np.ndarray = _NO_ROWS, *, noun: str = "row") -> None:
+    def __init__(self, path: Path, rows: Sequence[int] | np.ndarray = (), *, noun: str = "row") -> None:
+        """`rows` (N,) are the places in the file of what is checked; `noun` says what they count."""
         self.rows = rows
+        self.noun = noun
         self._path = path
-        self.noun = noun  # of a place in the file: row or line
         self._found: list[tuple[int, str]] = []  # row (0: the whole file), message
+        self._kind = ManifestError
 
-    def add(self, message: str, index: int | np.integer[Any] | None = None) -> None:
-        """A problem of the clip at `index`, or of the whole file."""
-        self.add_at_row(message, 0 if index is None else int(self.rows[index]))
+    def add(
+        self,
+        message: str,
+        index: int | np.integer[Any] | None = None,
+        *,
+        kind: type[ManifestError] = ManifestError,
+    ) -> None:
+        """A problem of the clip at `index`, or of the whole file; the error will be of this `kind`."""
+        self.add_at_row(message, 0 if index is None else int(self.rows[int(index)]))
+        self._kind = kind if issubclass(kind, self._kind) else self._kind
 
     def add_at_row(self, message: str, row: int) -> None:
+        """A problem at this place in the file."""
         self._found.append((row, message))
 
     def add_where(self, mask: pa.Array, name: str, values: pa.Array, rule: str) -> None:
-        """ "name value rule" for every clip where `mask` (N,) is true; null is false."""
+        """A problem "<name> <value> <rule>" for each clip where `mask` (N,) is true; null is false."""
         for index in np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)):
             value = values[index].as_py()
             self.add(f"{name} {rule}" if value is None else f"{name} {value!r} {rule}", index)
 
     def raise_if_any(self) -> None:
-        if not self._found:
-            return
-        lines = [f"{self.noun} {row}: {message}" if row else message for row, message in sorted(self._found)]
-        if len(lines) > _MAX_REPORTED:
-            lines[_MAX_REPORTED:] = [f"... and {len(lines) - _MAX_REPORTED} more."]
-        heading = f"{self._path}: {len(self._found)} problem{'s' * (len(self._found) > 1)}"
-        raise ManifestError("\n  ".join([heading, *lines]))
-
-
-def few(rows: Sequence[int], *, noun: str) -> str:
-    """E.g. `rows 2, 5, 6, 8, 9 and 7 more`."""
-    more = f" and {len(rows) - _MAX_ROWS} more" if len(rows) > _MAX_ROWS else ""
-    return f"{noun}{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:_MAX_ROWS]))}{more}"
+        """Raise ManifestError (of the narrowest kind that was added) with all problems, each with its row."""
+        if self._found:
+            found = sorted(self._found)
+            lines = (f"{self.noun} {row}: {message}" if row else message for row, message in found)
+            heading = f"{self._path}: {len(found)} problem{'s' * (len(found) > 1)}"
+            raise self._kind(f"{heading}\n{listed(lines, at_most=_MAX_REPORTED)}")
 
 
 def check(table: pa.Table, problems: Problems) -> None:
@@ -109,7 +91,7 @@ def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str])
         (
             "source",
             r"(^|\|)/|(^|[|/])\.\.([|/]|$)",
-            "is not below the root. Make it relative to corpus.root.",
+            "is not below the corpus's root. Make it relative to that.",
         ),
     ):
         refuse(name, pc.match_substring_regex(columns[name], pattern), rule)
@@ -127,10 +109,11 @@ def _check_duplicates(clip_ids: pa.Array, problems: Problems) -> None:
 
 
 def _check_splits(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
-    known = pc.is_in(splits, pa.array(SPLITS))
+    known = pc.is_in(splits, pa.array(list(SPLITS)))
     unknown = pc.and_(splits.is_valid(), pc.invert(known))
     problems.add_where(unknown, "split", splits, f"is unknown. Available: {', '.join(SPLITS)}.")
-    for missing in sorted(set(SPLITS) - set(splits.unique().to_pylist()), key=SPLITS.index):
+    found = set(splits.unique().to_pylist())
+    for missing in (split for split in SPLITS if split not in found):
         problems.add(f"no clip has split {missing!r}. Each of {', '.join(SPLITS)} needs some.")
     _check_groups(splits, groups, problems)
 
@@ -147,13 +130,19 @@ def _check_groups(splits: pa.Array, groups: pa.Array, problems: Problems) -> Non
         rows = defaultdict(list)
         for index in np.flatnonzero(first == leader).tolist():
             rows[splits[index].as_py()].append(int(problems.rows[index]))
-        places = (f"{split} ({few(rows[split], noun=problems.noun)})" for split in SPLITS if split in rows)
+        known = (split for split in SPLITS if split in rows)
+        places = (f"{split} ({_places(rows[split], noun=problems.noun)})" for split in known)
         lines.append(f"group {groups[int(leader)].as_py()!r} is in {' and '.join(places)}")
     more = f"; and {len(torn) - _MAX_GROUPS} more groups" if len(torn) > _MAX_GROUPS else ""
     problems.add(
-        f"{'; '.join(lines)}{more}. A group stays in one split: give all its rows the same, or another group."
-        " `python -m stages.manifest folder --group` splits by whole groups."
+        f"{'; '.join(lines)}{more}. A group stays in one split: give all its rows the same, or another"
+        " group.",
+        kind=TornGroupError,
     )
+
+
+def _places(rows: Sequence[int], *, noun: str) -> str:
+    return f"{noun}{'s' * (len(rows) > 1)} {few(rows)}"
 
 
 def _check_values(texts: pa.Array, problems: Problems) -> None:

@@ -1,11 +1,15 @@
-"""What keeps a source from being read before a decoder sees it: it is missing, or was not fetched."""
+"""Sources that can't be read, before a decoder sees them: missing ones and those that were not fetched."""
 
 import os
 import re
 import stat
 import sys
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pipeline.errors import few
 
 _MAX_POINTER_BYTES = 1024
 _DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
@@ -13,11 +17,15 @@ _DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a source can't be read: the source's name and `reason` make a sentence."""
+    """Why a source can't be read. The source's name and `reason` make a sentence."""
 
     reason: str
     remedy: str
     is_unfetched: bool = False  # the corpus has the file, this machine has not
+
+    def sentence(self, source: str | Path) -> str:
+        """What is wrong with `source`, and what to do."""
+        return f"{source} {self.reason}. {self.remedy}"
 
 
 _MISSING = Fault("does not exist", "Correct it, or the corpus's root.")
@@ -37,11 +45,26 @@ _DVC = Fault(
     is_unfetched=True,
 )
 
+# What a file begins with that stands for another.
+POINTERS = ((rb"version https://git-lfs\.github\.com/", _LFS), (rb"[\x20-\x7e]*annex/objects/", _ANNEX))
+
+
+def fault_sentences(faults: Mapping[str, Fault]) -> dict[str, str]:
+    """{source: sentence}. Sources that have one fault share the first one's; a missing source has its own."""
+    alike = defaultdict(list)
+    for source, fault in faults.items():
+        alike[fault, source if fault == _MISSING else ""].append(source)
+    sentences = {}
+    for (fault, _), (first, *others) in alike.items():
+        reason = f"{fault.reason} (and so {few(others)})" if others else fault.reason
+        sentences[first] = replace(fault, reason=reason).sentence(first)
+    return sentences
+
 
 def fault_of(root: Path, source: str) -> Fault | None:
-    """What is wrong with a file, or with a folder of images, below `root`; None when it may be opened.
+    """The fault of a file or a folder of images below `root`; None if it can be opened.
 
-    Of the content, only that of very small files is read: they may be pointers.
+    Only very small files are read: they may be pointers.
     """
     path = os.path.join(root, source)  # noqa: PTH118 (4x faster)
     try:
@@ -59,7 +82,7 @@ def fault_of(root: Path, source: str) -> Fault | None:
 
 
 def _dangling(root: Path, source: str) -> Fault | None:
-    """The fault of the first part of the path that is a link to nothing."""
+    """The fault of the first folder or file in the path of `source` that is a link to nothing."""
     path = root
     for part in Path(source).parts:
         path /= part
@@ -88,7 +111,5 @@ def _link_to_nothing(link: Path, subject: str) -> Fault:
 
 def _pointer(path: str) -> Fault | None:
     with open(path, "rb") as file:  # noqa: PTH123
-        line = file.readline(_MAX_POINTER_BYTES)
-    if line.startswith(b"version https://git-lfs.github.com/"):
-        return _LFS
-    return _ANNEX if b"annex/objects/" in line else None
+        head = file.read(_MAX_POINTER_BYTES)
+    return next((fault for pattern, fault in POINTERS if re.match(pattern, head)), None)

@@ -1,4 +1,4 @@
-"""The caption page: for some clips the frames, the references, what a model said, and where it looked."""
+"""The caption page: some clips' frames and references, the model's words, and where it looked for each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.learn.sequences import SCANS
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.tasks.words import Caption
+from pipeline.learn.tasks.captions import Caption
 from pipeline.learn.vocabulary import measured_words
 from pipeline.report.figures import DOTS_PER_INCH, save_figure
 
@@ -26,13 +27,13 @@ def write_caption_page(
     *,
     scan: str,
     map_size: tuple[int, int],
-    frames: Mapping[str, np.ndarray] | None = None,
+    frames: Mapping[str, np.ndarray],
     num_clips: int = 6,
 ) -> None:
-    """A PNG of the first clips: a row of frames, and below it one for every word that shows its attention.
+    """Write a PNG of the first clips: a row of frames, and below it for each word a row with its attention.
 
-    `scan` and `map_size` (height, width) of the model tell where steps are in a frame. `frames` (T, H, W, 3)
-    uint8 of clips by id: those that are missing are left black.
+    `scan` and `map_size` (height, width) of the model tell where steps are in a frame. `frames` are
+    (T, H, W, 3) uint8 by clip id; a clip without them is drawn black.
     """
     rows = list(zip(predictions.clips, predictions.outputs, predictions.frame_seconds, strict=True))[
         :num_clips
@@ -40,8 +41,7 @@ def write_caption_page(
     pages = []
     for clip, caption, seconds in rows:
         maps = attention_maps(caption, scan=scan, map_size=map_size)
-        shown = (frames or {}).get(clip.clip_id)
-        pages.append(_mosaic(maps, num_frames=len(seconds), frames=shown))
+        pages.append(_mosaic(maps, num_frames=len(seconds), frames=frames.get(clip.clip_id)))
     heights = [len(page) / DOTS_PER_INCH + _MARGIN_INCHES for page in pages]
     width = max(page.shape[1] for page in pages) / DOTS_PER_INCH + 2 * _MARGIN_INCHES
     width = max(width, _MIN_WIDTH_INCHES)  # room for a sentence over a single frame
@@ -63,37 +63,30 @@ def write_caption_page(
 
 
 def attention_maps(caption: Caption, *, scan: str, map_size: tuple[int, int]) -> np.ndarray:
-    """A caption's attention as maps (S, T, h, w), for each word and frame; 1 x 1 where steps have no place.
+    """A caption's attention as maps (S, T, h, w) float32, for each word and frame.
 
-    (0, 0, 1, 1) for a model without attention.
+    `scan` and `map_size` (height, width) tell where a frame's steps are in it. Maps are 1 x 1 where steps
+    have no place; a model without attention has none, (0, 0, 1, 1).
     """
     if caption.attention is None:
         return np.zeros((0, 0, 1, 1))
     attention: np.ndarray = caption.attention.numpy()  # (S, T, P)
     num_steps = attention.shape[2]
-    height, width = map_size
-    shape = {
-        "locations": (height, width),
-        "rows": (num_steps, 1),
-        "horizontal_strips": (num_steps, 1),
-        "columns": (1, num_steps),
-        "vertical_strips": (1, num_steps),
-    }.get(scan, (1, 1))
-    if num_steps != shape[0] * shape[1]:
+    shape = SCANS[scan].grid(num_steps, map_size=map_size)
+    if shape == (1, 1):
         attention = attention.sum(axis=2)
-        shape = (1, 1)
     return attention.reshape(*attention.shape[:2], *shape)
 
 
 def _mosaic(maps: np.ndarray, *, num_frames: int, frames: np.ndarray | None) -> np.ndarray:
-    """The frames side by side, and under them, for every word, again with what it looks at alight."""
+    """The frames side by side, and below them a row a word: the frames again, bright where it attends."""
     cells = np.zeros((num_frames, _CELL, _CELL, 3))
     if frames is not None:
         images = (Image.fromarray(frame).resize((_CELL, _CELL)) for frame in frames[:num_frames])
         cells = np.stack([np.asarray(image) for image in images]) / 255  # (T, cell, cell, 3)
     rows = [cells]
     for word in maps:
-        bright = word / max(word.max(), 1e-9)  # (T, h, w): the most of this word is 1
+        bright = word / max(word.max(), 1e-9)  # (T, h, w), at most 1
         heat = [
             np.asarray(Image.fromarray(frame).resize((_CELL, _CELL), Image.Resampling.NEAREST))
             for frame in bright

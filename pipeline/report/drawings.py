@@ -7,37 +7,28 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.learn.comparison import FrameWeights
 from pipeline.learn.metrics import Estimate
 from pipeline.report.figures import save_figure
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What each frame of a clip shows, and what the model says of it."""
+    """The class of each frame of a clip: the true one, and the model's."""
 
     clip_id: str
-    seconds: np.ndarray  # (T,) of the frames, in the source
+    frame_seconds: np.ndarray  # (T,) float64: time in the source
     actual: np.ndarray  # (T,) class numbers, negative where nothing is labelled
     predicted: np.ndarray  # (T,) class numbers
 
 
-@dataclass(frozen=True)
-class AttentionBars:
-    """How much each frame of a clip counts in the answer."""
-
-    clip_id: str
-    seconds: np.ndarray  # (T,)
-    weights: np.ndarray  # (T,), sum 1
-    answer: str
-
-
 def draw_timelines(path: Path, timelines: Sequence[Timeline], *, classes: Sequence[str]) -> None:
-    """A pair of bars a clip, actual above predicted, coloured by class along time in seconds."""
+    """A panel a clip: two bars along time in seconds, coloured by class, the actual above the predicted."""
     figure = Figure(figsize=(8, 0.9 + 0.7 * len(timelines)), layout="constrained")
     colours = _colours(len(classes))
     all_axes = figure.subplots(len(timelines), squeeze=False)[:, 0]
     for axes, timeline in zip(all_axes, timelines, strict=True):
-        starts, widths = timeline.seconds, _durations(timeline.seconds)
+        starts, widths = timeline.frame_seconds, _durations(timeline.frame_seconds)
         for height, numbers in ((1, timeline.actual), (0, timeline.predicted)):
             shown = numbers >= 0
             axes.barh(
@@ -58,12 +49,12 @@ def draw_timelines(path: Path, timelines: Sequence[Timeline], *, classes: Sequen
     save_figure(figure, path)
 
 
-def draw_attention(path: Path, clips: Sequence[AttentionBars]) -> None:
-    """A bar a frame, as high as its weight, along time in seconds."""
+def draw_frame_weights(path: Path, clips: Sequence[FrameWeights]) -> None:
+    """A panel a clip: a bar a frame, as high as its weight, along time in seconds."""
     figure = Figure(figsize=(8, 0.5 + 1.1 * len(clips)), layout="constrained")
     all_axes = figure.subplots(len(clips), squeeze=False)[:, 0]
     for axes, clip in zip(all_axes, clips, strict=True):
-        axes.bar(clip.seconds, clip.weights, width=0.9 * _durations(clip.seconds), align="edge")
+        axes.bar(clip.frame_seconds, clip.weights, width=0.9 * _durations(clip.frame_seconds), align="edge")
         axes.set_title(f"{clip.clip_id}: {clip.answer}", fontsize=8, loc="left")
         axes.set_ylabel("weight", fontsize=7)
         axes.tick_params(labelsize=7)
@@ -72,7 +63,10 @@ def draw_attention(path: Path, clips: Sequence[AttentionBars]) -> None:
 
 
 def draw_comparison(path: Path, models: Mapping[str, Mapping[str, Estimate]]) -> None:
-    """A panel a metric: each model's value and 95 % interval. All models have the metrics of the first."""
+    """A panel a metric: each model's value and 95 % interval.
+
+    `models` are metrics by name, by model; all models have the metrics of the first.
+    """
     names = list(next(iter(models.values())))
     width_of_models = 0.5 + 0.07 * max(map(len, models))
     figure = Figure(figsize=(width_of_models + 2 * len(names), 1 + 0.35 * len(models)), layout="constrained")

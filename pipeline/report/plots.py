@@ -1,34 +1,54 @@
-"""Plots: the tables that DVC draws, and pictures of some clips' answers."""
+"""Plots of an evaluation: the tables that DVC draws, and pictures of some clips' answers."""
 
-import csv
-import io
-from collections.abc import Iterable
-from dataclasses import asdict
+import logging
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
-import torch
+import numpy as np
 
-from pipeline.learn.metrics import UNLABELLED, class_scores
-from pipeline.learn.tasks import Classification, Predictions, Regression, Task
-from pipeline.report.drawings import Timeline, draw_timelines
-from pipeline.system.files import write_atomically
+from pipeline.errors import DecodeError, error_text
+from pipeline.learn.comparison import Evaluation
+from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.tasks import Classification, Predictions
+from pipeline.manifest import Clip
+from pipeline.report.caption_page import write_caption_page
+from pipeline.report.drawings import Timeline, draw_comparison, draw_frame_weights, draw_timelines
+from pipeline.report.tables import write_tables
 
-NUM_DRAWN = 8  # clips in a picture
+log = logging.getLogger(__name__)
+
+_NUM_DRAWN = 8  # clips in a picture
+_NUM_CAPTIONED = 6  # clips on the page of captions
 
 
-def write_plots(folder: Path, predictions: Predictions, *, task: Task) -> None:
-    """The tables that DVC draws, empty where the task has no such table, and images/ of some clips."""
-    classification = task if isinstance(task, Classification) else None
-    regression = task if isinstance(task, Regression) else None
-    write_confusion(folder / "confusion.csv", predictions, task=classification)
-    write_values(folder / "values.csv", predictions, task=regression)
-    if classification:
-        write_class_table(folder / "classes.csv", predictions, task=classification)
-        if task.per_frame:
-            draw_timelines(
-                folder / "images/timelines.png", _timelines(predictions), classes=classification.classes
-            )
+def write_plots(
+    folder: Path, evaluation: Evaluation, *, frames: Callable[[Clip], np.ndarray] | None = None
+) -> None:
+    """Write the tables of the model's answers, and below images/ the pictures that its task and model have.
+
+    `frames` reads a clip's frames (T, H, W, 3) uint8 for the page of captions; a clip for which it raises
+    DecodeError or OSError is drawn without them, and a warning says so.
+    """
+    task, predictions, images = evaluation.checkpoint.task, evaluation.predictions, folder / "images"
+    write_tables(folder, predictions, task=task)
+    metrics = {evaluation.labels[name]: score.metrics for name, score in evaluation.scores.items()}
+    draw_comparison(images / "comparison.png", metrics)
+    if isinstance(task, Classification) and task.per_frame:
+        draw_timelines(images / "timelines.png", _timelines(predictions), classes=task.classes)
+    if evaluation.frame_weights:
+        draw_frame_weights(images / "attention.png", evaluation.frame_weights[:_NUM_DRAWN])
+    if task.says_words:
+        config, path = evaluation.checkpoint.config, images / "captions.png"
+        write_caption_page(
+            path,
+            predictions,
+            scan="frames" if config.frame_net else config.scan,
+            map_size=cast(CaptionModel, evaluation.checkpoint.model).clip.steps.map_size,
+            frames=_read_frames(predictions, frames, page=path) if frames else {},
+            num_clips=_NUM_CAPTIONED,
+        )
 
 
 def _timelines(predictions: Predictions) -> list[Timeline]:
@@ -37,53 +57,23 @@ def _timelines(predictions: Predictions) -> list[Timeline]:
     )
     return [
         Timeline(clip.clip_id, seconds.numpy(), target.numpy(), output.argmax(dim=-1).numpy())
-        for clip, seconds, target, output in islice(rows, NUM_DRAWN)
+        for clip, seconds, target, output in islice(rows, _NUM_DRAWN)
     ]
 
 
-def write_confusion(path: Path, predictions: Predictions, *, task: Classification | None) -> None:
-    """CSV for DVC's template `confusion`: a row a clip or labelled frame; clip_id, actual, predicted."""
-    rows: Iterable[list[object]] = ()
-    if task:
-        outputs, targets, clips = predictions.rows(per_frame=task.per_frame)
-        rows = (
-            [predictions.clips[number].clip_id, task.classes[target], task.classes[answer]]
-            for number, target, answer in zip(
-                clips.tolist(), targets.tolist(), outputs.argmax(dim=1).tolist(), strict=True
-            )
-            if target != UNLABELLED
-        )
-    _write_csv(path, ["clip_id", "actual", "predicted"], rows)
-
-
-def write_class_table(path: Path, predictions: Predictions, *, task: Classification) -> None:
-    """CSV: a row a class, with columns class, num_rows (clips or frames), precision, recall, f1."""
-    outputs, targets, _ = predictions.rows(per_frame=task.per_frame)
-    scores = [asdict(score) for score in class_scores(outputs, targets)]
-    _write_csv(
-        path,
-        ["class", *scores[0]],
-        ([name, *score.values()] for name, score in zip(task.classes, scores, strict=True)),
-    )
-
-
-def write_values(path: Path, predictions: Predictions, *, task: Regression | None) -> None:
-    """CSV: a row a clip and value, with columns clip_id, value (counted from 1), actual, predicted."""
-    rows: Iterable[list[object]] = ()
-    if task:
-        outputs, targets, _ = predictions.rows(per_frame=False)
-        pairs = torch.stack([task.finish(targets.double()), task.finish(outputs.double())], dim=-1)
-        rows = (
-            [clip.clip_id, number, *pair]
-            for clip, values in zip(predictions.clips, pairs.tolist(), strict=True)  # pairs: (N, V, 2)
-            for number, pair in enumerate(values, start=1)
-        )
-    _write_csv(path, ["clip_id", "value", "actual", "predicted"], rows)
-
-
-def _write_csv(path: Path, header: list[str], rows: Iterable[list[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+def _read_frames(
+    predictions: Predictions, frames: Callable[[Clip], np.ndarray], *, page: Path
+) -> dict[str, np.ndarray]:
+    """The frames of the clips on the page that can be read, by clip id."""
+    found = {}
+    for clip, seconds in zip(
+        predictions.clips[:_NUM_CAPTIONED], predictions.frame_seconds[:_NUM_CAPTIONED], strict=True
+    ):
+        try:
+            read = frames(clip)
+            if len(read) != len(seconds):
+                raise DecodeError(f"it has {len(read)} frames now, and its features are of {len(seconds)}")
+            found[clip.clip_id] = read
+        except (DecodeError, OSError) as error:
+            log.warning("%s is drawn without the frames of %s: %s", page, clip.clip_id, error_text(error))
+    return found

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import DamagedError
 from pipeline.store.format.tables import seal, unseal
-from pipeline.system.files import file_digest, write_atomically
+from pipeline.system.files import FileStamp, file_digest, file_stamp, write_atomically
 from pipeline.system.parallel import in_threads
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,6 @@ _RACY_NS = 2_000_000_000
 
 _NUM_THREADS = 8  # a network disk answers several requests as fast as one
 
-# Device, inode, size, mtime_ns, ctime_ns. `cp -a` and `rsync -t` restore all but the last, which no program
-# can set. A new hardlink changes it too: then the file is read once more.
-Identity = tuple[int, int, int, int, int]
-
 
 class DigestCache:
     """Content digests by file identity, kept in the file `path`: read at once, replaced by `save`.
@@ -42,7 +38,7 @@ class DigestCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[Identity, bytes] = {}
+        self._known: dict[FileStamp, bytes] = {}
         self._changed = False
         if path.exists():
             try:
@@ -57,12 +53,12 @@ class DigestCache:
 
     def digest(self, path: str | Path) -> bytes:
         """xxh3-128 of the file's content, 16 bytes. Raises OSError when the file can't be read."""
-        identity = _identity(path)
-        found = self._known.get(identity)
+        stamp = file_stamp(path)
+        found = self._known.get(stamp)
         if found is None:
             found = file_digest(path)
-            if _identity(path) == identity and time.time_ns() - max(identity[3:]) > _RACY_NS:
-                self._known[identity] = found
+            if file_stamp(path) == stamp and time.time_ns() - max(stamp[3:]) > _RACY_NS:
+                self._known[stamp] = found
                 self._changed = True
         return found
 
@@ -71,16 +67,16 @@ class DigestCache:
         sizes = {}
         for path in paths:
             with contextlib.suppress(OSError):  # raised when its digest is asked for
-                identity = _identity(path)
-                if identity not in self._known:
-                    sizes[path] = identity[2]
+                stamp = file_stamp(path)
+                if stamp not in self._known:
+                    sizes[path] = stamp[2]
         return sizes
 
     def forget(self, paths: Iterable[str]) -> None:
         """Have the content of these files read again, whatever their stat says."""
         for path in paths:
             with contextlib.suppress(OSError):  # raised when its digest is asked for
-                self._known.pop(_identity(path), None)
+                self._known.pop(file_stamp(path), None)
 
     def learn(self, paths: Collection[str]) -> Iterator[str]:
         """Digest these files, several at once; yields each path when it is done."""
@@ -95,13 +91,8 @@ class DigestCache:
         """Write what was learnt, if the folder may be written; digests of earlier contents are dropped."""
         if not self._changed or not os.access(self._path.parent, os.W_OK):
             return
-        latest = {identity[:2]: (*identity[2:], digest) for identity, digest in self._known.items()}
+        latest = {stamp[:2]: (*stamp[2:], digest) for stamp, digest in self._known.items()}
         rows = [(*key, *values) for key, values in sorted(latest.items())]
         table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
         write_atomically(self._path, seal(table, {}))
         self._changed = False
-
-
-def _identity(path: str | Path) -> Identity:
-    stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -14,7 +14,7 @@ import resource
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ import xxhash
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import DamagedError, MissingClipError, MissingFeaturesError, MissingTapError, StoreError
-from pipeline.store.format.containers import CONTAINERS
+from pipeline.store.format.containers import CONTAINERS, DATASET
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import check_version
 from pipeline.store.format.rows import ShardRows
@@ -219,6 +219,71 @@ class FeatureView:
             self._shard(shards[i]).read_into(buffer[:size], row=rows[i] + skip, clip_id=clip_id)
             buffer, skip = buffer[size:], 0
 
+    def table(self) -> pa.Table:
+        """Where the rows (N, C, H, W) of each clip are: a line a row span, in the order of clips and frames.
+
+        Columns: clip_id; row and num_rows (int64), so that rows[row : row + num_rows] are consecutive frames
+        of the clip; first_frame (int64), which of the clip's frames the span starts with; frame_seconds (a
+        list of float64), when each frame is shown, from the source's start. A clip has one line, or several
+        where it crosses shards.
+        """
+        shards, rows, counts = (np.asarray(column, np.int64) for column in self._spans or [[]] * 3)
+        ends = np.cumsum(counts)
+        clips = np.repeat(np.arange(len(self)), np.diff(self._span_offsets))
+        return pa.table(
+            {
+                "clip_id": self._ids.take(pa.array(clips)),
+                "row": shards * self.layout.rows_per_shard + rows,
+                "num_rows": counts,
+                "first_frame": ends - counts - self._first_time[clips],
+                "frame_seconds": pa.LargeListArray.from_arrays(np.append(0, ends), self._times),
+            }
+        )
+
+    def zarr(self) -> Any:
+        """The view's rows (N, C, H, W) as a read-only zarr.Array; rows of no clip are NaN.
+
+        Raises TypeError for a view that is stored as HDF5.
+        """
+        self._refuse_unless("zarr")
+        import zarr
+
+        return zarr.open_array(self.path, mode="r")
+
+    def h5py(self) -> Any:
+        """The view's rows (N, C, H, W) as an h5py.Dataset, until the view is closed; rows of no clip are NaN.
+
+        Raises TypeError for a view that is stored as Zarr.
+        """
+        self._refuse_unless("hdf5")
+        import h5py
+        import hdf5plugin  # noqa: F401 (h5py finds the codecs of compressed chunks)
+
+        return self._closer.enter_context(h5py.File(self.path / self._container.master))[DATASET]
+
+    def dask(self) -> Any:
+        """The rows (M, C, H, W) of clips alone, in storage order, as a dask.array.Array.
+
+        They are the rows of `table().sort_by("row")`, one line after the other. Of an HDF5 view it can be
+        computed until the view is closed.
+        """
+        import dask.array
+
+        arrays: Any = dask.array
+        array = self.zarr() if self.layout.format == "zarr" else self.h5py()
+        rows = arrays.from_array(array, chunks=("auto", -1, -1, -1), lock=self.layout.format == "hdf5")
+        table = self.table().sort_by("row")
+        starts, counts = table["row"].to_numpy(), table["num_rows"].to_numpy()
+        ends = starts + counts
+        is_first, is_last = starts != np.append(-1, ends[:-1]), ends != np.append(starts[1:], -1)
+        runs = zip(starts[is_first].tolist(), ends[is_last].tolist(), strict=True)
+        return arrays.concatenate([rows[first:end] for first, end in runs] or [rows[:0]])
+
+    def _refuse_unless(self, form: str) -> None:
+        if self.layout.format != form:
+            name = {"zarr": "Zarr: take zarr()", "hdf5": "HDF5: take h5py()"}[self.layout.format]
+            raise TypeError(f"{self.path} is stored as {name}.")
+
     def _find(self, clip_id: str) -> int | None:
         """Position in the index, remembered from the first call; None for an unknown clip."""
         known = self._positions.get(clip_id)
@@ -235,6 +300,10 @@ class FeatureView:
         if position is None:
             raise MissingClipError(f"Clip {clip_id!r} has no features in {self.path}.")
         return position
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """A copy in another process opens the view again."""
+        return type(self), (self.path,)
 
     def close(self) -> None:
         """Close the view's files: nothing can be read any more."""

@@ -11,7 +11,7 @@ DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]  # auto:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name. Raises ConfigError when torch does not see it here."""
+    """The torch device of this name. Raises ConfigError if torch does not see it on this machine."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

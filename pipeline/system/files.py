@@ -1,7 +1,7 @@
-"""Files: atomic writes, digests of content, links.
+"""Files: atomic writes, locks, links, and how to tell whether a file has changed.
 
-A file appears under its name whole or not at all: it is written to a temporary name in the same
-folder, flushed to the disk, and renamed.
+A file appears under its name whole or not at all: it is written under a temporary name in the same folder,
+flushed to the disk, and renamed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.errors import DiskFullError, StoreError
+from pipeline.errors import DiskFullError, JournalError
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, in which NaN and infinity are a ValueError: no reader has to take them."""
+    """Write `value` as JSON. Raises ValueError for NaN and infinity, which not every reader of JSON knows."""
     write_atomically(path, f"{json.dumps(value, indent=1, allow_nan=False)}\n".encode())
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, shared like the folder that it is in."""
+    """Make a folder and the missing ones above it; each is shared as the folder is that it lies in."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -86,10 +86,10 @@ def make_folder(path: Path) -> None:
 
 
 def share(path: Path) -> None:
-    """Give a group that may write to the folder of `path` the same right to `path`, whatever the umask.
+    """Let the group that may write to the folder of `path` also write to `path`, whatever the umask is.
 
-    So one `chmod g+ws` shares a journal. Left alone are what belongs to somebody else, and files that
-    have another name too, e.g. in DVC's read-only cache.
+    So one `chmod g+ws` of a folder shares all that is made in it. Files of other users stay as they are, and
+    files that have a second hardlink, e.g. in DVC's read-only cache.
     """
     folder, own = path.parent.stat(), path.stat()
     shared = folder.st_mode & stat.S_IWGRP and not folder.st_mode & stat.S_ISVTX  # not /tmp
@@ -123,10 +123,10 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = False) -> Iterator[None]:
-    """Hold the lock `path`, a file that is made; the lock dies with its process.
+    """Hold the lock `path`, a file that is made if it is not there. The lock ends with its process.
 
-    Any number may share it, or one has it for itself. While that can't be, `on_wait` is told once who
-    had it last, and the call blocks. Raises StoreError where the filesystem has no locks.
+    Either any number of processes share it, or one has it for itself. A process that has to wait blocks;
+    before, `on_wait` is told who had the lock last. Raises JournalError where the filesystem has no locks.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     make_folder(path.parent)
@@ -139,10 +139,9 @@ def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = Fals
             on_wait(file.read().decode(errors="replace").strip() or "another process")
             fcntl.flock(file, kind)
         except OSError as error:
-            raise StoreError(
+            raise JournalError(
                 f"{path} can't be locked: its filesystem has no file locks (flock: {error.strerror}). Without"
-                " them two runs would mix their features. Mount it with locks, or put the journal on a disk"
-                " that has them: FRAMECACHE_JOURNAL=/another/folder."
+                " them two runs would mix their features. Mount it with locks, or use a disk that has them."
             ) from error
         with naming_full_disk(path):
             file.truncate(0)
@@ -151,9 +150,10 @@ def file_lock(path: Path, *, on_wait: Callable[[str], None], shared: bool = Fals
 
 
 def link(source: Path, target: Path, *, may_symlink: bool = True) -> None:
-    """Make `target` the same file as `source`: a hardlink; across filesystems a symlink, else a copy.
+    """Make `target` a hardlink to the file `source`; across filesystems a symlink, or else a copy.
 
-    The last two warn: a symlinked file is lost with its source, a copied one takes its space twice.
+    A symlink and a copy come with a warning: the first is lost with its source, the second takes the space
+    twice.
     """
     try:
         os.link(source, target)
@@ -171,6 +171,17 @@ def link(source: Path, target: Path, *, may_symlink: bool = True) -> None:
     log.warning("%s is a copy of %s (%s): it takes its space twice.", target, source, reason)
 
 
+# Device, inode, size, mtime_ns, ctime_ns. `cp -a` and `rsync -t` restore all but the last, which no program
+# can set. A new hardlink changes it too.
+FileStamp = tuple[int, int, int, int, int]
+
+
+def file_stamp(path: str | Path) -> FileStamp:
+    """What changes when a file is replaced or written to. Raises OSError for a file that is not there."""
+    stat = os.stat(path)  # noqa: PTH116 - a million calls: Path objects would double the time
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def file_digest(path: str | Path) -> bytes:
     """xxh3-128 of the content (16 bytes). Raises OSError when the file can't be read."""
     hasher = xxhash.xxh3_128()
@@ -181,7 +192,7 @@ def file_digest(path: str | Path) -> bytes:
 
 
 def combined_digest(digests: Sequence[bytes], *, extra: str = "") -> bytes:
-    """One 16-byte digest of several, in order, and of a text."""
+    """The 16-byte digest of several digests, in order, and of the text `extra`."""
     hasher = xxhash.xxh3_128(extra.encode())
     for digest in digests:
         hasher.update(digest)

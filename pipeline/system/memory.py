@@ -1,4 +1,4 @@
-"""Memory: what a batch frees is kept for the next one, and which errors say that there is none left."""
+"""Memory: how to keep what a batch frees for the next one, and which errors say that none is left."""
 
 import ctypes
 import re
@@ -7,11 +7,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc: <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """From now on this process keeps what it frees, up to its peak, instead of returning it to the kernel.
+    """From now on, this process keeps the memory that it frees instead of returning it to the kernel.
 
-    Else each large tensor of each batch is mapped, zeroed page by page and unmapped again, which takes a
-    quarter of the time of ResNet-50 on a CPU, and a third of that of an LSTM's epoch over whole maps.
-    Does nothing without glibc.
+    Otherwise each large tensor of each batch is mapped, zeroed page by page and unmapped again. That is a
+    quarter of the time of ResNet-50 on a CPU, and a third of an LSTM's epoch over whole maps. Without glibc,
+    this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -24,7 +24,7 @@ _NO_MEMORY = re.compile("(can't allocate|not enough|out of) memory|CUBLAS_STATUS
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory could not be had, be it the host's or a GPU's."""
+    """Whether the error says that memory of the host or of a GPU is used up."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
     )

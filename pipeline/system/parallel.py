@@ -1,4 +1,4 @@
-"""Work on many items by threads: decoding, hashing and reading leave Python's lock to the others."""
+"""Work on many items by threads. Decoding, hashing and reading release Python's lock while they work."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
 ) -> Iterator[Result]:
-    """function(item) of each item, in order, by threads that run a bounded distance ahead.
+    """function(item) for each item, in order; threads work a bounded number of items ahead.
 
-    An error of `function` is raised at its item's turn; what was not begun by then is dropped.
+    An error of `function` is raised when its item's turn comes. Items that no thread has begun are dropped.
     """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(num_threads)

@@ -1,8 +1,8 @@
-"""Runs extraction as a child process, and starts it again when it crashes, is killed or stalls.
+"""Runs extraction as a child process and starts it again when it crashes, is killed or stalls.
 
-The child notes through a pipe which clips it works on. When it dies, its successor tries those clips
-first, each alone: the one on which it dies again is guilty, and the run goes on without it. What the
-journal has makes a restart cheap. Needs no torch, so that the supervisor stays small.
+Through a pipe, the child notes which clips it works on. When it dies, the next child tries these clips first,
+each alone. If it dies again on one of them, that clip is guilty, and the run goes on without it. A restart is
+cheap: the journal has all clips that are done. This module needs no torch, so the supervisor stays small.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _PR_SET_PDEATHSIG = 1  # Linux: <sys/prctl.h>
 
 @dataclass(frozen=True)
 class Orders:
-    """What a child is told at its start. Clips are given by their key (16 bytes)."""
+    """What a child is told when it starts. Clips are named by their keys (16 bytes)."""
 
     num_restarts: int = 0
     suspects: tuple[bytes, ...] = ()  # in flight when the last child died: to be tried alone, in this order
@@ -52,10 +52,10 @@ class Orders:
 
 
 class Notes:
-    """The child's end of the pipe: what it works on, and that it makes progress. Any thread may note."""
+    """The child's end of the pipe: it notes what it works on and that it makes progress, from any thread."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Without a descriptor nobody listens."""
+        """Notes go to the file `descriptor`; without one, nobody listens."""
         self._descriptor = descriptor
 
     def decoding(self, key: bytes) -> None:
@@ -76,7 +76,7 @@ class Notes:
 
     @contextlib.contextmanager
     def judged(self, stall_seconds: float) -> Iterator[None]:
-        """In the block, so long without progress is a stall."""
+        """In the block, `stall_seconds` without progress are a stall."""
         self._note(_JUDGED, _LIMIT.pack(stall_seconds))
         try:
             yield
@@ -89,21 +89,22 @@ class Notes:
 
 
 def add_options(command: Sequence[str], *, notes: int, orders: int) -> list[str]:
+    """The command with the descriptors of the pipe for notes and of the file with orders."""
     return [*command, "--notes", str(notes), "--orders", str(orders)]
 
 
 def read_orders(descriptor: int) -> Orders:
-    """What the supervisor said in the file `descriptor`."""
+    """The orders that the supervisor wrote to the file `descriptor`."""
     with open(descriptor, "rb") as file:
         orders: Orders = pickle.load(file)
     return orders
 
 
 def interrupt_once() -> None:
-    """From now on the first SIGINT or SIGTERM raises KeyboardInterrupt, the next ones do nothing.
+    """From now on, the first SIGINT or SIGTERM raises KeyboardInterrupt, and later ones do nothing.
 
-    A terminal's Ctrl-C reaches parent and child, and the parent forwards it: cleaning up must not be
-    interrupted by the second.
+    Ctrl-C in a terminal reaches the parent, which forwards it, and the child itself: the second signal must
+    not interrupt the cleaning up.
     """
     told = False
 
@@ -120,7 +121,7 @@ def interrupt_once() -> None:
 
 @dataclass
 class _Flight:
-    """What a child's notes add up to. `now` is in seconds of any clock."""
+    """The clips in flight, as a child's notes tell them. `now` is in seconds of any clock."""
 
     limit_seconds: float = math.inf
     noted_at: float = 0.0
@@ -150,20 +151,20 @@ class _Flight:
                 self.decoding.clear()
 
     def stalls(self, *, now: float) -> bool:
-        """Whether a decoder, or everything, is without progress for too long."""
+        """Whether a decoder, or the whole run, made no progress for too long."""
         return now - min([self.noted_at, *self.decoding.values()]) > self.limit_seconds
 
     def suspects(self) -> tuple[bytes, ...]:
-        """Clips in flight: those without progress for longest first, those decoded already last."""
+        """The clips in flight: first those whose decoder made no progress for longest, then those decoded."""
         decoding = sorted(self.decoding, key=lambda key: self.decoding[key])
         return (*decoding, *(key for key in self.in_flight if key not in self.decoding))
 
 
 def supervise(command: Sequence[str]) -> int:
-    """Run `command --notes FD --orders FD` until it ends of itself; the exit status.
+    """Run `command --notes FD --orders FD`, again after each crash, until it ends by itself; the exit status.
 
-    SIGINT and SIGTERM make the child stop, with what is complete committed: 130 or 143. The second
-    SIGINT kills it. The child dies with this process.
+    After SIGINT and SIGTERM, the child commits what is complete and stops, and the status is 130 or 143. A
+    second SIGINT kills the child. The child dies with this process.
     """
     supervisor = _Supervisor()
     previous = {number: signal.signal(number, supervisor.stop) for number in _STOP_SIGNALS}
@@ -183,7 +184,7 @@ class _Supervisor:
         self._num_fruitless = 0
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
-        """The handler of signals: the first stops the child, a second Ctrl-C kills it."""
+        """Handle a signal: the first one stops the child, a second Ctrl-C kills it."""
         now = time.monotonic()
         if self._stopped_by is None:
             self._stopped_by, self._stopped_at = number, now
@@ -217,7 +218,7 @@ class _Supervisor:
                 return 1
 
     def _judge(self, flight: _Flight, cause: str, *, crashed: bool) -> None:
-        """Find the guilty clip, or the suspects, of a child that died with clips in flight."""
+        """Find the clip, or the suspects, on which a child died."""
         last = self._orders
         orders = replace(last, num_restarts=last.num_restarts + 1, suspects=())
         suspects = flight.suspects()
@@ -288,9 +289,9 @@ def _death(number: int) -> str:
 
 
 def _bind_to(parent: int) -> Any:
-    """What a child does before it becomes its program: it dies with its parent, two writers never run.
+    """What a child does before it becomes its program: from then on it dies with its parent.
 
-    Signals wait until the program has its handlers.
+    So there are never two writers. Signals wait until the program has its handlers.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 

@@ -1,4 +1,4 @@
-"""Text files that a user gives: their encoding, and CSV tables with the line of each row."""
+"""Text files from users: their encoding, and CSV tables with the line of each row."""
 
 import codecs
 import csv
@@ -6,10 +6,15 @@ import io
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import TextFileError
+
+T = TypeVar("T")
 
 _ENCODINGS = (  # by byte order mark; that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, "UTF-8"),
@@ -20,7 +25,10 @@ _ENCODINGS = (  # by byte order mark; that of UTF-32 begins with that of UTF-16
 )
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
-csv.field_size_limit(sys.maxsize)  # a clip's frame_labels may be longer than the default of 128 KiB
+# A clip's frame_labels may be longer than the 128 KiB that the csv module allows. Its limit is the process's:
+# it is raised while some rows are read, by one thread at a time.
+_field_limit_lock = threading.Lock()
+_NUM_ROWS_AT_ONCE = 1000
 
 
 def read_text(path: Path) -> str:
@@ -60,21 +68,35 @@ def read_csv(
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The column names, trimmed, and (line, cells) of each row that is not blank; the header is line 1.
 
-    A row with too many or too few cells is left out, and `refuse` is told why, with its line; so is a
-    quote that goes wrong, which ends the table: nobody knows where the next row begins.
+    A row with too many or too few cells is left out; `refuse` is called with the reason and the line. So it
+    is for a quote that is not closed or is followed by text. Such a quote ends the table, because nobody
+    knows where the next row begins.
 
-    Raises TextFileError for an empty file and as `read_text` does.
+    Raises TextFileError for an empty file, and as `read_text` does.
     """
     text = read_text(path)
     rows = _csv_rows(text, refuse)
-    _, header = next(rows, (0, None))
+    _, header = next(_without_field_limit(islice(rows, 1)), (0, None))
     if header is None:
         problem = "is empty" if not text.strip() else "has a quote in line 1 that is never closed"
         raise TextFileError(f"{path} {problem}. Its first line must name the columns.")
     for separator in (";", "\t"):
         if len(header) == 1 and separator in header[0]:
             raise TextFileError(f"{path}: columns are separated by {separator!r}. Separate them by commas.")
-    return [name.strip() for name in header], _of_length(rows, len(header), refuse)
+    return [name.strip() for name in header], _without_field_limit(_of_length(rows, len(header), refuse))
+
+
+def _without_field_limit(rows: Iterator[T]) -> Iterator[T]:
+    while True:
+        with _field_limit_lock:
+            limit = csv.field_size_limit(sys.maxsize)
+            try:
+                some_rows = list(islice(rows, _NUM_ROWS_AT_ONCE))
+            finally:
+                csv.field_size_limit(limit)
+        if not some_rows:
+            return
+        yield from some_rows
 
 
 def _csv_rows(text: str, refuse: Callable[[str, int], None]) -> Iterator[tuple[int, list[str]]]:

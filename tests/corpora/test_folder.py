@@ -130,7 +130,7 @@ def test_files_that_are_not_what_they_are_named_are_left_out_and_said(
     write_image(tmp_path / "a/good.jpg", index=1)
     (tmp_path / "a" / name).write_bytes(content)
     assert sorted(splits_of(tmp_path)) == ["a/good.jpg", "a/good.mp4"]
-    assert "Left out, 1 of 3 clips." in caplog.text
+    assert "Left out: 1 of 3 clips." in caplog.text
     assert f"a/{said}" in caplog.text
 
 
@@ -141,7 +141,7 @@ def test_a_link_to_nothing_is_left_out_and_said_to_stop_dvc(
     (tmp_path / "a/gone.mp4").symlink_to("../.git/annex/objects/x/gone.mp4")
     assert list(splits_of(tmp_path)) == ["a/good.mp4"]
     assert "a/gone.mp4 was not fetched by git-annex" in caplog.text
-    assert "`dvc repro` stops at links to nothing" in caplog.text
+    assert "Mend links to nothing first: DVC, which reads the whole folder, stops at them." in caplog.text
 
 
 def test_images_and_videos_that_begin_as_text_are_clips(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_links_to_files_that_were_not_fetched_are_one_line_a_kind(
     link(tmp_path / "c", "/nowhere/c")
     corpus = folder_corpus(tmp_path)
     assert [clip.sources for clip in corpus.clips] == [("a/good.mp4",)]
-    assert corpus.missing == ("a/1.mp4", "a/2.mp4", "a/3.mp4", "a/4.mp4", "b/frames")
+    assert corpus.faulty == ("a/1.mp4", "a/2.mp4", "a/3.mp4", "a/4.mp4", "b/frames")
     assert (
         "a/1.mp4 was not fetched by git-annex: its content is not on this machine (and so a/2.mp4, b/frames)."
         " Run `git annex get .` (or `datalad get .`)" in caplog.text
@@ -296,14 +296,14 @@ def test_every_fault_of_a_labels_csv_is_named_with_its_line(tmp_path: Path) -> N
         "line 2: 6 values, but 5 columns. Quote values with commas.",
         "line 3: 2 values, but 5 columns",
         "line 4: label 'run\\nhop' has a line break",
-        "line 6: split 'eval' is unknown. Known: train, training, val, valid,",
+        "line 6: split 'eval' is unknown. Available: train, training, val, valid,",
         "line 7: source is empty",
         "line 8: needs a source and a label",
-        "line 10: 6.mp4 is there twice, first in line 9",
+        "line 10: 6.mp4 is repeated: it is already in line 9",
         "line 10: clip_id 'same' is already in line 9",
         f"line 11: {tmp_path / 'videos/9.mp4'} does not exist",
         f"line 12: {tmp_path / 'videos/l1.mp4'} was not fetched by git-annex: its content is not on this"
-        " machine (and 1 like it, in line 13). Run `git annex get .`",
+        f" machine (and so {tmp_path / 'videos/l2.mp4'}). Run `git annex get .`",
         "line 14: start_seconds -1.0 is negative",
     ]
     assert len(problems) == len(expected)

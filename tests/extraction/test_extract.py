@@ -13,7 +13,6 @@ from PIL import Image
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import WeightsConfig, obtain_weights
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
-from pipeline.errors import DecodeError
 from pipeline.extraction import ExtractConfig, Result, compute_clips, make_plan, make_targets, publish_view
 from pipeline.extraction.write import OnWork
 from pipeline.frames import read_frames
@@ -94,7 +93,7 @@ def plain_features(source: Path, weights: Weights, **sampling: int) -> tuple[np.
     backbone = Backbone(weights, taps=["layer4"], device=CPU)
     maps, times = [], []
     for batch in read_frames([source], sampling=Sampling(**sampling)):
-        for pixels, seconds in zip(batch.pixels, batch.pts_seconds, strict=True):
+        for pixels, seconds in zip(batch.pixels, batch.frame_seconds, strict=True):
             frame = preprocess(torch.from_numpy(pixels[None]), Preprocessing(resize=32, crop=32))
             maps.append(backbone(frame)["layer4"][0].half().numpy())
             times.append(seconds)
@@ -276,7 +275,7 @@ def test_frames_smaller_than_the_crop_are_a_reason_not_a_crash(weights: Weights,
     preprocessing = {"resize": None, "crop": 64}
     result, features = extract(clips, tmp_path, weights, tmp_path, preprocessing=preprocessing)
     assert result.num_quarantined == 1
-    with pytest.raises(DecodeError):
+    with pytest.raises(ValueError, match="a frame of 32 x 32 pixels is smaller than the crop of 64 x 64"):
         preprocess(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), Preprocessing(resize=None, crop=64))
     with open_view(features / "layer4") as view:
         assert len(view) == 0

@@ -103,7 +103,7 @@ def test_extract_names_the_clips_that_it_leaves_out_and_those_that_failed(
 
     write_manifest(corpus / "gone.csv", ["a", "b", "gone"])
     with pytest.raises(
-        PipelineError, match=r"1 clips failed.*run again to retry these:\n  gone: source 'gone"
+        PipelineError, match=r"1 clips failed.*run again to retry these:\n  gone: source gone"
     ):
         extract_to(tmp_path, corpus, manifest="gone.csv")
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.contract import Preprocessing
-from pipeline.errors import DecodeError
 from pipeline.extraction import PlannedClip, Result
 from pipeline.extraction.compute import Computed, Packer
 from pipeline.extraction.decode import ClipEnd, Piece
@@ -96,21 +95,6 @@ def test_every_frame_comes_out_once_in_order_with_its_own_row(
     if isinstance(runner, LateRunner):
         assert runner.under_way == 0
         assert runner.most_under_way == min(3, packer.num_batches)
-
-
-def test_a_clip_that_fails_in_the_middle_ends_once_and_its_later_frames_are_ignored() -> None:
-    packer = Packer(make_runner(CpuRunner, batch_size=2, crop=2))
-    clip = planned(0)
-    large, tiny = torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
-    out = []
-    for pixels in (large, tiny, large):
-        out += packer.add(Piece(clip, pixels, np.zeros(1)))
-    out += packer.add(ClipEnd(clip, None))
-    out += packer.finish()
-    first, end = out
-    assert isinstance(first, Computed)
-    assert isinstance(end, ClipEnd)
-    assert isinstance(end.error, DecodeError)
 
 
 def test_a_queue_holds_no_more_bytes_than_its_limit_and_wakes_who_waits() -> None:

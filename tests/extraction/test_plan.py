@@ -12,7 +12,7 @@ from pipeline.extraction.config import Target
 from pipeline.extraction.plan import clip_key, make_plan, usable_key
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
-from pipeline.store.digests import _identity
+from pipeline.system.files import file_stamp
 from stages.extract_plan import show_plan
 from stages.project.asked import fitting
 from tests.support.features import clip_maps, frame_times, make_contract, make_layout, make_writer
@@ -72,7 +72,7 @@ def test_sources_are_read_again_when_asked_for(
     # As where a filesystem hides that a file was changed: what is remembered is of other content.
     cache = Journal(project.path / ".framecache").digest_cache()
     for path in project.videos.iterdir():
-        cache._known[_identity(path)] = path.name.encode().ljust(16)
+        cache._known[file_stamp(path)] = path.name.encode().ljust(16)
     cache._changed = True
     cache.save()
     show_plan()

@@ -4,6 +4,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def read(path: Path, data: bytes, **options: Limits) -> tuple[np.ndarray, list[f
     path.write_bytes(data)
     batches = list(read_frames([path], sampling=ALL, **options))
     return np.concatenate([batch.pixels for batch in batches]), [
-        seconds for batch in batches for seconds in batch.pts_seconds.tolist()
+        seconds for batch in batches for seconds in batch.frame_seconds.tolist()
     ]
 
 
@@ -270,7 +271,8 @@ def test_a_tiff_s_metadata_do_not_decide_whether_it_is_read(
 def test_reading_changes_no_setting_of_the_process(tmp_path: Path) -> None:
     def settings() -> tuple[object, ...]:
         png = PngImagePlugin
-        return (ImageFile.LOAD_TRUNCATED_IMAGES, png.MAX_TEXT_CHUNK, png.MAX_TEXT_MEMORY)
+        maxima = (png.MAX_TEXT_CHUNK, png.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS)
+        return (ImageFile.LOAD_TRUNCATED_IMAGES, *maxima)
 
     before = settings()
     read(tmp_path / "a.jpg", JPEG[:-2])
@@ -278,6 +280,24 @@ def test_reading_changes_no_setting_of_the_process(tmp_path: Path) -> None:
         tmp_path / "a.png", PNG[:HEADER_BYTES] + chunk(*PNG_METADATA["a text of 20 MB"]) + PNG[HEADER_BYTES:]
     )
     assert settings() == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_pillows_limit_is_the_callers_and_does_not_count_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Pillow warns above its limit and refuses twice that, in some formats as late as pixels are read."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    kind = {"png": "PNG", "webp": "WEBP", "tif": "TIFF"}[suffix]
+    data = encoded(PIXELS, kind, **({"lossless": True} if suffix == "webp" else {}))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: read(tmp_path / f"{number}.{suffix}", data), range(20)))
+    for frames, _ in found:
+        np.testing.assert_array_equal(frames[0], PIXELS)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(DecodeError, match="above the limit max_frame_pixels, 10"):
+        read(tmp_path / f"a.{suffix}", data, limits=Limits(max_frame_pixels=10))
+    assert Image.MAX_IMAGE_PIXELS == 10
 
 
 OTHERS = {
@@ -462,9 +482,7 @@ def test_a_frame_is_refused_for_what_resizing_would_make_of_it(tmp_path: Path) -
     """Rows of 60000 x 2 pixels become 256, so that columns become 7680000."""
     for name, size in (("0.png", (60, 40)), ("1.png", (60000, 2)), ("2.png", (60, 40))):
         Image.new("L", size).save(tmp_path / name)
-    resized = (
-        r"1\.png .* 60000 x 2 pixels, resized to 7680000 x 256, takes 1966080000 pixels: above extract\.limi"
-    )
+    resized = r"1\.png .* 60000 x 2 pixels, resized to 7680000 x 256, takes 1966080000 pixels: above the limi"
     frames = []
     with pytest.raises(DecodeError, match=resized) as caught:
         frames.extend(read_frames([tmp_path], sampling=ALL, preprocessing=Preprocessing()))

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import probe, read_frames
+from pipeline.frames import Limits, probe, read_frames
+from pipeline.frames.video_index import read_index
 from tests.frames.test_frames import ALL, read, remux
 from tests.support.media import ENCODER_OPTIONS, frame_index, write_video
 from tests.support.odd_videos import (
@@ -52,10 +53,14 @@ def check_all_ways_of_reading(path: Path, indices: list[int], times: list[float]
         found, found_times = read(path, sampling=sampling)
         assert found_times == pytest.approx([times[indices.index(i)] for i in found])
     assert read(path, sampling=Sampling(count=4))[0] == [indices[(2 * k + 1) * count // 8] for k in range(4)]
-    assert read(path, sampling=Sampling(every=7))[0] == indices[::7]
+    for every in (2, 3, 7, 50):
+        found = read(path, sampling=Sampling(every=every))
+        assert found == (indices[::every], pytest.approx(times[::every])), every
     for start, end in ((0.0, 0.5), (0.3, 0.9), (times[-1] - 0.2, times[-1] + 1)):
         expected = [i for i, t in zip(indices, times, strict=True) if start <= t < end]
         assert read(path, start_seconds=start, end_seconds=end)[0] == expected
+        sparse = read(path, sampling=Sampling(every=3), start_seconds=start, end_seconds=end)
+        assert sparse[0] == expected[::3]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
@@ -75,6 +80,23 @@ def test_pictures_that_are_not_coded_are_no_frames(tmp_path: Path, suffix: str) 
     check_all_ways_of_reading(path, indices, [i / 25 for i in indices])
 
 
+@pytest.mark.parametrize("every", [2, 3, 7, 50, 100])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_every_nth_frame_is_the_decoders_where_a_packet_is_taken_for_a_picture(
+    tmp_path: Path, suffix: str, every: int
+) -> None:
+    path = write_not_coded(tmp_path / f"stuffed.{suffix}", at=(30, 75, 133), num_frames=200, num_stuffed=20)
+    indices = [i for i in range(200) if i not in (30, 75, 133)]
+    assert len(read_index(path, Limits()).keys) == 200  # the packets tell of frames that there are not
+    assert len(decoded_alone(path)) == 197
+    assert read(path, sampling=Sampling(every=every)) == (
+        indices[::every],
+        pytest.approx([i / 25 for i in indices[::every]]),
+    )
+    later = [i for i in indices if i >= 50]
+    assert read(path, sampling=Sampling(every=every), start_seconds=2.0)[0] == later[::every]
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "ts"])
 def test_frames_that_the_decoder_drops_as_it_learns_their_order_are_not_damage(
     tmp_path: Path, suffix: str
@@ -85,6 +107,8 @@ def test_frames_that_the_decoder_drops_as_it_learns_their_order_are_not_damage(
     indices, found = read(path)
     assert found == pytest.approx(times)
     assert indices == [round(t * 25) for t in times]
+    for every in (2, 3, 7, 50):
+        assert read(path, sampling=Sampling(every=every))[0] == indices[::every]
     assert read(path, start_seconds=2.0, end_seconds=4.0)[0] == [i for i in indices if 50 <= i < 100]
     missing = (set(range(indices[-1] + 1)) - set(indices)).pop()
     shown = [i - (i == missing) for i in range(indices[-1] + 1)]  # the frame before it stays on screen
@@ -296,7 +320,7 @@ def test_transparent_webm_is_on_black(tmp_path: Path, codec: str) -> None:
     assert next(read_frames([tmp_path / "alpha.mkv"], sampling=ALL)).pixels[:, :, :24].max() <= 16
     path = webm
     batch = next(read_frames([path], sampling=ALL))
-    assert batch.pts_seconds.tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert batch.frame_seconds.tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
     assert batch.pixels[:, :, :24].max() <= 16
     assert batch.pixels[:, :, 40:].min() >= 239
     assert read(path, sampling=Sampling(count=2))[1] == [0.2, 0.6]
@@ -327,3 +351,15 @@ def test_frames_are_those_of_the_ffmpeg_command(tmp_path: Path) -> None:
         raw = subprocess.run(command, capture_output=True, check=True).stdout
         frames = np.frombuffer(raw, np.uint8).reshape(-1, 64, 64, 3)
         assert read(path)[0] == read_indices(frames), path.name
+
+
+def test_a_picture_of_which_nothing_is_left_is_damage(tmp_path: Path) -> None:
+    """Of MPEG-4; FFmpeg conceals it in MPEG-1 and MPEG-2, without a word."""
+    path = tmp_path / "hole.avi"
+    with av.open(path, "w") as container:
+        stream = add_stream(container, "mpeg4", g="12", bf="0")
+        for index, packet in enumerate(encode(stream, 60)):
+            container.mux(packet if index != 24 else copy_of(packet, b"\xff" * packet.size))
+    with pytest.raises(DecodeError) as caught:
+        read(path)
+    assert caught.value.num_recovered == 24

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.contract import Sampling
-from pipeline.frames.sampling import sample_indices
+from pipeline.frames.sampling import sample_positions
 
 TIMES = np.arange(5) / 10  # five frames at 10 fps, as drawn in the module
 
@@ -44,11 +44,11 @@ samplings = st.one_of(
 def test_samplings_take_the_frames_drawn_in_the_documentation(
     sampling: Sampling, expected: list[int]
 ) -> None:
-    assert sample_indices(TIMES, sampling=sampling).tolist() == expected
+    assert sample_positions(TIMES, sampling=sampling).tolist() == expected
 
 
 def test_a_range_includes_its_start_and_excludes_its_end() -> None:
-    indices = sample_indices(TIMES, sampling=Sampling(), start_seconds=0.1, end_seconds=0.3)
+    indices = sample_positions(TIMES, sampling=Sampling(), start_seconds=0.1, end_seconds=0.3)
     assert indices.tolist() == [1, 2]
 
 
@@ -56,37 +56,37 @@ def test_adjacent_ranges_share_no_frame_and_lose_none() -> None:
     times = np.arange(30) * 1001 / 30000
     parts = [(None, 0.25), (0.25, 0.5005), (0.5005, None)]
     taken = [
-        sample_indices(times, sampling=Sampling(), start_seconds=start, end_seconds=end)
+        sample_positions(times, sampling=Sampling(), start_seconds=start, end_seconds=end)
         for start, end in parts
     ]
     assert np.concatenate(taken).tolist() == list(range(30))
 
 
 def test_every_and_count_start_at_the_range() -> None:
-    assert sample_indices(TIMES, sampling=Sampling(every=2), start_seconds=0.1).tolist() == [1, 3]
-    assert sample_indices(TIMES, sampling=Sampling(count=1), start_seconds=0.2).tolist() == [3]
+    assert sample_positions(TIMES, sampling=Sampling(every=2), start_seconds=0.1).tolist() == [1, 3]
+    assert sample_positions(TIMES, sampling=Sampling(count=1), start_seconds=0.2).tolist() == [3]
 
 
 def test_fps_goes_by_time_and_not_by_index() -> None:
     times = np.array([0.0, 0.1, 0.2, 1.0, 1.9])  # a video that stalls
-    assert sample_indices(times, sampling=Sampling(fps=2)).tolist() == [0, 2, 3, 3]
+    assert sample_positions(times, sampling=Sampling(fps=2)).tolist() == [0, 2, 3, 3]
 
 
 def test_fps_before_the_ranges_first_frame_shows_its_first_frame() -> None:
-    indices = sample_indices(TIMES, sampling=Sampling(fps=10), start_seconds=0.15)
+    indices = sample_positions(TIMES, sampling=Sampling(fps=10), start_seconds=0.15)
     assert indices.tolist() == [2, 2, 3]
 
 
 def test_fps_is_not_upset_by_times_rounded_to_milliseconds() -> None:
     times = np.round(np.arange(90) / 30, 3)  # Matroska
-    assert sample_indices(times, sampling=Sampling(fps=30)).tolist() == list(range(90))
-    assert sample_indices(times, sampling=Sampling(fps=15)).tolist() == list(range(0, 90, 2))
+    assert sample_positions(times, sampling=Sampling(fps=30)).tolist() == list(range(90))
+    assert sample_positions(times, sampling=Sampling(fps=15)).tolist() == list(range(0, 90, 2))
 
 
 def test_an_empty_range_gives_no_frames() -> None:
     for sampling in (Sampling(), Sampling(every=2), Sampling(fps=3), Sampling(count=4)):
-        assert sample_indices(TIMES, sampling=sampling, start_seconds=0.41).tolist() == []
-        assert sample_indices(TIMES[:0], sampling=sampling).tolist() == []
+        assert sample_positions(TIMES, sampling=sampling, start_seconds=0.41).tolist() == []
+        assert sample_positions(TIMES[:0], sampling=sampling).tolist() == []
 
 
 def test_two_samplings_at_once_are_refused() -> None:
@@ -109,8 +109,8 @@ def test_a_cap_spreads_over_the_whole_clip_and_not_over_its_beginning(
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     if sampling.count is not None:
         return
-    given = sample_indices(times, sampling=sampling.model_copy(update={"max_frames": None}))
-    capped = sample_indices(times, sampling=sampling.model_copy(update={"max_frames": cap}))
+    given = sample_positions(times, sampling=sampling.model_copy(update={"max_frames": None}))
+    capped = sample_positions(times, sampling=sampling.model_copy(update={"max_frames": cap}))
     if len(given) <= cap:
         assert capped.tolist() == given.tolist()
     else:
@@ -122,7 +122,7 @@ def test_indices_are_in_order_and_in_range(
     gaps: list[float], sampling: Sampling, start: float, duration: float
 ) -> None:
     times = np.concatenate([[0.0], np.cumsum(gaps)])
-    indices = sample_indices(times, sampling=sampling, start_seconds=start, end_seconds=start + duration)
+    indices = sample_positions(times, sampling=sampling, start_seconds=start, end_seconds=start + duration)
     inside = [i for i, time in enumerate(times) if start <= time < start + duration]
     assert set(indices.tolist()) <= set(inside)
     assert (np.diff(indices) >= 0).all()
@@ -139,12 +139,12 @@ def test_fps_equals_a_loop_over_the_clock(gaps: list[float], fps: float) -> None
     while k / fps <= times[-1] + 0.00051:
         expected.append(max(i for i, time in enumerate(times) if i == 0 or time - 0.00051 <= k / fps))
         k += 1
-    indices = sample_indices(times, sampling=Sampling(fps=fps)).tolist()
+    indices = sample_positions(times, sampling=Sampling(fps=fps)).tolist()
     assert abs(len(indices) - len(expected)) <= 1  # the last instant may lie on the edge
     assert indices[: len(expected)] == expected[: len(indices)]
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_count_takes_the_middle_of_equal_parts(num_frames: int, count: int) -> None:
-    indices = sample_indices(np.arange(num_frames) / 25, sampling=Sampling(count=count))
+    indices = sample_positions(np.arange(num_frames) / 25, sampling=Sampling(count=count))
     assert indices.tolist() == [(2 * k + 1) * num_frames // (2 * count) for k in range(count)]

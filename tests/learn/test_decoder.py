@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
-from pipeline.learn.models.decoder import DECODERS, DecoderConfig, Step, teacher_words, unroll
-from pipeline.learn.models.transformer import NoEncoder, TransformerEncoder, position_signal
+from pipeline.learn.models.decoder import Step, teacher_words, unroll
+from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
+from pipeline.learn.models.encoder import NoEncoder
+from pipeline.learn.models.transformer import TransformerEncoder, position_signal
 from pipeline.learn.vocabulary import END, PAD, START
 
 NUM_WORDS, MEMORY_SIZE, SUMMARY_SIZE = 9, 6, 5
@@ -23,7 +25,9 @@ def make_decoder(cell: str, inject: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"embedding_size": 4, "hidden_size": 8, "num_heads": 2, "dropout": 0.0}
     config = DecoderConfig(cell=cell, inject=inject, **{**sizes, **options})  # type: ignore[arg-type]
-    decoder = DECODERS[cell](config, num_words=NUM_WORDS, memory_size=MEMORY_SIZE, summary_size=SUMMARY_SIZE)
+    decoder = DECODERS[cell].build(
+        config, num_words=NUM_WORDS, memory_size=MEMORY_SIZE, summary_size=SUMMARY_SIZE
+    )
     return decoder.double().eval()
 
 
@@ -156,7 +160,7 @@ def test_a_sentence_alone_word_by_word_equals_the_padded_batch(cell, inject):
     logits, attention = decoder(memory, WORDS)
     for row, length in enumerate(LENGTHS):
         alone = one(memory, row)
-        state = decoder.start(alone)
+        state = decoder.first_state(alone)
         for place, word in enumerate(WORDS[row]):
             said = decoder.step(word[None], state, alone)
             state = said.state
@@ -184,7 +188,7 @@ class Listening:
     """A decoder that notes which words it reads."""
 
     def __init__(self, decoder: nn.Module) -> None:
-        self.start = decoder.start
+        self.first_state = decoder.first_state
         self.decoder = decoder
         self.read: list[list[int]] = []
 

@@ -23,7 +23,7 @@ class Toy:
 
     tables: Tensor  # (B, S, V, V)
 
-    def start(self, memory: Memory) -> State:
+    def first_state(self, memory: Memory) -> State:
         return memory.states[:, 0, 0].long(), torch.zeros(len(memory.states), dtype=torch.int64)
 
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:  # noqa: ARG002

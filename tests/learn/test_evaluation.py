@@ -1,11 +1,18 @@
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pipeline.learn.evaluation import Score, comparison_table, order_sentence, predict, score
+from pipeline.learn.evaluation import (
+    Score,
+    answer_batches,
+    comparison_table,
+    order_sentence,
+    score_predictions,
+)
 from pipeline.learn.metrics import UNLABELLED, Estimate
 from pipeline.learn.models import ModelConfig, build_model
 from pipeline.learn.streaming import Loader
@@ -21,8 +28,8 @@ def test_predictions_do_not_depend_on_the_batch():
     clips, maps = order_task(7)
     features = make_features(maps)
     model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
-    alone = predict(model, Loader(features, clips, 1, 1).epoch(), task=TASK, device=CPU)
-    together = predict(model, Loader(features, clips, 7, 1).epoch(), task=TASK, device=CPU)
+    alone = answer_batches(model, Loader(features, clips, 1, 1).epoch(), task=TASK, device=CPU)
+    together = answer_batches(model, Loader(features, clips, 7, 1).epoch(), task=TASK, device=CPU)
     assert alone.clips == together.clips == tuple(clips)
     assert torch.stack(together.targets).tolist() == [0, 1, 0, 1, 0, 1, 0]
     torch.testing.assert_close(torch.stack(alone.outputs), torch.stack(together.outputs))
@@ -48,7 +55,7 @@ def test_a_clips_answer_is_the_mean_over_its_windows():
     maps = random_maps([7, 2], (2, 1, 1))
     clips = [make_clip(clip_id, label="first") for clip_id in maps]
     loader = Loader(make_features(maps), clips, 2, 1, window=3)
-    predictions = predict(FirstChannels(per_frame=False), loader.epoch(), task=TASK, device=CPU)
+    predictions = answer_batches(FirstChannels(per_frame=False), loader.epoch(), task=TASK, device=CPU)
     assert [clip.clip_id for clip in predictions.clips] == ["c0", "c1"]
     by_hand = maps["c0"].astype(np.float32)[[0, 3, 4], :, 0, 0].mean(axis=0)
     np.testing.assert_allclose(predictions.outputs[0], by_hand, rtol=1e-6)
@@ -63,7 +70,7 @@ def test_an_answer_a_frame_stands_at_its_frame_whatever_windows_and_order(stride
     clips = [make_clip(clip_id, frame_labels=(FrameLabel(0.04, 0.12, "b"),)) for clip_id in maps]
     task = FrameLabels(("a", "b"))
     loader = Loader(make_features(maps), clips, 3, 1, window=4, stride=stride)
-    predictions = predict(
+    predictions = answer_batches(
         FirstChannels(per_frame=True), loader.epoch(), task=task, device=CPU, shuffle_seed=shuffle_seed
     )
     for clip_id, output, target in zip(maps, predictions.outputs, predictions.targets, strict=True):
@@ -89,7 +96,7 @@ def test_shuffled_frames_are_each_clips_own_in_an_order_that_follows_from_the_se
     def shown(batch_size: int, seed: int | None) -> list[np.ndarray]:
         seen.clear()
         loader = Loader(make_features(maps), clips, batch_size, 1)
-        predict(Watching(), loader.epoch(), task=TASK, device=CPU, shuffle_seed=seed)
+        answer_batches(Watching(), loader.epoch(), task=TASK, device=CPU, shuffle_seed=seed)
         rows = [row for batch in seen for row in batch]
         return [row[: len(clip)].numpy() for row, clip in zip(rows, maps.values(), strict=True)]
 
@@ -109,8 +116,10 @@ def make_score(accuracy: float, spread: float = 0.01) -> Score:
 def test_a_score_has_every_metric_with_its_interval():
     clips, maps = order_task(40)
     model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
-    predictions = predict(model, Loader(make_features(maps), clips, 8, 1).epoch(), task=TASK, device=CPU)
-    result = score(predictions, task=TASK, num_resamples=200, seed=0)
+    predictions = answer_batches(
+        model, Loader(make_features(maps), clips, 8, 1).epoch(), task=TASK, device=CPU
+    )
+    result = score_predictions(predictions, task=TASK, num_resamples=200, seed=0)
     outputs, targets, _ = predictions.rows(per_frame=False)
     assert result.metrics["loss"].value == pytest.approx(TASK.loss(outputs, targets).item())
     assert result.num_clips == 40
@@ -147,21 +156,27 @@ def test_the_table_has_a_row_a_model_and_a_column_a_metric():
     ]
 
 
+class LowerIsBetter(Classification):
+    monitors: ClassVar[dict[str, int]] = {"accuracy": -1}
+
+
 def test_the_report_says_whether_the_order_of_frames_was_used():
     ordered, shuffled = make_score(0.95), make_score(0.5, spread=0.05)
-    assert order_sentence(ordered, shuffled, metric="accuracy", sign=1) == (
+    assert order_sentence(ordered, shuffled, task=TASK, monitor="accuracy") == (
         "In order against shuffled: accuracy +0.4500 [+0.412, +0.488]: the model uses the order of frames."
     )
     for other in (ordered, make_score(0.951, spread=0.1), make_score(0.99)):
-        assert "not shown that the order" in order_sentence(ordered, other, metric="accuracy", sign=1)
+        assert "not shown that the order" in order_sentence(ordered, other, task=TASK, monitor="accuracy")
     error = replace(make_score(2.0))
-    assert "uses the order" in order_sentence(error, make_score(3.0), metric="accuracy", sign=-1)
+    assert "uses the order" in order_sentence(
+        error, make_score(3.0), task=LowerIsBetter(TASK.classes), monitor="accuracy"
+    )
 
 
 @pytest.mark.parametrize("num_clips", [1, 19, 20])
 def test_there_is_no_verdict_from_fewer_than_twenty_clips(num_clips):
     ordered, shuffled = (replace(make_score(value), num_clips=num_clips) for value in (0.9, 0.5))
-    sentence = order_sentence(ordered, shuffled, metric="accuracy", sign=1)
+    sentence = order_sentence(ordered, shuffled, task=TASK, monitor="accuracy")
     assert sentence.startswith("In order against shuffled: accuracy +0.4000 [")
     assert ("the model uses the order" in sentence) == (num_clips == 20)
     few = f"too few clips to tell whether the order of frames helps this model ({num_clips}; it takes 20)."
@@ -170,7 +185,7 @@ def test_there_is_no_verdict_from_fewer_than_twenty_clips(num_clips):
 
 def test_a_single_clip_shows_nothing_about_the_order_of_frames():
     ordered, shuffled = (Score({"loss": Estimate(v, v, v)}, {"loss": np.full(9, v)}, 1) for v in (0.5, 0.503))
-    assert order_sentence(ordered, shuffled, metric="loss", sign=-1) == (
+    assert order_sentence(ordered, shuffled, task=TASK, monitor="loss") == (
         "In order against shuffled: loss -0.0030 [unknown]: too few clips to tell whether the order of frames"
         " helps this model (1; it takes 20)."
     )
@@ -186,7 +201,7 @@ def test_models_of_several_values_are_compared_in_units_of_each_ones_deviation()
 
     # In order the narrow value is right, and the wide one a little worse.
     scores = (score_of(1.01e5, 0.0), score_of(1.00e5, 2.0))
-    sentence = order_sentence(*scores, metric="mae", sign=-1, monitored=task.monitored)
+    sentence = order_sentence(*scores, task=task, monitor="mae")
     assert sentence.startswith(
         "In order against shuffled: mae in standard deviations -0.9995 [-1.094, -0.905]: the model uses"
     )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
 from pipeline.learn.streaming.features import is_finite
@@ -77,9 +77,9 @@ def test_loaders_and_statistics_name_the_clip_whose_features_are_not_finite(
 
 def test_a_crop_is_looked_at_wherever_it_lies(tmp_path: Path) -> None:
     with open_view(make_view(tmp_path, value=np.nan, dtype="float16")) as view:
-        loader = Loader(view, CLIPS, 3, 2, shuffle_seed=0, crop=2)
+        loader = Loader(view, CLIPS, 3, 2, shuffle_seed=0, crop_frames=2)
         for epoch in range(20):
-            (samples,) = loader.plan(epoch)
+            (samples,) = loader.epoch_samples(epoch)
             (first,) = [sample.first_frame for sample in samples if sample.clip.clip_id == "b"]
             if first in (6, 7):
                 with pytest.raises(NonFiniteError, match="the features of b have"):
@@ -141,12 +141,12 @@ def test_answers_that_are_nan_are_refused_by_clip_for_every_task(name: str, labe
     config = TrainConfig.model_validate({"task": name, "hidden_size": 5, "projection": 8})
     model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
     loader = Loader(make_features(maps), clips_of_every_task(maps), 1, 1)
-    predict(model, loader.epoch(), task=task, device=CPU, labelled=labelled)
+    answer_batches(model, loader.epoch(), task=task, device=CPU, labelled=labelled)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match=r"answers for 2 of 2 clips are infinite or NaN: c0, c1\. Their"):
-        predict(model, loader.epoch(), task=task, device=CPU, labelled=labelled)
+        answer_batches(model, loader.epoch(), task=task, device=CPU, labelled=labelled)
 
 
 class OneIsNan(nn.Module):
@@ -170,5 +170,5 @@ def test_one_frame_that_is_nan_names_its_clip_alone_and_padding_does_not_count()
     loader = Loader(make_features(maps), clips_of_every_task(maps), 3, 1)
     options = {"task": TASKS["frame_labels"], "device": CPU}
     with pytest.raises(NonFiniteError, match="answers for 1 of 3 clips are infinite or NaN: c1"):
-        predict(OneIsNan(largest=9), loader.epoch(), **options)
-    assert len(predict(OneIsNan(largest=10), loader.epoch(), **options).clips) == 3
+        answer_batches(OneIsNan(largest=9), loader.epoch(), **options)
+    assert len(answer_batches(OneIsNan(largest=10), loader.epoch(), **options).clips) == 3

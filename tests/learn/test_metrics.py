@@ -12,9 +12,9 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 
 from pipeline.learn.metrics import (
     UNLABELLED,
+    bootstrap_interval,
     class_scores,
     estimate,
-    interval,
     json_numbers,
     measure_classes,
     measure_loss,
@@ -152,13 +152,13 @@ def test_the_bootstrap_interval_of_a_share_is_that_of_the_binomial():
     draws = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
     assert draws.mean() == pytest.approx(0.8, abs=0.005)
     assert draws.std() == pytest.approx((0.8 * 0.2 / 100) ** 0.5, rel=0.05)
-    assert interval(draws) == pytest.approx((0.72, 0.88), abs=0.011)
+    assert bootstrap_interval(draws) == pytest.approx((0.72, 0.88), abs=0.011)
     again = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
     np.testing.assert_array_equal(again, draws)
 
 
 def test_resamples_without_a_value_do_not_count():
-    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+    assert bootstrap_interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
 
 
 def wilson(num_hits: int, num_clips: int) -> tuple[float, float]:
@@ -202,7 +202,11 @@ def test_an_interval_that_can_not_be_known_is_none(draws):
 
 def test_resamples_that_differ_have_the_bootstraps_interval():
     draws = np.array([0.0, 0.25, 0.5, np.nan])
-    assert estimate("accuracy", 0.25, draws, num_clips=4).interval == interval(draws) == (0.0125, 0.4875)
+    assert (
+        estimate("accuracy", 0.25, draws, num_clips=4).interval
+        == bootstrap_interval(draws)
+        == (0.0125, 0.4875)
+    )
 
 
 def test_json_has_null_where_a_metric_is_not_defined():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.learn.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
@@ -56,7 +56,8 @@ def states_by_hand(encoder: RecurrentEncoder, cell: str, steps: Tensor) -> tuple
 def make_encoder(cell: str, **options: object) -> RecurrentEncoder:
     torch.manual_seed(0)
     defaults = {"hidden_size": 4, "num_layers": 1, "bidirectional": False, "projection": None, "dropout": 0.0}
-    return RecurrentEncoder(6, cell=cell, **{**defaults, **options}).double()  # type: ignore[arg-type]
+    net = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+    return RecurrentEncoder(6, net=net, **{**defaults, **options}).double()  # type: ignore[arg-type]
 
 
 def padded_steps() -> Tensor:
@@ -85,7 +86,7 @@ def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, 
     encoder = make_encoder(cell, bidirectional=bidirectional, num_layers=num_layers, projection=projection)
     steps, lengths = padded_steps(), torch.tensor(LENGTHS)
     states = encoder(steps, lengths)  # (B, L, E)
-    summarise = SUMMARIES[summary](encoder.num_outputs)
+    summarise = SUMMARIES[summary].build(encoder.num_outputs)
     if isinstance(summarise, Attention):
         summarise.double()
     summaries = summarise(states, lengths, bidirectional=bidirectional)  # (B, E)
@@ -102,14 +103,14 @@ def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, 
 
 def test_the_backward_direction_is_read_at_its_own_last_step():
     states = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4)
-    last = SUMMARIES["last"](4)(states, torch.tensor([3, 2]), bidirectional=True)
+    last = SUMMARIES["last"].build(4)(states, torch.tensor([3, 2]), bidirectional=True)
     assert last.tolist() == [[8, 9, 2, 3], [16, 17, 14, 15]]
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "last"])
 def test_summaries_ignore_padding_of_any_value(name):
     states = torch.tensor([[[-3.0], [-1.0], [torch.nan]], [[-5.0], [99.0], [torch.inf]]])
-    summary = SUMMARIES[name](1)(states, torch.tensor([2, 1]), bidirectional=False)
+    summary = SUMMARIES[name].build(1)(states, torch.tensor([2, 1]), bidirectional=False)
     assert summary.tolist() == [[{"mean": -2, "max": -1, "last": -1}[name]], [-5]]
 
 
@@ -285,7 +286,7 @@ def test_the_weights_of_attention_can_be_had_by_frame_and_step():
     states, _ = model.encode(maps, lengths)
     summary = (weights[..., None] * states).sum(dim=(1, 2))
     torch.testing.assert_close(model(maps, lengths), summary @ model.head.weight.T + model.head.bias)
-    with pytest.raises(ConfigError, match=r"summary 'last' has no weights: set train\.summary to attention"):
+    with pytest.raises(ConfigError, match=r"summary 'last' has no weights: set summary to attention"):
         make_model("recurrent").attention(maps, lengths)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ManifestError
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.streaming import Batch, Loader
 from pipeline.learn.tasks import Predictions, QuestionAnswering
@@ -91,7 +91,7 @@ def test_the_baseline_does_not_look():
     task, model = make_model("baseline")
     batch = make_batch(QUESTIONS, lengths=LENGTHS)
     blind = dataclasses.replace(batch, maps=torch.full_like(batch.maps, 7))
-    torch.testing.assert_close(task.outputs(model, blind), task.outputs(model, batch))
+    torch.testing.assert_close(task.run_model(model, blind), task.run_model(model, batch))
 
 
 def test_answers_that_were_never_heard_are_always_wrong_and_not_in_the_loss():
@@ -104,13 +104,13 @@ def test_answers_that_were_never_heard_are_always_wrong_and_not_in_the_loss():
         [no, UNLABELLED, UNLABELLED],
         [two, no, 0],
     ]
-    outputs = task.outputs(model, batch).detach()
+    outputs = task.run_model(model, batch).detach()
     by_hand = [
         -outputs[row, place].log_softmax(dim=0)[number].item()
         for row, place, number in [(0, 0, one), (0, 1, yes), (1, 0, no), (2, 0, two), (2, 1, no)]
     ]
     assert task.loss(outputs, targets).item() == pytest.approx(np.mean(by_hand), rel=1e-5)
-    predictions = predict(model, [batch], task=task, device=CPU)
+    predictions = answer_batches(model, [batch], task=task, device=CPU)
     right = torch.nn.functional.one_hot(torch.tensor([two, no, 0]), 5).float()
     outputs = (*predictions.outputs[:2], dataclasses.replace(predictions.outputs[2], logits=right))
     predictions = dataclasses.replace(predictions, outputs=outputs)
@@ -159,11 +159,13 @@ def test_answers_are_learnt_and_the_baseline_knows_only_what_questions_tell():
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         (batch,) = Loader(features, train_clips, 64, 1).epoch()
         for _ in range(80):
-            loss = task.loss(task.outputs(model, batch), task.targets(batch))
+            loss = task.loss(task.run_model(model, batch), task.targets(batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        predictions = predict(model, Loader(features, test_clips, 16, 1).epoch(), task=task, device=CPU)
+        predictions = answer_batches(
+            model, Loader(features, test_clips, 16, 1).epoch(), task=task, device=CPU
+        )
         accuracy[name] = measured(task, predictions)["accuracy"]
     assert accuracy["recurrent"] > 0.95
     assert accuracy["baseline"] == pytest.approx((1 + 2 * 0.5) / 3)
@@ -171,7 +173,7 @@ def test_answers_are_learnt_and_the_baseline_knows_only_what_questions_tell():
 
 def test_answers_are_rendered_with_their_question_and_probability():
     task, model = make_model()
-    predictions = predict(
+    predictions = answer_batches(
         model, [make_batch(QUESTIONS, lengths=LENGTHS)], task=task, device=CPU, labelled=False
     )
     rows = task.render(predictions.outputs[0], torch.zeros(3), num_answers=2)
@@ -190,12 +192,12 @@ def test_unheard_answers_are_counted(caplog):
     task, _ = make_model()
     with caplog.at_level(logging.WARNING):
         task.check([make_clip("v", split="val", questions=QUESTIONS[2])])
-    assert "Of the 3 questions about val clips, 1 have an answer" in caplog.text
+    assert "3 questions about val clips: 1 have an answer" in caplog.text
     assert "1 of their words are unknown" in caplog.text
 
 
 def test_clips_without_questions_and_questions_with_one_answer_are_refused():
     with pytest.raises(ManifestError, match="Clip 'b' has no question"):
         QuestionAnswering.from_clips([make_clip("a", questions=QUESTIONS[0]), make_clip("b")], make_config())
-    with pytest.raises(ManifestError, match="have the answers 'no': the task"):
+    with pytest.raises(ManifestError, match=r"occur at least 1 times \(words.min_count\): 'no'\. The task"):
         QuestionAnswering.from_clips([make_clip("b", questions=QUESTIONS[1])], make_config())

@@ -28,7 +28,7 @@ from pipeline.learn.streaming import (
     with_features,
 )
 from pipeline.learn.streaming.buffers import Buffers, copy_ahead
-from pipeline.learn.streaming.loader import window_starts
+from pipeline.learn.streaming.samples import window_starts
 from pipeline.store import open_view
 from tests.support.features import FORMATS, MAP_SHAPE, clip_maps, frame_times, make_view
 from tests.support.toy import make_clip, make_features, random_maps
@@ -83,7 +83,7 @@ def lengths_and_options() -> st.SearchStrategy:
             {"window": st.just(window), "stride": st.none() | st.integers(1, window)}
         )
     )
-    crops = st.fixed_dictionaries({"crop": st.integers(1, 6)})
+    crops = st.fixed_dictionaries({"crop_frames": st.integers(1, 6)})
     return st.tuples(
         st.lists(st.integers(1, 9), min_size=1, max_size=7),
         st.just({}) | windows | crops,
@@ -142,7 +142,7 @@ def test_an_epoch_has_every_clip_once_in_an_order_that_follows_from_seed_and_epo
 
 def test_after_a_resume_an_epoch_is_the_one_that_would_have_come():
     maps = random_maps([3, 8, 5, 2, 9, 4, 7], SHAPE)
-    options = {"shuffle_seed": 1, "crop": 3, "bucketing": True}
+    options = {"shuffle_seed": 1, "crop_frames": 3, "bucketing": True}
     undisturbed = in_batches_of_two(make_features(maps), clips_of(maps), **options)
     epochs = [as_tuples(undisturbed, epoch) for epoch in range(4)]
     resumed = in_batches_of_two(make_features(maps), clips_of(maps), **options)
@@ -178,7 +178,7 @@ def test_a_crop_depends_on_seed_epoch_and_its_own_clip_alone():
     features, clips = make_features(maps), clips_of(maps)
 
     def crops(some: list, epoch: int, **options: object) -> dict[str, tuple[int, int]]:
-        loader = in_batches_of_two(features, some, **{"shuffle_seed": 5, "crop": 8, **options})
+        loader = in_batches_of_two(features, some, **{"shuffle_seed": 5, "crop_frames": 8, **options})
         return {name: (first, count) for batch in as_tuples(loader, epoch) for name, first, count in batch}
 
     assert crops(clips, 2)["c2"] == (0, 3)
@@ -224,9 +224,9 @@ def test_clips_of_equal_length_are_batched_by_bucketing_in_another_mix_each_epoc
     ("options", "message"),
     [
         ({"stride": 4}, "stride 4 needs a window"),
-        ({"window": 4, "stride": 5}, "stride 5 is larger than window 4: the frames between"),
+        ({"window": 4, "stride": 5}, "stride 5 is larger than window 4: frames between"),
         ({"window": 0}, "greater than 0"),
-        ({"crop": 0}, "greater than 0"),
+        ({"crop_frames": 0}, "greater than 0"),
     ],
 )
 def test_a_loader_configuration_that_loses_frames_is_refused(options, message):
@@ -236,7 +236,7 @@ def test_a_loader_configuration_that_loses_frames_is_refused(options, message):
 
 def test_crops_and_bucketing_are_for_training_and_evaluation_sees_every_frame(caplog):
     maps = random_maps([9, 2, 7, 3], SHAPE)
-    config = LoaderConfig(batch_size=2, window=4, crop=3, bucketing=True)
+    config = LoaderConfig(batch_size=2, window=4, crop_frames=3, bucketing=True)
     given = {"device": torch.device("cpu")}
     with caplog.at_level(logging.INFO):
         train = make_loader(make_features(maps), clips_of(maps), config, **given, shuffle_seed=0)
@@ -430,7 +430,9 @@ class BytesRead:
 
 
 @pytest.mark.parametrize("container", FORMATS)
-@pytest.mark.parametrize("sampling", [{"window": 3}, {"crop": 3, "shuffle_seed": 0}], ids=["windows", "crop"])
+@pytest.mark.parametrize(
+    "sampling", [{"window": 3}, {"crop_frames": 3, "shuffle_seed": 0}], ids=["windows", "crop"]
+)
 def test_windows_and_crops_read_their_own_rows_and_nothing_else(tmp_path, monkeypatch, container, sampling):
     lengths = {"a": 9, "b": 12, "c": 30}  # in chunks of 4 rows and shards of 32: c straddles two
     row_bytes = int(np.prod(MAP_SHAPE)) * 2

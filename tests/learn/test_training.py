@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -7,19 +8,12 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
+from pipeline.learn.optimisation import SCHEDULES, learning_rate_share, make_optimizer
 from pipeline.learn.streaming import Loader, make_loader
 from pipeline.learn.tasks import Classification, FrameLabels, Regression
-from pipeline.learn.training import (
-    SCHEDULES,
-    Fit,
-    TrainConfig,
-    best_epoch,
-    fit,
-    learning_rate_share,
-    make_optimizer,
-)
+from pipeline.learn.training import Fit, TrainConfig, best_epoch, fit
 from pipeline.manifest import Clip, FrameLabel
 from tests.support.toy import make_features, order_task
 
@@ -119,7 +113,7 @@ def test_the_model_gets_the_weights_of_the_best_epoch(tmp_path):
     scores = [(m["val"]["accuracy"], -m["val"]["loss"]) for m in result.history]
     assert scores[result.best_epoch] == max(scores)
     assert result.best_epoch != len(scores) - 1
-    predictions = predict(model, loaders(config)["val"].epoch(), task=TASK, device=CPU)
+    predictions = answer_batches(model, loaders(config)["val"].epoch(), task=TASK, device=CPU)
     measured = TASK.measure(predictions)(np.ones(24))
     assert measured == result.history[result.best_epoch]["val"]
 
@@ -145,14 +139,18 @@ def test_the_best_epoch_is_chosen_by_the_monitor(tmp_path, monitor, sign):
 
 def test_a_monitor_that_the_task_does_not_measure_is_refused_before_training(tmp_path):
     config = TrainConfig(**SMALL, monitor="mae")
-    with pytest.raises(ConfigError, match=r"train.monitor 'mae' .* Available: accuracy, macro_f1, mAP, loss"):
+    with pytest.raises(ConfigError, match=r"monitor 'mae' .* Available: accuracy, macro_f1, mAP, loss"):
         run(new_model(config), config, tmp_path / "state.pt")
+
+
+class LowerIsBetter(Classification):
+    monitors: ClassVar[dict[str, int]] = {"accuracy": -1}
 
 
 def test_an_epoch_whose_monitor_is_undefined_is_never_the_best():
     history = [{"val": {"accuracy": value, "loss": 1.0}} for value in (float("nan"), 0.2, 0.1)]
-    assert best_epoch(history, monitor="accuracy", sign=1) == 1
-    assert best_epoch(history, monitor="accuracy", sign=-1) == 2
+    assert best_epoch(history, task=TASK, monitor="accuracy") == 1
+    assert best_epoch(history, task=LowerIsBetter(("a", "b")), monitor="accuracy") == 2
 
 
 @pytest.mark.parametrize(("clip_id", "value"), [("train17", torch.inf), ("val3", torch.nan)])
@@ -173,8 +171,8 @@ def test_a_loss_that_is_not_finite_though_the_features_are_names_its_batch_and_t
     model = new_model(config)
     with torch.no_grad():
         next(model.parameters()).fill_(torch.inf)
-    names = ", ".join(sample.clip.clip_id for sample in batches["train"].plan(0)[0])
-    message = rf"loss is nan in epoch 0, in the batch of {names}\. .* train.learning_rate \(0.02\)"
+    names = ", ".join(sample.clip.clip_id for sample in batches["train"].epoch_samples(0)[0])
+    message = rf"loss is nan in epoch 0, in the batch of {names}\. .* lower learning_rate \(0.02\)"
     with pytest.raises(NonFiniteError, match=message):
         fit(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
 
@@ -212,9 +210,9 @@ def test_of_values_with_several_scales_each_has_a_say_in_the_best_epoch():
         standardised = (errors[0] / 1e6 + errors[1]) / 2
         for monitor in ("mae", "rmse"):
             assert task.monitored(metrics, monitor) == pytest.approx(standardised)
-    for monitor, sign in task.monitors.items():
+    for monitor in task.monitors:
         if monitor != "r2":  # the targets do not differ
-            assert best_epoch(history, monitor=monitor, sign=sign, monitored=task.monitored) == 0
+            assert best_epoch(history, task=task, monitor=monitor) == 0
     assert Regression((0.0,), (7.0,)).monitored({"mae": 3.0, "loss": 1.0}, "mae") == 3.0
 
 
@@ -273,7 +271,7 @@ def test_bfloat16_trains_to_nearly_the_same_losses(tmp_path):
 
 def test_float16_needs_a_gpu(tmp_path):
     config = TrainConfig(**SMALL, precision="float16")
-    with pytest.raises(ConfigError, match=r"train\.precision 'float16' needs a GPU"):
+    with pytest.raises(ConfigError, match=r"precision 'float16' needs a GPU"):
         run(new_model(config), config, tmp_path / "state.pt")
 
 

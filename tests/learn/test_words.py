@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import ManifestError, ShapeError
 from pipeline.learn.decoding import WordsConfig
-from pipeline.learn.evaluation import predict
+from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch, Loader
@@ -75,14 +75,14 @@ def test_the_loss_is_that_of_each_caption_of_each_clip_alone(inject):
     for row, length in enumerate(LENGTHS):
         memory = model.remember(batch.maps[row : row + 1, :length], None)
         for text in CAPTIONS[row]:
-            state, read = model.decoder.start(memory), START
+            state, read = model.decoder.first_state(memory), START
             for word in task.vocabulary.encode(text):
                 logits, state, _ = model.decoder.step(torch.tensor([read]), state, memory)
                 by_hand.append(-logits[0].log_softmax(dim=0)[word].item())
                 read = word
-    outputs, targets = task.outputs(model, batch), task.targets(batch)
+    outputs, targets = task.run_model(model, batch), task.targets(batch)
     assert task.loss(outputs, targets).item() == pytest.approx(np.mean(by_hand), rel=1e-5)
-    metrics = task.metrics(*task.rows(outputs.detach(), targets))
+    metrics = task.metrics(*task.keep_rows(outputs.detach(), targets))
     assert metrics["loss"] == pytest.approx(np.mean(by_hand), rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(math.exp(np.mean(by_hand)), rel=1e-5)
 
@@ -96,8 +96,8 @@ def test_the_penalty_of_attention_is_added_to_the_loss():
     for row, length in enumerate([3, 2]):
         received = reading.attention[row, 0, :, :length].sum(dim=0)  # 2 words and the end
         penalties.append((1 - received).square().mean().item())
-    plain = -task.outputs(model, batch)[..., 0].mean().item()
-    loss = task.loss(task.outputs(model, batch), task.targets(batch))
+    plain = -task.run_model(model, batch)[..., 0].mean().item()
+    loss = task.loss(task.run_model(model, batch), task.targets(batch))
     assert loss.item() == pytest.approx(plain + 0.5 * np.mean(penalties), rel=1e-5)
 
 
@@ -106,7 +106,7 @@ def learn(task: Captioning | FrameWords, model: nn.Module, loader: Loader, *, nu
     model.train()
     (batch,) = loader.epoch()
     for _ in range(num_steps):
-        loss = task.loss(task.outputs(model, batch), task.targets(batch))
+        loss = task.loss(task.run_model(model, batch), task.targets(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -141,11 +141,13 @@ def test_models_learn_to_say_what_comes_first(cell, decoder):
     task = Captioning.from_clips(train_clips, config)
     model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
     learn(task, model, Loader(features, train_clips, 64, 1), num_steps=80)
-    predictions = predict(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU)
+    predictions = answer_batches(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU)
     metrics = measured(task, predictions)
     assert metrics["exact_match"] > 0.85
     in_other_orders = [
-        predict(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU, shuffle_seed=seed)
+        answer_batches(
+            model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU, shuffle_seed=seed
+        )
         for seed in range(4)
     ]
     assert np.mean([measured(task, shuffled)["exact_match"] for shuffled in in_other_orders]) < 0.75
@@ -161,7 +163,7 @@ def test_words_read_off_the_frames_say_it_too():
     task = FrameWords.from_clips(train_clips, config)
     model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
     learn(task, model, Loader(features, train_clips, 64, 1), num_steps=80)
-    predictions = predict(model, Loader(features, train_clips, 32, 1).epoch(), task=task, device=CPU)
+    predictions = answer_batches(model, Loader(features, train_clips, 32, 1).epoch(), task=task, device=CPU)
     assert measured(task, predictions)["exact_match"] > 0.95
 
 
@@ -196,12 +198,12 @@ def test_a_clip_gets_the_same_caption_whatever_its_batch(name, scan, cell, steps
 def test_metrics_are_of_what_the_model_says_and_teacher_forcing_is_called_so():
     task, model = make_captioner(make_config())
     batch = make_batch(CAPTIONS, lengths=LENGTHS)
-    predictions = predict(model, [batch], task=task, device=CPU)
+    predictions = answer_batches(model, [batch], task=task, device=CPU)
     said = [caption.text for caption in predictions.outputs]
     found = measured(task, predictions)
     hits = [text in texts for text, texts in zip(said, CAPTIONS, strict=True)]
     assert found["exact_match"] == np.mean(hits)
-    trained = task.metrics(*task.rows(task.outputs(model, batch).detach(), task.targets(batch)))
+    trained = task.metrics(*task.keep_rows(task.run_model(model, batch).detach(), task.targets(batch)))
     assert set(trained) == {"loss", "perplexity", "teacher_forced_accuracy"}
     assert set(task.monitors) <= set(found)
     assert not {"teacher_forced_accuracy"} & set(found)
@@ -215,7 +217,7 @@ def test_metrics_are_of_what_the_model_says_and_teacher_forcing_is_called_so():
 def test_a_clip_without_captions_is_described_all_the_same():
     task, model = make_captioner(make_config())
     batch = make_batch([(), ()], lengths=[2, 4])
-    (caption, _) = predict(model, [batch], task=task, device=CPU, labelled=False).outputs
+    (caption, _) = answer_batches(model, [batch], task=task, device=CPU, labelled=False).outputs
     (row,) = task.render(caption, torch.zeros(2))
     assert row["caption"] == caption.text
     assert row["log_probability"] == caption.sentence.log_probability
@@ -280,7 +282,7 @@ def test_scheduled_sampling_grows_with_training_steps_and_rests_in_evaluation():
         ({"window": 4}, "window 4 cuts clips"),
         ({"window": 4, "task": "frame_words"}, "window 4 cuts clips"),
         ({"summary": "mean", "task": "frame_words"}, "summary 'mean' is of whole clips"),
-        ({"class_weights": "balanced"}, "class_weights are for classes"),
+        ({"class_weights": "balanced"}, "class_weights 'balanced' are for classes"),
         ({"decoder": {"inject": "start", "doubly_stochastic": 1.0}}, "inject 'start' has none"),
         ({"decoder": {"cell": "transformer", "hidden_size": 9}}, "hidden_size 9 must be even"),
         ({"cell": "transformer", "hidden_size": 6, "num_heads": 4}, "multiple of num_heads 4"),
@@ -305,7 +307,7 @@ def test_words_read_off_shuffled_frames_stay_in_their_places():
             return logits[: maps.shape[1]].expand(len(maps), -1, -1)
 
     for seed in (None, 0):
-        predictions = predict(Blind(), [batch], task=task, device=CPU, shuffle_seed=seed)
+        predictions = answer_batches(Blind(), [batch], task=task, device=CPU, shuffle_seed=seed)
         for output in predictions.outputs:
             torch.testing.assert_close(output, logits[: len(output)])
 
@@ -321,7 +323,7 @@ def test_words_read_off_the_frames_are_never_special_ones():
 
 
 def test_a_vocabulary_without_words_is_refused():
-    with pytest.raises(ManifestError, match=r"occurs 9 times: .* Lower train\.words\.min_count"):
+    with pytest.raises(ManifestError, match=r"occurs 9 times, .* Lower words\.min_count"):
         Captioning.from_clips([make_clip("a", captions=("x y",))], make_config(words={"min_count": 9}))
 
 

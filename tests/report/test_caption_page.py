@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.learn.decoding import Sentence
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.tasks.words import Caption
+from pipeline.learn.tasks.captions import Caption
 from pipeline.report.caption_page import _CELL, _PITCH, _mosaic, attention_maps, write_caption_page
 from tests.support.toy import make_clip
 
@@ -79,7 +79,7 @@ def test_a_page_is_a_picture_and_the_same_bytes_again(tmp_path: Path, attention,
         dataclasses.replace(make_caption(attention), text="", words=("left", ",", "up")),
     )
     predictions = Predictions(clips, captions, (torch.empty(0),) * 2, (torch.arange(4) / 10,) * 2)
-    frames = {"a": np.zeros((4, 16, 16, 3), np.uint8)} if with_frames else None
+    frames = {"a": np.zeros((4, 16, 16, 3), np.uint8)} if with_frames else {}
     for name in ("one.png", "two.png"):
         write_caption_page(tmp_path / name, predictions, scan="frames", map_size=(2, 3), frames=frames)
     data = (tmp_path / "one.png").read_bytes()

@@ -7,9 +7,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.learn.comparison import FrameWeights
 from pipeline.learn.metrics import Estimate
 from pipeline.report import drawings
-from pipeline.report.drawings import AttentionBars, Timeline, draw_attention, draw_comparison, draw_timelines
+from pipeline.report.drawings import Timeline, draw_comparison, draw_frame_weights, draw_timelines
 
 SECONDS = np.arange(6) / 10
 BLUE, ORANGE, GREEN = (31, 119, 180), (255, 127, 14), (44, 160, 44)
@@ -39,7 +40,7 @@ def test_a_timeline_has_each_class_for_as_long_as_it_is_shown(tmp_path: Path) ->
 def test_attention_is_a_bar_a_frame_as_high_as_its_weight(tmp_path: Path) -> None:
     def draw(weights: list[float]) -> np.ndarray:
         """Heights of the bars, in pixels."""
-        draw_attention(tmp_path / "a.png", [AttentionBars("clip", SECONDS, np.array(weights), "left")])
+        draw_frame_weights(tmp_path / "a.png", [FrameWeights("clip", SECONDS, np.array(weights), "left")])
         with Image.open(tmp_path / "a.png") as image:
             blue = (np.asarray(image.convert("RGB")) == BLUE).all(axis=2).sum(axis=0)  # (W,)
         edges = np.flatnonzero(np.diff((blue > 0).astype(int)))
@@ -50,7 +51,9 @@ def test_attention_is_a_bar_a_frame_as_high_as_its_weight(tmp_path: Path) -> Non
 
 
 def test_a_clip_of_one_frame_can_be_drawn(tmp_path: Path) -> None:
-    draw_attention(tmp_path / "a.png", [AttentionBars("image", np.zeros(1), np.ones(1, np.float32), "seven")])
+    draw_frame_weights(
+        tmp_path / "a.png", [FrameWeights("image", np.zeros(1), np.ones(1, np.float32), "seven")]
+    )
     draw_timelines(
         tmp_path / "t.png", [Timeline("image", np.zeros(1), np.array([0]), np.array([1]))], classes=["a", "b"]
     )

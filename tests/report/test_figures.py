@@ -50,7 +50,7 @@ def test_one_line_names_the_characters_that_no_font_has(tmp_path, caplog, monkey
     for record, char in zip(caplog.records, SCRIPTS[script], strict=True):
         message = record.getMessage()
         named = {"Chinese": "Cjk", "Korean": "Hangul"}.get(script, script)
-        assert message.startswith(f"{tmp_path}/a.png has boxes for 1 characters that no installed font has")
+        assert message.startswith(f"{tmp_path}/a.png shows boxes for 1 characters that no installed font has")
         assert f"({named}: {char})" in message
         assert "apt-get install fonts-noto-core" in message
 

@@ -1,10 +1,11 @@
 import csv
+import math
 
 import torch
 
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression
-from pipeline.report.plots import write_class_table, write_confusion, write_plots
+from pipeline.report.tables import write_class_table, write_confusion, write_curves, write_tables
 from tests.support.toy import make_clip
 
 TASK = Classification(("left", "up, then left"))
@@ -48,24 +49,33 @@ def test_the_class_table_has_a_row_a_class(tmp_path):
 
 def test_confusion_of_frames_has_a_row_a_labelled_frame(tmp_path):
     predictions = make_predictions([[[2.0, 1.0], [0.0, 1.0]], [[2.0, 1.0]]], [[UNLABELLED, 1], [1]])
-    write_plots(tmp_path, predictions, task=FrameLabels(("left", "up")))
+    write_tables(tmp_path, predictions, task=FrameLabels(("left", "up")))
     assert read_csv(tmp_path / "confusion.csv") == [
         {"clip_id": "a", "actual": "up", "predicted": "up"},
         {"clip_id": "b", "actual": "up", "predicted": "left"},
     ]
     assert [row["num_rows"] for row in read_csv(tmp_path / "classes.csv")] == ["0", "2"]
-    assert (tmp_path / "images/timelines.png").exists()
 
 
 def test_a_table_that_a_task_does_not_have_is_empty_so_that_dvc_misses_nothing(tmp_path):
-    write_plots(tmp_path, PREDICTIONS, task=TASK)
+    write_tables(tmp_path, PREDICTIONS, task=TASK)
     assert (tmp_path / "values.csv").read_text() == "clip_id,value,actual,predicted\n"
 
 
 def test_values_are_in_the_manifests_unit(tmp_path):
     predictions = make_predictions([[0.0, 1.0]], [[-1.0, 0.5]])
-    write_plots(tmp_path, predictions, task=Regression(mean=(10.0, 0.0), std=(2.0, 4.0)))
+    write_tables(tmp_path, predictions, task=Regression(mean=(10.0, 0.0), std=(2.0, 4.0)))
     assert read_csv(tmp_path / "values.csv") == [
         {"clip_id": "a", "value": "1", "actual": "8.0", "predicted": "10.0"},
         {"clip_id": "a", "value": "2", "actual": "2.0", "predicted": "4.0"},
     ]
+
+
+def test_a_curve_has_a_row_an_epoch_and_nothing_where_a_number_is_missing_or_undefined(tmp_path):
+    history = [
+        {"train": {"loss": 2.0}, "val": {"loss": 1.5, "accuracy": math.nan}},
+        {"train": {"loss": 1.0}, "val": {"loss": 1.25, "accuracy": 0.5}},
+    ]
+    write_curves(tmp_path, history)
+    assert (tmp_path / "loss.csv").read_text() == "epoch,train,val\n0,2.0,1.5\n1,1.0,1.25\n"
+    assert (tmp_path / "accuracy.csv").read_text() == "epoch,train,val\n0,,\n1,,0.5\n"

@@ -28,15 +28,15 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
         pytest.param(
             (2, 3, 256, 14, 14),
             [3, 3],
-            f"Maps have shape (2, 3, 256, 14, 14), but {READS}. They are of another tap, pooling or frame size:"
-            " set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
+            f"Maps have shape (2, 3, 256, 14, 14), but {READS}. They are of another tap, pooling or frame size"
+            " than those that the model was trained on.",
             id="the feature size of another tap",
         ),
         pytest.param(
             (2, 3, 512, 1, 1),
             [3, 3],
-            f"Maps have shape (2, 3, 512, 1, 1), but {READS}. They are of another tap, pooling or frame size:"
-            " set train.tap, extract.pooling or extract.preprocessing to those of the training, or train again.",
+            f"Maps have shape (2, 3, 512, 1, 1), but {READS}. They are of another tap, pooling or frame size"
+            " than those that the model was trained on.",
             id="pooled features where maps are expected",
         ),
         pytest.param(
@@ -49,14 +49,14 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
             (2, 3, 3, 224, 224),
             [3, 3],
             f"Maps have shape (2, 3, 3, 224, 224), but {READS}. These are frames, not maps of a network: give"
-            " them to EndToEnd, or to stages.predict.",
+            " them to EndToEnd, which computes maps.",
             id="frames where maps are expected",
         ),
         pytest.param(
             (2, 0, 512, 7, 7),
             None,
             f"Maps have shape (2, 0, 512, 7, 7), but {READS}, at least one of each: a sequence has at least one"
-            " frame. Leave the clip out, or let extract.sampling keep more frames.",
+            " frame. Leave the clip out, or keep more of its frames.",
             id="no frames at all",
         ),
         pytest.param(
@@ -77,14 +77,14 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
             (2, 25088),
             [1, 1],
             f"Maps have shape (2, 25088), but {READS}. Give each frame's map as channels, height and width:"
-            " train.scan and train.pooling flatten and pool them.",
+            " the model itself pools and flattens maps.",
             id="vectors that were flattened before",
         ),
         pytest.param(
             (2, 3, 512, 7, 7),
             [3, 4],
             "Lengths go up to 4, but maps (2, 3, 512, 7, 7) have T = 3 frames: lengths count frames, not steps of"
-            " train.scan.",
+            " the scan.",
             id="lengths beyond T",
         ),
         pytest.param(
@@ -102,8 +102,8 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
         pytest.param(
             (2, 3, 512, 7, 7),
             [3, 0],
-            "Clip 1 of the batch has length 0: a sequence has at least one frame. Leave the clip out, or let"
-            " extract.sampling keep more frames.",
+            "Clip 1 of the batch has length 0: a sequence has at least one frame. Leave the clip out, or"
+            " keep more of its frames.",
             id="an empty sequence",
         ),
     ],
@@ -184,11 +184,11 @@ def complete(clip_id: str, **without: object) -> Clip:
 def test_a_target_column_that_the_task_needs(task, column, without):
     message = (
         f"Clip 'b' has no {column}: the task {task!r} needs one for every clip. Fill the manifest's column"
-        f" {column!r}, or choose another train.task."
+        f" {column!r}, or choose another task."
     )
     with pytest.raises(ManifestError, match=re.escape(message)):
-        TASKS[task].from_clips([complete("a"), complete("b", **without)], TaskConfig(task=task))
-    fitted = TASKS[task].from_clips([complete("a"), complete("b")], TaskConfig(task=task))
+        TASKS[task].from_clips([complete("a"), complete("b", **without)], TaskConfig())
+    fitted = TASKS[task].from_clips([complete("a"), complete("b")], TaskConfig())
     with pytest.raises(ManifestError, match=re.escape(message)):
         fitted.check([complete("a"), complete("b", **without)])
 
@@ -198,7 +198,7 @@ def test_clips_with_other_numbers_of_values():
     with pytest.raises(ManifestError) as error:
         TASKS["regression"].from_clips(clips, TaskConfig())
     assert str(error.value) == (
-        "Clip 'b' has 1 values, and others have 2: every clip needs as many. Correct the manifest's column 'value'."
+        "Clip 'b' has 1 values, and others have 2: every clip needs the same number. Correct the manifest's column 'value'."
     )
 
 

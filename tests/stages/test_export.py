@@ -14,9 +14,12 @@ from torch import Tensor
 
 from pipeline.backbone import Weights
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
-from pipeline.deploy.end_to_end import EndToEnd, answer_clip, clip_pixels, make_backbone
-from pipeline.deploy.export import FORMATS, Exported, export_chain
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.deploy.end_to_end import EndToEnd, clip_pixels, make_backbone
+from pipeline.deploy.export_chain import export_chain
+from pipeline.deploy.export_formats import FORMATS
+from pipeline.deploy.export_tracing import Exported
+from pipeline.deploy.prediction import answer_clip
+from pipeline.errors import ConfigError, MissingPackageError, PipelineError
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.learn.vocabulary import pad_groups
 from pipeline.manifest import Clip
@@ -47,7 +50,9 @@ def outputs(checkpoint: Checkpoint, weights: Weights, frames: Tensor) -> Tensor:
 
 def export_to(path: Path, checkpoint: Checkpoint, weights: Weights, **options: float) -> Exported:
     frames = random_frames(3)
-    return export_chain(checkpoint, weights, path=path, num_frames=NUM_FRAMES, check_with=[frames], **options)
+    return export_chain(
+        checkpoint, weights, path=path, num_frames=NUM_FRAMES, check_with={"noise": frames}, **options
+    )
 
 
 LENGTHS = (1, NUM_FRAMES, 9)  # in frames; files are traced with NUM_FRAMES
@@ -72,8 +77,8 @@ def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and
 ):
     checkpoint = make_checkpoint(name, weights, tap="layer1", **options)
     exported = export_to(tmp_path / "model.onnx", checkpoint, weights)
-    assert max(exported.differences) < 1e-4
-    assert exported.any_num_frames
+    assert max(exported.differences.values()) < 1e-4
+    assert exported.num_frames is None
     session = open_onnx(tmp_path / "model.onnx")
     for num_clips, num_frames in product((1, 2, 5), LENGTHS):
         frames = random_frames(num_clips, num_frames)
@@ -94,8 +99,8 @@ def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and
 def test_pytorch_alone_gives_the_models_values_for_any_number_of_clips_and_frames(tmp_path, weights, options):
     checkpoint = make_checkpoint("regression", weights, tap="layer1", **options)
     exported = export_to(tmp_path / "model.pt2", checkpoint, weights)
-    assert max(exported.differences) < 1e-4
-    assert exported.any_num_frames
+    assert max(exported.differences.values()) < 1e-4
+    assert exported.num_frames is None
     module = torch.export.load(tmp_path / "model.pt2").module()
     for num_clips, num_frames in product((1, 2, 5), LENGTHS):
         frames = random_frames(num_clips, num_frames)
@@ -120,7 +125,7 @@ def test_metadata_say_how_frames_are_made_and_how_many_a_clip_has(tmp_path, weig
     export_to(tmp_path / f"model{suffix}", checkpoint, weights)
     metadata = read_metadata(tmp_path / f"model{suffix}")
     assert metadata["num_frames"] is None
-    assert metadata["clips"].startswith("Takes clips of any number of frames. Give all that")
+    assert metadata["clips"].startswith("Takes clips of any number of frames. Give all frames that")
     assert metadata["task"]["classes"] == ["left", "right", "up"]
     assert metadata["contract"]["preprocessing"] == {"resize": 40, "crop": 32, "interpolation": "bilinear"}
     assert metadata["contract"]["sampling"] == {"every": 2}
@@ -135,16 +140,14 @@ def test_a_file_of_a_model_that_reads_windows_takes_a_window_and_nothing_else(
     exported = export_to(path, checkpoint, weights)
     assert exported.num_frames == NUM_FRAMES
     assert read_metadata(path)["num_frames"] == NUM_FRAMES
-    assert (
-        "Of a longer clip give the windows that start at every frame number 2" in read_metadata(path)["clips"]
-    )
+    assert "Cut a longer clip into windows that start every 2 frames" in read_metadata(path)["clips"]
     answer, frames = FORMATS[suffix].load(path), random_frames(2)
     expected = outputs(checkpoint, weights, frames).softmax(dim=-1)
     torch.testing.assert_close(answer(frames), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(Exception, match=error):
         answer(random_frames(2, NUM_FRAMES + 1))
-    with pytest.raises(ConfigError, match=r"windows of 4 frames \(train\.window\), .* clips of 3\."):
-        export_chain(checkpoint, weights, path=path, num_frames=3, check_with=[random_frames(1, 3)])
+    with pytest.raises(ConfigError, match=r"windows of 4 frames, .* clips of 3\."):
+        export_chain(checkpoint, weights, path=path, num_frames=3, check_with={"noise": random_frames(1, 3)})
 
 
 def test_a_file_that_differs_from_the_model_is_not_written(tmp_path, weights, monkeypatch):
@@ -162,8 +165,8 @@ def test_missing_packages_and_other_formats_are_told(tmp_path, weights, monkeypa
     with pytest.raises(ConfigError, match=r"Can't export to .*model\.tflite\. Available: \.onnx, \.pt2\."):
         export_to(tmp_path / "model.tflite", checkpoint, weights)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    expected = r"needs the package onnxruntime\. Run `pip install '\.\[export\]'`, or export to \.pt2\."
-    with pytest.raises(ConfigError, match=expected):
+    expected = r"ONNX, unlike \.pt2, needs the package onnxruntime: pip install 'framecache\[export\]'"
+    with pytest.raises(MissingPackageError, match=expected):
         export_to(tmp_path / "model.onnx", checkpoint, weights)
 
 
@@ -171,7 +174,7 @@ def test_missing_packages_and_other_formats_are_told(tmp_path, weights, monkeypa
 def test_an_exported_model_answers_questions_of_any_number_and_length(tmp_path, weights, suffix):
     checkpoint = make_checkpoint("question_answering", weights, tap="layer1")
     exported = export_to(tmp_path / f"model{suffix}", checkpoint, weights)
-    assert max(exported.differences) < 1e-4
+    assert max(exported.differences.values()) < 1e-4
     answer = FORMATS[suffix].load(tmp_path / f"model{suffix}")
     vocabulary = checkpoint.task.vocabulary
     network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
@@ -214,8 +217,8 @@ def test_the_stage_checks_with_some_frames_and_the_file_takes_all_of_a_clip(run,
     lines = run("--out", "out/model.pt2", *options).splitlines()
     assert lines[0] == "out/model.pt2: frames (B, T, 3, 32, 32) uint8 -> classification"
     assert lines[1].startswith("largest difference on random frames: ")
-    assert lines[2].startswith("largest difference on frames of clip.mp4: ")
-    assert lines[3].startswith("Takes clips of any number of frames. Give all that")
+    assert lines[2].startswith("largest difference on frames of videos/clip.mp4: ")
+    assert lines[3].startswith("Takes clips of any number of frames. Give all frames that")
     checkpoint = load_checkpoint(Path("checkpoints/recurrent"))
     clip = Clip(clip_id="clip", sources=("clip.mp4",), split="")
     frames = torch.cat(
@@ -242,7 +245,7 @@ def test_the_stage_fills_a_window_to_check_with(run):
 def test_without_a_corpus_the_stage_asks_for_a_clip_in_one_message(run, tmp_path):
     (tmp_path / "videos/clip.mp4").rename(tmp_path / "elsewhere.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    expected = "error: No clip to check the exported file with: "
+    expected = "error: No clip to compare the exported file with: "
     for arguments, named in (
         ((), "clip.mp4"),
         (("--clip", "missing.mp4"), "missing.mp4"),
@@ -251,10 +254,10 @@ def test_without_a_corpus_the_stage_asks_for_a_clip_in_one_message(run, tmp_path
         message = run("--out", "model.pt2", *arguments, fails=True)
         assert message.startswith(expected)
         assert named in message
-        assert message.endswith(": --clip FILE.\n")
+        assert message.endswith(": --clip SOURCE.\n")
         assert message.count("\n") == 1
     (tmp_path / "manifest.csv").unlink()
     assert "No manifest manifest.csv" in run("--out", "model.pt2", fails=True)
     (tmp_path / "params.yaml").unlink()
-    assert run("--out", "model.pt2", fails=True).endswith("Name any video or image: --clip FILE.\n")
+    assert run("--out", "model.pt2", fails=True).endswith("folder of images: --clip SOURCE.\n")
     assert "frames of elsewhere.mp4" in run("--out", "model.pt2", "--clip", "elsewhere.mp4")

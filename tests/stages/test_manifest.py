@@ -110,7 +110,7 @@ def test_bad_input_gives_one_clear_message(run: Builder, videos: Path, tmp_path:
 
     assert "nowhere is not a folder" in message("nowhere", "--out", "mine.csv")
     assert "a .csv or a .parquet file" in message("videos", "--out", "mine.txt")
-    assert "three shares above 0" in message("videos", "--out", "mine.csv", "--split", "0.5", "0.5", "0")
+    assert "0 is not between 0 and 1" in message("videos", "--out", "mine.csv", "--split", "0.5", "0.5", "0")
     touch(videos, "loose.mp4")
     assert "loose.mp4 lies in no class folder" in message("videos", "--out", "mine.csv")
     touch(tmp_path / "empty", "a/notes.txt")
@@ -122,7 +122,7 @@ def test_bad_input_gives_one_clear_message(run: Builder, videos: Path, tmp_path:
     assert "3 problem" in problems
     assert "line 2: needs a source and a label" in problems
     assert "line 3: videos/none.mp4 does not exist" in problems
-    assert "line 5: jump/01.mp4 is there twice" in problems
+    assert "line 5: jump/01.mp4 is repeated" in problems
     assert not (tmp_path / "mine.csv").exists()
 
 
@@ -163,7 +163,7 @@ def test_groups_are_named_by_a_pattern_of_the_path_and_never_straddle_splits(
     assert "'_4' gives no group for 60 of 60 clips: jump/subject00_0.mp4" in run(
         *arguments, "_4", succeeds=False
     )
-    assert "neither a column of --labels nor a regular expression" in run(*arguments, "(", succeeds=False)
+    assert "no column of --labels, and no pattern" in run(*arguments, "(", succeeds=False)
 
 
 def test_large_groups_leave_no_split_empty(run: Builder, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_the_rate_of_images_is_given_or_said(
     run("folder", "videos", "--out", "mine.csv")  # the rate stays
     assert clips_in(tmp_path / "mine.csv")["a/frames0"].image_fps == 25.0
     assert "images in sequence" not in caplog.text
-    assert "--image-fps 0.0: give a rate above 0" in run(
+    assert "--image-fps: 0 is not between 0 and inf" in run(
         "folder", "videos", "--out", "mine.csv", "--image-fps", "0", succeeds=False
     )
 
@@ -270,13 +270,13 @@ def test_building_again_keeps_splits_and_hand_made_columns(
     assert "(1): label of jump/02 ('hop' by 'jump')" in caplog.text
     assert after.pop("renamed") == by_hand["jump/03"][0]
     assert after.pop("run/00") == replace(before["run/00"], sources=("run/00.mkv",))
-    assert "not there any more (1): run/01." in caplog.text
+    assert "no longer there (1): run/01." in caplog.text
     assert {after.pop("run/new").label, after.pop("walk/0").label} == {"run", "walk"}
     assert after == {name: before[name] for name in after}
     assert "run/02" in after  # not fetched, and not gone
     assert len(after) == 34
-    assert "40 clips were in mine.csv and keep their splits and other columns" in output
-    assert "2 are new" in output
+    assert "mine.csv had 40 of the clips: they keep their splits and other columns" in output
+    assert "2 clips are new" in output
 
 
 def test_new_clips_join_their_group_and_fill_what_the_shares_lack(run: Builder, tmp_path: Path) -> None:
@@ -317,18 +317,28 @@ def test_a_manifest_that_cannot_be_kept_is_not_overwritten(
     out = tmp_path / "mine.csv"
     out.write_text("clip_id,source,split,mine\na,a,train,1\n")
     message = run("folder", "videos", "--out", "mine.csv", succeeds=False)
-    assert message.startswith("mine.csv is there, but its splits and columns can't be kept.")
-    assert "with --fresh" in message
+    assert message.startswith("mine.csv is there already, but its splits and columns can't be kept")
+    assert message.endswith("--fresh keeps nothing of this manifest.")
     assert "unknown column 'mine'" in message
     assert out.read_text().startswith("clip_id,source,split,mine")
     run("folder", "videos", "--out", "mine.csv", "--fresh")
     before = out.read_bytes()
     message = run("folder", "videos", "--out", "mine.csv", "--group", r"\d\d", succeeds=False)
     assert "A group stays in one split" in message
-    assert message.endswith("its splits and groups were kept. --fresh makes all anew.")
+    assert message.endswith("its splits and groups were kept. --fresh keeps nothing of this manifest.")
     assert out.read_bytes() == before
     run("folder", str(videos), "--out", "mine.csv", "--fresh", "--group", r"\d\d")
     assert len(splits_by_group(clips_in(out).values())) == 20
+
+
+def test_a_manifest_whose_splits_tear_a_group_is_told_the_way_out(run: Builder, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("corpus: {manifest: mine.csv, root: corpus}\nextract: {}\n")
+    (tmp_path / "torn.csv").write_text(
+        "clip_id,source,split,group\na,a.mp4,train,g\nb,b.mp4,val,g\nc,c.mp4,test,\n"
+    )
+    message = run("probe", "--manifest", "torn.csv", "--root", ".", succeeds=False)
+    assert "group 'g' is in train (row 2) and val (row 3). A group stays in one split" in message
+    assert message.endswith("`python -m stages.manifest folder --group` makes splits of whole groups.")
 
 
 def test_the_root_is_printed_as_yaml(run: Builder, tmp_path: Path) -> None:
@@ -374,9 +384,9 @@ def test_the_stage_runs_as_users_run_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stages.manifest", "folder", "videos", "--out", "mine.csv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "error: videos/loose.mp4 lies in no class folder. Move it into one, or give --labels.\n"
+    assert done.stderr == (
+        "error: videos/loose.mp4 lies in no class folder. Move it into one. Or name clips and labels in a"
+        " CSV: `python -m stages.manifest folder --labels`.\n"
     )
 
 
@@ -562,10 +572,10 @@ def test_faulty_csvs_of_kinetics_are_refused_with_their_lines(run: Builder, tmp_
     kinetics(tmp_path, folders=False)
     path = tmp_path / "bad.csv"
     arguments = ("kinetics", "k400", "--csv", "bad.csv", "--out", "k400.csv")
-    path.write_text("label,youtube_id,time_start,time_end,split\na,b,c,10,train\na,b,0,10,dev\n")
+    path.write_text("label,youtube_id,time_start,time_end,split\na,b,c,10,train\na,b,0,10,holdout\n")
     message = run(*arguments, succeeds=False)
     assert "line 2: time_start and time_end must be numbers" in message
-    assert "line 3: split 'dev' is unknown" in message
+    assert "line 3: split 'holdout' is unknown" in message
     path.write_text(
         "label,youtube_id,time_start,time_end,split\n"
         "pick up, then put down,b,0,10,train\na,b,1\na,,0,10,train\na,b,0,inf,train\n"
@@ -595,7 +605,7 @@ def test_rows_of_kinetics_that_are_there_twice_count_once_or_are_named(
         file.write("abseiling,video000001,0,10,train,0\n")
     run(*arguments)
     assert len(clips_in(tmp_path / "k400.csv")) == 8
-    assert "train.csv: 1 rows are there twice, and count once." in caplog.text
+    assert "train.csv: 1 rows are repeated and count once." in caplog.text
     with (tmp_path / "val.csv").open("a") as file:
         file.write("surfing,video000001,0,10,val,0\n")
     message = run(*arguments, succeeds=False)
@@ -653,7 +663,10 @@ def test_probing_counts_frames_and_names_broken_clips(run: Builder, tmp_path: Pa
     message = run("probe", "--out", "probe.csv", "--threads", "2", succeeds=False)
     assert message.startswith("2 of 4 clips are broken:\n")
     assert "a/empty: corpus/a/empty.mp4 can't be decoded: Invalid data" in message
-    assert "a/long: corpus/a/long.mp4 can't be decoded: 11 frames: above extract.limits" in message
+    assert (
+        "a/long: corpus/a/long.mp4 can't be decoded: 11 frames: above the limit max_source_frames, 10"
+        in message
+    )
     with (tmp_path / "probe.csv").open(newline="") as file:
         rows = {row["clip_id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4

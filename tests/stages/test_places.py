@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, StoreError, os_error_text
+from pipeline.errors import ConfigError, JournalError, StoreError, os_error_text
 from pipeline.store import Journal
 from pipeline.store.upkeep.care import repair
 from pipeline.system.files import file_lock, make_folder, remove_folder, write_atomically
 from stages import console
-from stages.params import journal_path, training_folder
+from stages.places import journal_path, training_folder
 from stages.project.sharing import share_journal
 from stages.project.visible import visible_manifest
 from tests.support.features import fill
@@ -154,7 +154,7 @@ def test_a_filesystem_without_locks_is_named_with_the_remedy(
     monkeypatch.setattr(fcntl, "flock", fail)
     with (
         pytest.raises(
-            StoreError, match=r"/journal/locks/journal.lock can't be locked: .*FRAMECACHE_JOURNAL="
+            JournalError, match=r"/journal/locks/journal.lock can't be locked: .* has no file locks"
         ),
         Journal(tmp_path / "journal").lock("0" * 32, on_wait=print),
     ):

@@ -68,7 +68,7 @@ def end_to_end(workspace: Path, weights: Weights, name: str, source: str) -> tup
     frames = preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)
     network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
     with torch.no_grad():
-        return network(frames[None])[0], batch.pts_seconds.tolist()
+        return network(frames[None])[0], batch.frame_seconds.tolist()
 
 
 def test_every_source_is_answered_with_the_likeliest_classes(capsys, workspace, weights):
@@ -143,8 +143,8 @@ def test_weights_that_are_not_there_are_asked_for_by_their_source(capsys, worksp
     checkpoint = str(workspace / "checkpoints/classification")
     _, stderr = run(capsys, tmp_path, source, "--checkpoint", checkpoint, status=1)
     assert (
-        f"error: No file in weights/ is the resnet18 that the model's features were made with (from random:0,"
-        f" sha256 {weights.sha256}). Set weights.arch and weights.source to it" in stderr
+        "error: weights does not have the weights of the resnet18 that made the features (from random:0,"
+        f" sha256 {weights.sha256}). In params.yaml, set weights.arch and weights.source" in stderr
     )
     given = str(workspace / "weights/anything.safetensors")
     stdout, _ = run(capsys, tmp_path, source, "--checkpoint", checkpoint, "--weights", given)
@@ -226,12 +226,12 @@ def test_questions_are_asked_of_every_source(capsys, workspace, weights):
             assert [row["answer"] for row in result["answers"]] == expected
     _, stderr = run(capsys, workspace, "media/clips", *checkpoint, "--question", "is it blue?")
     assert "The model has not learned: blue." in stderr
-    _, stderr = run(capsys, workspace, "media/clips", *checkpoint, status=2)
-    assert "question_answering: --question is for question_answering, which needs it" in stderr
+    _, stderr = run(capsys, workspace, "media/clips", *checkpoint, status=1)
+    assert "error: The model's task is question_answering, which needs questions. Give --question" in stderr
     _, stderr = run(
-        capsys, workspace, "media/clips", "--checkpoint", "checkpoints/regression", *questions, status=2
+        capsys, workspace, "media/clips", "--checkpoint", "checkpoints/regression", *questions, status=1
     )
-    assert "the model's task is regression: --question is for" in stderr
+    assert "error: The model's task is regression, which takes no questions." in stderr
 
 
 def test_a_source_whose_features_or_answers_are_not_finite_is_an_error_and_no_row(capsys, workspace, weights):

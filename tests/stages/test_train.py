@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
-from pipeline.errors import ConfigError, NonFiniteError, WeightsError
+from pipeline.errors import ConfigError, NonFiniteError
+from pipeline.learn.run import run_digest, train
 from pipeline.learn.training import TrainConfig
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.store import Journal, committing, open_view
-from stages.train import state_folder
 from tests.support.features import (
     clip_maps,
     clip_source,
@@ -254,7 +254,7 @@ def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path
         manifest = workspace / "manifests/toy.csv"
         manifest.write_text(manifest.read_text().replace("up", label))
         with open_view(workspace / "features/layer4") as view:
-            return state_folder(config or TrainConfig(), view, manifest_path=manifest).name
+            return run_digest(config or TrainConfig(), view, manifest=manifest)
 
     assert folder("a") == folder("b")
     others = {
@@ -403,14 +403,19 @@ def test_a_tail_is_trained_from_the_weights_of_the_cached_features_and_evaluated
     assert trained["steps.standardise.mean"].shape == (128, 1, 1)
 
 
-def test_a_tail_of_pooled_features_is_refused():
-    contract = make_contract(pooling="avg")
-    with pytest.raises(ConfigError, match=r"'avgpool' reads whole maps, .* pooled \(avg\)\. Set extract"):
-        stages.train._load_tail(contract, until="avgpool")
+def test_a_tail_of_pooled_features_is_refused(tmp_path):
+    workspace = make_workspace(tmp_path, pooling="avg")
+    with pytest.raises(ConfigError, match=r"tail 'avgpool' reads whole maps, .* are pooled \(avg\)\."):
+        train(
+            workspace / "features/layer4",
+            workspace / "manifests/toy.csv",
+            config=TrainConfig(tail="avgpool"),
+            state=tmp_path / "state",
+        )
 
 
-def test_a_tail_without_its_weights_says_which(tmp_path, monkeypatch):
-    monkeypatch.chdir(make_workspace(tmp_path, train={"tail": "avgpool"}))
-    monkeypatch.setattr(sys, "argv", ["stage"])
-    with pytest.raises(WeightsError, match=r"a resnet18 with sha256 000.*no file in weights/ is that"):
-        stages.train.main()
+def test_a_tail_without_its_weights_says_which(tmp_path):
+    _, stderr = run("train", make_workspace(tmp_path, train={"tail": "avgpool"}), status=1)
+    assert "error: weights does not have the weights of the resnet18 that made the features" in stderr
+    assert f"sha256 {'0' * 64})" in stderr
+    assert "run `python -m stages.weights`" in stderr

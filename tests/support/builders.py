@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from stages.manifest import main
+from stages.remedies import remedy_of
 
 
 class Builder:
@@ -26,7 +27,9 @@ class Builder:
         except (PipelineError, SystemExit) as error:
             if succeeds:
                 raise
-            return str(error) if isinstance(error, PipelineError) else self._capsys.readouterr().err
+            if isinstance(error, SystemExit):
+                return self._capsys.readouterr().err
+            return " ".join(filter(None, [str(error), remedy_of(error)]))
         assert succeeds
         return self._capsys.readouterr().out
 

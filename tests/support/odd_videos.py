@@ -77,15 +77,20 @@ def write_message_samples(path: Path, *, after: Iterable[int] = (30,)) -> Path:
     return path
 
 
-def write_not_coded(path: Path, *, at: tuple[int, ...] = (10, 20)) -> Path:
-    """30 frames of MPEG-4 part 2 at 25 fps; those `at` are "not coded": the one before stays on screen."""
+def write_not_coded(
+    path: Path, *, at: tuple[int, ...] = (10, 20), num_frames: int = 30, num_stuffed: int = 0
+) -> Path:
+    """Frames of MPEG-4 part 2 at 25 fps; those `at` are "not coded": the one before stays on screen.
+
+    With `num_stuffed` zero bytes behind them, these packets are as large as those of pictures.
+    """
     with av.open(path, "w") as container:
         stream = add_stream(container, "mpeg4", g="12", bf="0")
-        packets = encode(stream, 30, shows=lambda i: i - 1 if i in at else i)
+        packets = encode(stream, num_frames, shows=lambda i: i - 1 if i in at else i)
         for index, packet in enumerate(packets):
             bits = f"0101{index % 25:05b}10"  # P, no second passed, marker, time in 1/25 s, marker, not coded
             bits += "0".ljust(-len(bits) % 8 or 8, "1")
-            content = b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+            content = b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big") + bytes(num_stuffed)
             container.mux(copy_of(packet, content) if index in at else packet)
     return path
 

@@ -27,7 +27,7 @@ def make_features(maps: dict[str, np.ndarray]) -> ResidentFeatures:
         Path("features/layer4"),
         make_contract(),
         rows=torch.from_numpy(np.concatenate(list(maps.values()))),
-        seconds=np.concatenate([frame_times(len(clip)) for clip in maps.values()]),
+        row_frame_seconds=np.concatenate([frame_times(len(clip)) for clip in maps.values()]),
         spans=spans,
     )
 

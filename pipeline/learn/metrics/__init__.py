@@ -1,15 +1,16 @@
-"""Metrics: counts and means over clips, their bootstrap intervals, and those of texts (text.py)."""
+"""Metrics: numbers from a model's answers, with bootstrap intervals; text.py has those of texts."""
 
 from pipeline.learn.metrics.numbers import (
     UNLABELLED,
     Estimate,
     Measure,
+    bootstrap_interval,
     class_scores,
     estimate,
-    interval,
     json_numbers,
     measure_classes,
     measure_loss,
+    measure_together,
     measure_values,
     resample,
 )
@@ -18,12 +19,13 @@ __all__ = [
     "UNLABELLED",
     "Estimate",
     "Measure",
+    "bootstrap_interval",
     "class_scores",
     "estimate",
-    "interval",
     "json_numbers",
     "measure_classes",
     "measure_loss",
+    "measure_together",
     "measure_values",
     "resample",
 ]

@@ -1,9 +1,9 @@
-"""Metrics: numbers from outputs and targets, and between which bounds they lie.
+"""Metrics: numbers from outputs and targets, with confidence intervals.
 
-Each is a function of how often every clip counts. So one definition gives the value, where each counts
-once, and its confidence interval, where clips are drawn with replacement (the bootstrap of Efron 1979).
-Written in numpy and compared with torchmetrics in the tests: torchmetrics has no such counts, and takes ten
-times as long for a draw of as many clips and classes as UCF101's test split has (157 ms instead of 15).
+Each metric is a function of how often every clip counts. One definition then gives the value, for which each
+clip counts once, and the interval, for which clips are drawn with replacement (the bootstrap of Efron 1979).
+They are written in numpy and compared with torchmetrics in the tests: torchmetrics has no such counts, and
+takes ten times as long for a draw of the size of UCF101's test split (157 ms instead of 15).
 """
 
 import math
@@ -20,30 +20,30 @@ Measure = Callable[[np.ndarray], dict[str, float]]
 
 UNLABELLED = -100  # the target of a frame that has no label
 
-# Metrics that are means over clips of a number from 0 to 1.
+# Metrics that are means, over clips, of a number from 0 to 1.
 _SHARES = {"accuracy", "accuracy_top5", "exact_match", "token_accuracy"}
 
-_Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within so many deviations
+_Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within this many deviations
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric of some clips, and where it lies for 95 % of the clips that could have been drawn instead."""
+    """A metric of some clips, with its 95 % confidence interval: as if other clips had been drawn."""
 
     value: float
-    low: float  # NaN, like `high`, where that can't be known
+    low: float  # NaN, like `high`, where the interval can't be known
     high: float
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its ends; None where they can't be known."""
+        """The interval's ends; None where they can't be known."""
         return None if math.isnan(self.low) else (self.low, self.high)
 
 
 def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each metric (R,) of R draws of `num_clips` clips with replacement.
+    """Each metric, as an array (R,), of R draws of `num_clips` clips with replacement.
 
-    The same seed gives the same draws, so that two models' metrics may be subtracted draw by draw.
+    The same seed gives the same draws, so that the metrics of two models can be subtracted draw by draw.
     """
     rng = np.random.default_rng(seed)
     draws = (rng.integers(num_clips, size=num_clips) for _ in range(num_resamples))
@@ -51,8 +51,8 @@ def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int)
     return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """What 95 % of the values (R,) lie between; NaN does not count."""
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the middle 95 % of the values (R,), without NaN."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -60,15 +60,16 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def estimate(
     name: str, value: float, draws: np.ndarray, *, num_clips: int, is_difference: bool = False
 ) -> Estimate:
-    """The metric `name` of `num_clips` clips, or of two models' difference in it, from its resamples (R,).
+    """The metric `name` of `num_clips` clips, or the difference of two models in it, with its interval.
 
-    Resamples that are all equal tell nothing of other clips. Where the metric is a mean over clips of numbers
-    within known bounds, they mean that all clips have the same number. Then the score interval of Wilson
-    (1927; eq. 4 in Brown, Cai and DasGupta 2001) of 0 in `num_clips` bounds the share of clips with another.
+    The interval comes from the metric's resamples (R,). If these are all equal, they say nothing about other
+    clips. For a metric that is a mean over clips of bounded numbers, equal resamples mean that all clips have
+    the same number; the score interval of Wilson (1927; eq. 4 in Brown, Cai and DasGupta 2001) of 0 in
+    `num_clips` then bounds the share of clips with another number.
     """
     known = draws[~np.isnan(draws)]
     if len(known) and np.ptp(known) > 1e-9 * np.abs(known).max():  # rounding is less
-        return Estimate(value, *interval(known))
+        return Estimate(value, *bootstrap_interval(known))
     if not len(known) or name not in _SHARES:
         return Estimate(value, math.nan, math.nan)
     lowest, highest = (-1.0, 1.0) if is_difference else (0.0, 1.0)
@@ -77,30 +78,40 @@ def estimate(
 
 
 def json_numbers(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Metrics for JSON, which has neither NaN nor infinity: None for one that is not defined."""
+    """Metrics for JSON, which has neither NaN nor infinity: None stands for them."""
     return {
         name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()
     }
 
 
-def measure_loss(losses: np.ndarray, weights: np.ndarray, *, clips: np.ndarray) -> Measure:
-    """`loss`: the sum of losses over that of weights, of rows (M,) that are the clips' numbered (M,)."""
+def measure_together(*measures: Measure) -> Measure:
+    """All metrics of several measures."""
+    return lambda counts: {name: value for measure in measures for name, value in measure(counts).items()}
 
-    def measure(counts: np.ndarray) -> dict[str, float]:
+
+def measure_loss(losses: np.ndarray, weights: np.ndarray, *, clips: np.ndarray | None = None) -> Measure:
+    """`loss`: the sum of losses (M,) divided by the sum of weights (M,); 0 where all weights are 0.
+
+    `clips` (M,) has the number of each row's clip; without it each row is a clip.
+    """
+    clips = np.arange(len(losses)) if clips is None else clips
+
+    def count_loss(counts: np.ndarray) -> dict[str, float]:
         total = float((counts[clips] * weights).sum())
         return {"loss": float((counts[clips] * losses).sum()) / total if total else 0.0}
 
-    return measure
+    return count_loss
 
 
 def measure_classes(
     outputs: Tensor, targets: Tensor, *, clips: np.ndarray | None = None, ranked: bool = True
 ) -> Measure:
-    """Metrics of logits (M, K) and class numbers (M,), or UNLABELLED, of the clips numbered (M,).
+    """Metrics of logits (M, K) and class numbers (M,), which may be UNLABELLED.
 
-    Without `clips` each row is a clip. `accuracy` is over rows; with more than five classes there is
-    `accuracy_top5`. `macro_f1` averages over the classes that occur among targets or answers, and
-    `mAP`, left out unless `ranked`, the average precision over the classes that occur among targets.
+    `clips` (M,) has the number of each row's clip; without it each row is a clip. `accuracy` is over rows;
+    with more than five classes there is `accuracy_top5`. `macro_f1` averages over the classes that occur
+    among targets or answers. `mAP`, left out unless `ranked`, averages the average precision over the
+    classes that occur among targets.
     """
     labelled = (targets != UNLABELLED).numpy()
     clips = (np.arange(len(targets)) if clips is None else clips)[labelled]
@@ -111,7 +122,7 @@ def measure_classes(
     top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
     average_precision = _average_precision(logits, actual) if ranked else None
 
-    def measure(counts: np.ndarray) -> dict[str, float]:
+    def count_classes(counts: np.ndarray) -> dict[str, float]:
         weights = counts[clips]  # (M,)
         if not weights.any():
             return dict.fromkeys(names, np.nan)
@@ -130,16 +141,16 @@ def measure_classes(
         return {name: float(value) for name, value in metrics.items()}
 
     names = ["accuracy", *["accuracy_top5"] * (num_classes > 5), "macro_f1", *["mAP"] * ranked]
-    return measure
+    return count_classes
 
 
 def _average_precision(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], float]:
-    """How often rows count (M,) -> mean over classes of the sum of (recall - recall before) * precision."""
+    """From how often rows count (M,): the mean over classes of sum((recall - last recall) * precision)."""
     scores = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
     order = np.argsort(-scores, axis=0, kind="stable")  # (M, K): the rows by falling score
     ranked = np.take_along_axis(scores, order, axis=0)
-    is_last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, scores.shape[1]), dtype=bool)])
-    positions = np.where(is_last, np.arange(len(scores))[:, None], len(scores))
+    is_end = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, scores.shape[1]), dtype=bool)])
+    positions = np.where(is_end, np.arange(len(scores))[:, None], len(scores))
     ends = np.minimum.accumulate(positions[::-1], axis=0)[::-1]  # the last row of the same score
     positive = actual[order] == np.arange(scores.shape[1])
 
@@ -155,23 +166,23 @@ def _average_precision(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.n
 
 
 def measure_values(outputs: Tensor, targets: Tensor) -> Measure:
-    """Metrics of predicted and true numbers (N, V), in their unit, of N clips.
+    """Metrics of predicted and true numbers (N, V) of N clips, in their unit.
 
-    `mae`, `rmse` and `r2` (0 where the targets do not differ) are means over the V values; of several,
-    each has its own too: `mae_1`, ..., `mae_V`.
+    `mae`, `rmse` and `r2` (0 where the targets do not differ) are means over the V values. If V is above 1,
+    each value also has its own: `mae_1`, ..., `mae_V`.
     """
     actual = targets.double().numpy()
     errors = outputs.double().numpy() - actual
 
-    def measure(counts: np.ndarray) -> dict[str, float]:
-        def mean(values: np.ndarray) -> np.ndarray:
+    def count_values(counts: np.ndarray) -> dict[str, float]:
+        def average(values: np.ndarray) -> np.ndarray:
             return np.average(values, axis=0, weights=counts)  # (V,)
 
-        variance = mean((actual - mean(actual)) ** 2)
-        squared = mean(errors**2)
-        differs = variance > 1e-18 * mean(actual**2)  # what rounding leaves of equal targets is less
+        variance = average((actual - average(actual)) ** 2)
+        squared = average(errors**2)
+        differs = variance > 1e-18 * average(actual**2)  # rounding of equal targets leaves less
         explained = np.where(differs, 1 - squared / np.where(differs, variance, 1), 0.0)
-        columns = {"mae": mean(np.abs(errors)), "rmse": np.sqrt(squared), "r2": explained}
+        columns = {"mae": average(np.abs(errors)), "rmse": np.sqrt(squared), "r2": explained}
         metrics = {name: float(column.mean()) for name, column in columns.items()}
         if actual.shape[1] > 1:
             metrics |= {
@@ -181,12 +192,12 @@ def measure_values(outputs: Tensor, targets: Tensor) -> Measure:
             }
         return metrics
 
-    return measure
+    return count_values
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class did."""
+    """Precision and recall of one class."""
 
     num_rows: int  # clips, or labelled frames
     precision: float  # 0 where the class was never predicted
@@ -195,7 +206,7 @@ class ClassScores:
 
 
 def class_scores(outputs: Tensor, targets: Tensor) -> list[ClassScores]:
-    """One entry a class, from logits (M, K) and class numbers (M,), or UNLABELLED."""
+    """Scores of each of K classes, from logits (M, K) and class numbers (M,), which may be UNLABELLED."""
     labelled = targets != UNLABELLED
     predicted, actual = outputs[labelled].argmax(dim=1), targets[labelled]
     num_actual, num_predicted, num_hits = (

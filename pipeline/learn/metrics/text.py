@@ -1,8 +1,9 @@
-"""Text metrics: how answers in words compare with references, and between which bounds.
+"""Text metrics: answers in words, compared with references.
 
-Counted here, clip by clip, so that bootstrap resamples cost nothing, and compared in the tests with
+They are counted clip by clip, so that bootstrap resamples cost nothing, and compared in the tests with
 torchmetrics, COCO's own code and published examples. METEOR is left out: its reference implementation is
-Java, and NLTK's downloads WordNet. Words are those of `measured_words`: COCO's tokenizer drops punctuation.
+Java, and NLTK's downloads WordNet. Words are those of `measured_words`, punctuation included, which COCO's
+tokenizer drops.
 """
 
 import math
@@ -24,10 +25,12 @@ _CIDER_SIGMA = 6.0
 def measure_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
     """Metrics of N answers, each with its references.
 
-    `exact_match`: the share of answers that are, word for word, one of their references. `token_accuracy`:
-    the mean share of places with the right word, by the best reference; a place that only one of both
-    has is wrong. `bleu_1` to `bleu_4`: Papineni et al. 2002, of the corpus, not smoothed. `rouge_l`: the
-    mean F1 of the longest common subsequence (Lin 2004) with the best reference. `cider`: see `cider_scores`.
+    - `exact_match`: the share of answers that equal one of their references, word for word.
+    - `token_accuracy`: the mean share of places with the right word, by the best reference; a place that
+      only the answer or only the reference has is wrong.
+    - `bleu_1` to `bleu_4`: of the corpus, not smoothed (Papineni et al. 2002).
+    - `rouge_l`: the mean F1 of the longest common subsequence with the best reference (Lin 2004).
+    - `cider`: see `cider_scores`.
     """
     ours = [measured_words(answer) for answer in answers]
     theirs = [[measured_words(text) for text in texts] for texts in references]
@@ -38,29 +41,29 @@ def measure_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
             [max(_same_places(answer, text) for text in texts) for answer, texts in pairs]
         ),
         "rouge_l": np.array([max(_rouge_l(answer, text) for text in texts) for answer, texts in pairs]),
-        "cider": np.array(cider_scores(answers, references)),
+        "cider": np.array(cider_scores(ours, theirs)),
     }
     bleu_counts = np.array([_bleu_counts(answer, texts) for answer, texts in pairs])  # (N, 10)
 
-    def measure(counts: np.ndarray) -> dict[str, float]:
+    def count_texts(counts: np.ndarray) -> dict[str, float]:
         bleu = _bleu((counts[:, None] * bleu_counts).sum(axis=0))
         return {
             **{name: float(np.average(values, weights=counts)) for name, values in means.items()},
             **{f"bleu_{order}": value for order, value in zip(_ORDERS, bleu, strict=True)},
         }
 
-    return measure
+    return count_texts
 
 
-def cider_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """Each answer's CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 7), what COCO calls CIDEr.
+def cider_scores(answers: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """Each answer's CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 7), which COCO calls CIDEr.
 
     Ten times the mean over references and n (1 to 4) of the clipped cosine of tf-idf vectors of n-grams,
     damped by the difference in length. As in COCO's code that length is the number of word pairs, and the
     idf counts clips among these references: a corpus of one clip, or of equal references, scores 0.
     """
-    answer_ngrams = [_ngrams(measured_words(text)) for text in answers]
-    reference_ngrams = [[_ngrams(measured_words(text)) for text in texts] for texts in references]
+    answer_ngrams = [_ngrams(words) for words in answers]
+    reference_ngrams = [[_ngrams(words) for words in texts] for texts in references]
     num_clips_with = Counter(ngram for texts in reference_ngrams for ngram in set().union(*texts))
     num_clips = len(answers)
 
@@ -108,7 +111,10 @@ def _rouge_l(answer: Words, reference: Words) -> float:
 
 
 def _bleu_counts(answer: Words, references: Sequence[Words]) -> list[int]:
-    """Ten numbers that add up over clips: matching n-grams, all n-grams, length, the closest reference's."""
+    """Ten counts, to be summed over clips: matching n-grams, all n-grams, lengths of answer and reference.
+
+    The reference is the one whose length is closest to the answer's.
+    """
     ours = _ngrams(answer)
     most: Ngrams = Counter()
     for reference in references:

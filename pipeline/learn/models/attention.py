@@ -1,4 +1,4 @@
-"""Attention: what a decoder reads of the clip at each word."""
+"""Attention: the part of a clip that a decoder reads at each word."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Memory:
     summary: Tensor  # (B, E)
 
     def repeat(self, times: int) -> "Memory":
-        """Each clip `times` times in a row."""
+        """A memory of `times` as many clips: each one `times` times in a row."""
         tensors = (self.states, self.valid, self.summary)
         return Memory(*(tensor.repeat_interleave(times, dim=0) for tensor in tensors))
 
@@ -30,9 +30,9 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(size, 1, bias=False)
 
     def forward(self, memory: Memory, keys: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (B, L, A), which are `to_keys(memory.states)`, and a query (B, Q).
+        """Keys (B, L, A), made by `to_keys(memory.states)`, and a query (B, Q) -> context, weights.
 
-        Returns the context (B, E) and the weights (B, L), which are 0 where the memory is not valid.
+        The context is (B, E); the weights (B, L) are 0 where the memory is not valid.
         """
         scores = self.score(torch.tanh(keys + self.to_query(query)[:, None]))[..., 0]  # (B, L)
         weights = scores.masked_fill(~memory.valid, -torch.inf).softmax(dim=1)
@@ -40,12 +40,12 @@ class AdditiveAttention(nn.Module):
 
 
 def doubly_stochastic_penalty(attention: Tensor, words: Tensor, valid: Tensor) -> Tensor:
-    """How far what each step gets of a sentence's attention is from 1: squared, mean of steps (M,).
+    """Mean squared deviation from 1 of each step's total attention, for each sentence (M,).
 
-    The regulariser of Show, Attend and Tell (Xu et al. 2015, arXiv 1502.03044, section 4.2.1), which sums
-    over steps where we take the mean, so that its weight does not depend on their number.
+    This is the regulariser of Show, Attend and Tell (Xu et al. 2015, arXiv 1502.03044, section 4.2.1), but
+    for a mean over steps instead of a sum: its weight then does not depend on their number.
 
-    Attention (M, S, L) at each word, masks (M, S) of the words and (M, L) of the steps.
+    Takes the attention (M, S, L) at each word, and masks of the words (M, S) and of the steps (M, L).
     """
     received = (attention * words[..., None]).sum(dim=1)  # (M, L)
     return (1 - received).square().masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1)

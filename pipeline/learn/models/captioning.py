@@ -1,4 +1,4 @@
-"""Models that say what a clip shows: a model of the clip, and a decoder."""
+"""Captioning: a model of a clip and a decoder, which says what the clip shows."""
 
 from typing import NamedTuple
 
@@ -6,62 +6,54 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
-from pipeline.learn.models.clip import MeanPoolModel, RecurrentModel
-from pipeline.learn.models.decoder import DECODERS, DecoderConfig, teacher_words, unroll
+from pipeline.learn.models.clip import ClipModel
+from pipeline.learn.models.decoder import teacher_words, unroll
+from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
 from pipeline.learn.models.frames import check_sentences
-from pipeline.learn.models.summaries import valid_steps
 from pipeline.learn.vocabulary import PAD
 
 
 class Reading(NamedTuple):
-    """What a decoder thinks while it reads captions (B, R, S): R of up to S words for each clip."""
+    """A decoder's outputs while it reads captions (B, R, S): R of up to S words for each clip."""
 
     logits: Tensor  # (B, R, S, V): of the next word
-    attention: Tensor  # (B, R, S, L); L is 0 without attention
-    penalty: Tensor  # (B, R): of the attention, weighted
+    attention: Tensor  # (B, R, S, L): weights of the clip's states; L is 0 without attention
+    penalty: Tensor  # (B, R): of the attention, times the weight `doubly_stochastic`
 
 
 class CaptionModel(nn.Module):
-    """A decoder that is given a clip: the outputs of its model, and with attention its states.
+    """A decoder that reads the outputs of a model of the clip and, with attention, the model's states.
 
-    The baseline has no states: its attention has one vector to look at, the clip's mean.
+    The baseline has a single state, its outputs: attention has no choice there.
     """
 
     num_training_steps: Tensor
 
-    def __init__(
-        self, clip: RecurrentModel | MeanPoolModel, config: DecoderConfig, *, num_words: int
-    ) -> None:
+    def __init__(self, clip: ClipModel, config: DecoderConfig, *, num_words: int) -> None:
         super().__init__()
         self.clip = clip
         self.config = config
-        summary_size = clip.head.out_features
-        self.decoder = DECODERS[config.cell](
+        self.decoder = DECODERS[config.cell].build(
             config,
             num_words=num_words,
-            summary_size=summary_size,
-            memory_size=clip.encoder.num_outputs if isinstance(clip, RecurrentModel) else summary_size,
+            summary_size=clip.head.out_features,
+            memory_size=clip.memory_size,
         )
         self.register_buffer("num_training_steps", torch.tensor(0))
 
     def remember(self, maps: Tensor, lengths: Tensor | None = None) -> Memory:
-        """Maps (B, T, C, H, W) and lengths (B,) in frames -> what decoders see of the clips."""
-        if not isinstance(self.clip, RecurrentModel):
-            summary = self.clip(maps, lengths)  # (B, K)
-            return Memory(summary[:, None], torch.ones_like(summary[:, :1], dtype=torch.bool), summary)
-        states, num_steps = self.clip.encode(maps, lengths)  # (B, T, S, E)
-        summary = self.clip.answer(states, num_steps)
-        states = states.flatten(1, 2)  # (B, L, E)
-        return Memory(states, valid_steps(states, num_steps)[..., 0], summary)
+        """Maps (B, T, C, H, W) and lengths (B,) in frames -> the clips as decoders see them."""
+        return self.clip.remember(maps, lengths)
 
     def forward(self, maps: Tensor, lengths: Tensor | None, sentences: Tensor) -> Reading:
-        """Maps (B, T, C, H, W), lengths (B,) in frames, captions (B, R, S): see `read`."""
+        """Maps (B, T, C, H, W), lengths (B,) in frames and captions (B, R, S) as in `read`."""
         return self.read(self.remember(maps, lengths), sentences)
 
     def read(self, memory: Memory, sentences: Tensor) -> Reading:
-        """The decoder reads captions (B, R, S) of word numbers with their END, then PAD (teacher forcing).
+        """Read captions (B, R, S): word numbers, each caption's END, then PAD (teacher forcing).
 
-        In training it reads a share of its own words instead, as `scheduled_sampling` says.
+        In training, `scheduled_sampling` is the share of words that are replaced by the decoder's own.
+        Raises ShapeError for captions of another shape.
         """
         check_sentences(sentences, batch_size=memory.summary.shape[0], what="captions")
         shape = sentences.shape
@@ -82,7 +74,7 @@ class CaptionModel(nn.Module):
         )
 
     def _sampled_share(self) -> float:
-        """Grows from 0 to `scheduled_sampling`. The count travels with the weights: a resumed run goes on."""
+        """Grows from 0 to `scheduled_sampling`; the count is saved with the weights, for a resumed run."""
         if not self.training or not self.config.scheduled_sampling:
             return 0.0
         self.num_training_steps += 1

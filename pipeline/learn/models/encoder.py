@@ -1,9 +1,24 @@
-"""The recurrent encoder: a sequence in, a state at every step out."""
+"""Encoders: a sequence in, a state at every step out."""
+
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-CELLS: dict[str, type[nn.LSTM | nn.GRU | nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+from pipeline.learn.models.summaries import valid_steps
+
+
+class Encoder(Protocol):
+    """A module that reads sequences."""
+
+    num_outputs: int  # E
+
+    def __call__(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Steps (B, L, D) and lengths (B,), on the CPU -> states (B, L, E), zeros after each length.
+
+        Without `lengths` all L steps are valid.
+        """
+        ...
 
 
 class RecurrentEncoder(nn.Module):
@@ -18,7 +33,7 @@ class RecurrentEncoder(nn.Module):
         self,
         num_features: int,
         *,
-        cell: str,
+        net: type[nn.LSTM | nn.GRU | nn.RNN],
         hidden_size: int,
         num_layers: int,
         bidirectional: bool,
@@ -28,7 +43,7 @@ class RecurrentEncoder(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout1d(dropout)
         self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
-        self.recurrence = CELLS[cell](
+        self.recurrence = net(
             projection or num_features,
             hidden_size,
             num_layers,
@@ -55,3 +70,27 @@ class RecurrentEncoder(nn.Module):
         )
         padded, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=sequence.shape[1])
         return padded  # (B, L, E)
+
+
+class NoEncoder(nn.Module):
+    """Dropout and a linear projection of each step by itself: no step influences another.
+
+    For locations of a map to which a decoder attends, as in Show, Attend and Tell (arXiv 1502.03044).
+    """
+
+    def __init__(self, num_features: int, *, projection: int | None, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout1d(dropout)
+        self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
+        self.num_outputs = projection or num_features
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Steps (B, L, D) and lengths (B,) -> states (B, L, E), zeros after each length (None: L)."""
+        valid = None if lengths is None else valid_steps(sequence, lengths)  # (B, L, 1)
+        steps = self.projection(self.dropout(zero_padding(sequence, valid).transpose(1, 2)).transpose(1, 2))
+        return zero_padding(steps, valid)
+
+
+def zero_padding(steps: Tensor, valid: Tensor | None) -> Tensor:
+    """Steps (B, L, D), with zeros where they are not valid (B, L, 1); `valid` None: all are."""
+    return steps if valid is None else steps.masked_fill(~valid, 0)

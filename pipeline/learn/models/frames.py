@@ -1,41 +1,15 @@
-"""Work on each frame of a batch: what models share before and after the recurrence."""
+"""Frames of a batch: the places in their maps, the shapes that models accept, functions of valid frames."""
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import ShapeError
 
 
-class FeaturePoints(nn.Module):
-    """What a frame shows and where: of each of K learned channels its maximum and its expected place.
-
-    A layer makes the channels of each location's features. A channel's place is the mean of all places
-    (row, column), weighted by the softmax of its values, with a learned sharpness: the feature points of
-    Levine et al. 2016 (arXiv 1504.00702) and Finn et al. 2016 (arXiv 1509.06113). No dropout: drawn anew for
-    each frame it would shake the places, and small motions are lost.
-    """
-
-    places: Tensor
-
-    def __init__(self, num_features: int, *, places: Tensor, num_channels: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(num_features, num_channels)
-        self.sharpness = nn.Parameter(torch.ones(num_channels))
-        self.register_buffer("places", places, persistent=False)  # (S, 2)
-        self.num_outputs = 3 * num_channels
-
-    def forward(self, steps: Tensor) -> Tensor:
-        """Steps (N, S, D) of frames, their locations -> (N, 3 K): K maxima, then K times row and column."""
-        channels = self.layer(steps)  # (N, S, K)
-        weights = (self.sharpness * channels).softmax(dim=1)
-        places = weights.transpose(1, 2) @ self.places  # (N, K, 2)
-        return torch.cat([channels.amax(dim=1), places.flatten(1)], dim=1)
-
-
 def place_map(height: int, width: int) -> Tensor:
-    """Row and column of each place of a map (2, H, W), from -1 to 1; 0 where there is but one."""
+    """Row and column of each place of a map, (2, H, W) from -1 to 1; 0 along an axis of size 1."""
     rows, columns = (torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
@@ -51,26 +25,22 @@ def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, 
             3: "This is one image's map: give it as a clip of one frame, maps[None, None]",
         }.get(
             len(shape),
-            "Give each frame's map as channels, height and width: train.scan and train.pooling flatten and"
-            " pool them",
+            "Give each frame's map as channels, height and width: the model itself pools and flattens maps",
         )
         raise ShapeError(f"Maps have shape {shape}, but {expected}. {remedy}.")
     if shape[2:] != map_shape:
         if shape[2:] == (height, width, channels):
             remedy = "The channels come last: give maps.movedim(-1, 2)"
         elif shape[2] == 3:
-            remedy = "These are frames, not maps of a network: give them to EndToEnd, or to stages.predict"
+            remedy = "These are frames, not maps of a network: give them to EndToEnd, which computes maps"
         else:
-            remedy = (
-                "They are of another tap, pooling or frame size: set train.tap, extract.pooling or"
-                " extract.preprocessing to those of the training, or train again"
-            )
+            remedy = "They are of another tap, pooling or frame size than those that the model was trained on"
         raise ShapeError(f"Maps have shape {shape}, but {expected}. {remedy}.")
     batch_size, num_frames = shape[:2]
     if batch_size == 0 or num_frames == 0:
         raise ShapeError(
             f"Maps have shape {shape}, but {expected}, at least one of each: a sequence has at least one"
-            " frame. Leave the clip out, or let extract.sampling keep more frames."
+            " frame. Leave the clip out, or keep more of its frames."
         )
     if lengths is None:
         return
@@ -84,17 +54,17 @@ def check_inputs(maps: Tensor, lengths: Tensor | None, *, map_shape: tuple[int, 
     if int(lengths.max()) > num_frames:
         raise ShapeError(
             f"Lengths go up to {int(lengths.max())}, but maps {shape} have T = {num_frames} frames: lengths"
-            " count frames, not steps of train.scan."
+            " count frames, not steps of the scan."
         )
     if int(lengths.min()) < 1:
         raise ShapeError(
             f"Clip {int(lengths.argmin())} of the batch has length {int(lengths.min())}: a sequence has at"
-            " least one frame. Leave the clip out, or let extract.sampling keep more frames."
+            " least one frame. Leave the clip out, or keep more of its frames."
         )
 
 
 def check_sentences(sentences: Tensor, *, batch_size: int, what: str) -> None:
-    """Raise ShapeError unless sentences, `what` they are, are (B, R, S): R a clip, of S word numbers."""
+    """Raise ShapeError unless sentences are (B, R, S): R of S words for each clip. `what` is their name."""
     shape = tuple(sentences.shape)
     if len(shape) == 3 and shape[0] == batch_size:
         return
@@ -110,7 +80,7 @@ def check_sentences(sentences: Tensor, *, batch_size: int, what: str) -> None:
 
 
 def map_frames(function: Callable[[Tensor], Tensor], values: Tensor, lengths: Tensor | None) -> Tensor:
-    """Applies `function` (N, ...) -> (N, ...) to the valid frames of `values` (B, T, ...); zeros elsewhere.
+    """Apply `function` (N, ...) -> (N, ...) to the valid frames of `values` (B, T, ...); zeros elsewhere.
 
     `lengths` (B,), on the CPU; without it all T are valid.
     """

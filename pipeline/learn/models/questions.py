@@ -1,4 +1,4 @@
-"""Models that answer questions about a clip."""
+"""Question answering: a model of a clip, and a network that reads questions about it."""
 
 from typing import Annotated
 
@@ -13,21 +13,21 @@ from pipeline.learn.vocabulary import PAD
 
 
 class QuestionConfig(BaseModel):
-    """From a question's words to a vector."""
+    """How a question's words become a vector."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_size: PositiveInt = 32  # of a word
     hidden_size: PositiveInt = 64  # of the LSTM that reads the question
-    joint_size: PositiveInt = 128  # in which question and clip meet
+    joint_size: PositiveInt = 128  # of the product of question and clip
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class QuestionModel(nn.Module):
-    """An LSTM reads the question, its last state meets the clip's vector, and a small net answers.
+    """An LSTM reads the question; a small net answers from its last state and the clip's vector.
 
-    They meet by elementwise product, as "LSTM Q + norm I" of Antol et al. 2015, arXiv 1505.00468. With no
-    clip it answers from the question alone: the baseline that shows how far guessing goes.
+    State and vector are multiplied elementwise, as in "LSTM Q + norm I" of Antol et al. 2015, arXiv
+    1505.00468. Without a clip the net answers from the question alone: a baseline that can only guess.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class QuestionModel(nn.Module):
         self.embedding = nn.Embedding(num_words, config.embedding_size, padding_idx=PAD)
         self.encoder = RecurrentEncoder(
             config.embedding_size,
-            cell="lstm",
+            net=nn.LSTM,
             hidden_size=config.hidden_size,
             num_layers=1,
             bidirectional=False,
@@ -56,8 +56,8 @@ class QuestionModel(nn.Module):
     def forward(self, maps: Tensor, lengths: Tensor | None, questions: Tensor) -> Tensor:
         """Maps (B, T, C, H, W), lengths (B,) in frames, Q questions (B, Q, S) a clip -> logits (B, Q, K).
 
-        Questions are word numbers with an END, then PAD; answers to questions of nothing but PAD mean
-        nothing.
+        A question is its word numbers, END, then PAD; logits of a question of PAD alone mean nothing. Raises
+        ShapeError for questions of another shape.
         """
         check_sentences(questions, batch_size=maps.shape[0], what="questions")
         words = questions.flatten(0, 1)  # (B * Q, S)

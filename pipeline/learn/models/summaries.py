@@ -1,6 +1,7 @@
-"""Summaries: the steps of a sequence (B, L, E) become one vector (B, E). Padding has no influence."""
+"""Summaries: the states of a sequence (B, L, E) become one vector (B, E). Padding has no influence."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,16 @@ def valid_steps(steps: Tensor, lengths: Tensor) -> Tensor:
     return (positions < lengths.to(steps.device)[:, None])[..., None]
 
 
+def full_lengths(steps: Tensor) -> Tensor:
+    """The lengths (B,) of steps (B, L, E) without padding."""
+    return torch.full((steps.shape[0],), steps.shape[1])
+
+
 def last(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
-    """The last valid step. The backward half of a bidirectional net ends at position 0 and is read there."""
+    """The last valid step (B, E) of steps (B, L, E) with lengths (B,).
+
+    With `bidirectional` the second half of E is read at position 0, where the backward net ends.
+    """
     rows = torch.arange(steps.shape[0], device=steps.device)  # len() would be a constant in an export
     ends = steps[rows, lengths.to(steps.device) - 1]  # (B, E)
     if not bidirectional:
@@ -23,13 +32,13 @@ def last(steps: Tensor, lengths: Tensor, *, bidirectional: bool) -> Tensor:
 
 
 def mean(steps: Tensor, lengths: Tensor, *, bidirectional: bool = False) -> Tensor:  # noqa: ARG001
-    """The mean of the valid steps."""
+    """The mean (B, E) of the valid steps of (B, L, E), with lengths (B,)."""
     kept = steps.masked_fill(~valid_steps(steps, lengths), 0)
     return kept.sum(dim=1) / lengths.to(steps.device)[:, None]
 
 
 def maximum(steps: Tensor, lengths: Tensor, *, bidirectional: bool = False) -> Tensor:  # noqa: ARG001
-    """The largest value of each feature over the valid steps."""
+    """The largest value of each feature (B, E) over the valid steps of (B, L, E), with lengths (B,)."""
     return steps.masked_fill(~valid_steps(steps, lengths), -torch.inf).amax(dim=1)
 
 
@@ -45,19 +54,28 @@ class Attention(nn.Module):
         self.score = nn.Linear(num_features, 1, bias=False)
 
     def forward(self, steps: Tensor, lengths: Tensor, *, bidirectional: bool = False) -> Tensor:  # noqa: ARG002
+        """The weighted mean (B, E) of the valid steps of (B, L, E), with lengths (B,)."""
         kept = steps.masked_fill(~valid_steps(steps, lengths), 0)
         return (self.weights(kept, lengths)[..., None] * kept).sum(dim=1)
 
     def weights(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """What each step counts (B, L): sums to 1, and is 0 after each length."""
+        """The weight (B, L) of each step of (B, L, E). Weights sum to 1, and are 0 after each length (B,)."""
         scores: Tensor = self.score(self.hidden(steps).tanh())  # (B, L, 1)
         return scores.masked_fill(~valid_steps(steps, lengths), -torch.inf).softmax(dim=1)[..., 0]
 
 
-# Each makes, for steps of E features, what takes (steps, lengths, bidirectional=...) to summaries.
-SUMMARIES: dict[str, Callable[[int], Callable[..., Tensor]]] = {
-    "last": lambda _: last,
-    "mean": lambda _: mean,
-    "max": lambda _: maximum,
-    "attention": Attention,
+@dataclass(frozen=True)
+class Summary:
+    """A way to make one vector of a sequence's states."""
+
+    # Of the number of features E: a function of (states, lengths, bidirectional=...) that gives (B, E).
+    build: Callable[[int], Callable[..., Tensor]]
+    at_every_frame: bool = False  # also gives a vector at each frame of a clip, not only one a clip
+
+
+SUMMARIES: dict[str, Summary] = {
+    "last": Summary(lambda _: last, at_every_frame=True),
+    "mean": Summary(lambda _: mean),
+    "max": Summary(lambda _: maximum),
+    "attention": Summary(Attention),
 }

@@ -1,4 +1,4 @@
-"""The fine-tuned tail: the network's last layers, trained from cached maps of a tap before them."""
+"""The fine-tuned tail: the last layers of the network, trained on cached maps of an earlier tap."""
 
 import copy
 from pathlib import Path
@@ -14,10 +14,10 @@ from pipeline.learn.streaming import Features
 
 
 class Tail(nn.Module):
-    """Layers that are applied to every valid frame; see `pipeline.backbone.networks.tail_module`.
+    """Layers that are applied to every valid frame.
 
-    They stay in eval mode, also while the model around them trains: BatchNorm keeps the statistics that
-    it was trained with, which a few clips of frames that look alike would spoil. Its weights do train.
+    They stay in eval mode while the model around them trains: their weights train, but BatchNorm keeps the
+    statistics of its own training, which batches of a few similar frames would spoil.
     """
 
     def __init__(self, layers: nn.Module) -> None:
@@ -25,6 +25,7 @@ class Tail(nn.Module):
         self.layers = layers.eval()
 
     def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module alone; its layers stay in eval mode."""
         super().train(mode)
         self.layers.eval()
         return self
@@ -38,7 +39,10 @@ class Tail(nn.Module):
 
 
 class TailFeatures:
-    """What `layers` make of cached features, computed as it is read: to measure what a model will read."""
+    """The outputs of `layers` for cached features, computed when they are read.
+
+    A model with this tail standardises them, by statistics that are measured here.
+    """
 
     dtype = np.dtype(np.float32)
 
@@ -55,12 +59,15 @@ class TailFeatures:
         return clip_id in self._features
 
     def num_frames(self, clip_id: str) -> int:
+        """Frames of the clip."""
         return self._features.num_frames(clip_id)
 
     def frame_seconds(self, clip_id: str) -> np.ndarray:
+        """Time (T,) float64 of each frame, from the source's start."""
         return self._features.frame_seconds(clip_id)
 
     def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
+        """Write outputs from `first_frame` on into `out` (T, C', H', W') float32, as many as it holds."""
         maps = np.empty((len(out), *self._features.map_shape), self._features.dtype)
         self._features.read_into(clip_id, maps, first_frame=first_frame)
         out[:] = self._apply(torch.from_numpy(maps)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The parts of transformers (Vaswani et al. 2017, arXiv 1706.03762) that torch.nn leaves to its users."""
+"""The parts of transformers (Vaswani et al. 2017, arXiv 1706.03762) that torch.nn does not have."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.learn.models.encoder import zero_padding
 from pipeline.learn.models.summaries import valid_steps
 
 
@@ -18,13 +19,13 @@ def position_signal(sequence: Tensor) -> Tensor:
 
 
 def causal_mask(sequence: Tensor) -> Tensor:
-    """(L, L) bool, True where a step of a sequence (B, L, D) must not look: at all that come after it."""
+    """Mask (L, L) bool for a sequence (B, L, D): True where the column's step is later than the row's."""
     length = sequence.shape[1]
     return torch.ones(length, length, dtype=torch.bool, device=sequence.device).triu(1)
 
 
 def check_heads(hidden_size: int, num_heads: int) -> None:
-    """Raise ValueError where heads and positions can't share the features of a state."""
+    """Raise ValueError unless the heads, and the sines and cosines of positions, divide `hidden_size`."""
     if hidden_size % num_heads or hidden_size % 2:
         raise ValueError(
             f"a transformer's hidden_size {hidden_size} must be even, and a multiple of num_heads {num_heads}"
@@ -32,9 +33,9 @@ def check_heads(hidden_size: int, num_heads: int) -> None:
 
 
 class AttentionWithWeights(nn.MultiheadAttention):
-    """Torch's attention that always gives its weights (B, S, L), too: the mean over heads.
+    """Torch's attention, always with its weights (B, S, L): the mean over heads.
 
-    `nn.TransformerDecoder` does not ask for them; a forward hook gets them out of it.
+    `nn.TransformerDecoder` does not ask for the weights; a forward hook reads them from this module.
     """
 
     def forward(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -45,8 +46,8 @@ class AttentionWithWeights(nn.MultiheadAttention):
 class TransformerEncoder(nn.Module):
     """Dropout, a learned linear projection, positions, and self-attention among a sequence's valid steps.
 
-    The same steps in and states out as `RecurrentEncoder`. With `bidirectional` every step sees all of
-    them, without only itself and those before it.
+    Its inputs and outputs are those of `RecurrentEncoder`. A step sees all steps if `bidirectional`, else
+    itself and the earlier ones.
     """
 
     def __init__(
@@ -79,36 +80,12 @@ class TransformerEncoder(nn.Module):
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Steps (B, L, D) and lengths (B,) -> states (B, L, E), zeros after each length (None: L)."""
         valid = None if lengths is None else valid_steps(sequence, lengths)  # (B, L, 1)
-        steps = self.projection(self.dropout(_clean(sequence, valid).transpose(1, 2)).transpose(1, 2))
+        steps = self.projection(self.dropout(zero_padding(sequence, valid).transpose(1, 2)).transpose(1, 2))
         steps = steps + position_signal(steps)  # (B, L, E)
         states: Tensor = self.layers(
             steps,
             mask=None if self.bidirectional else causal_mask(steps),
-            is_causal=False,  # asked of the mask, this can't be exported
+            is_causal=False,  # None would have torch look at the mask, which can't be exported
             src_key_padding_mask=None if valid is None else ~valid[..., 0],
         )
-        return _clean(states, valid)
-
-
-class NoEncoder(nn.Module):
-    """Dropout and a linear projection of each step: states that know nothing of each other.
-
-    What Show, Attend and Tell attends to: the locations of a map as they are.
-    """
-
-    def __init__(self, num_features: int, *, projection: int | None, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout1d(dropout)
-        self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
-        self.num_outputs = projection or num_features
-
-    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, L, D) and lengths (B,) -> states (B, L, E), zeros after each length (None: L)."""
-        valid = None if lengths is None else valid_steps(sequence, lengths)  # (B, L, 1)
-        steps = self.projection(self.dropout(_clean(sequence, valid).transpose(1, 2)).transpose(1, 2))
-        return _clean(steps, valid)
-
-
-def _clean(steps: Tensor, valid: Tensor | None) -> Tensor:
-    """Zeros where steps (B, L, D) are not valid (B, L, 1)."""
-    return steps if valid is None else steps.masked_fill(~valid, 0)
+        return zero_padding(states, valid)

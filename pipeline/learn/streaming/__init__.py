@@ -1,7 +1,8 @@
-"""Streaming: clips flow from a store, or from memory, into padded batches. And statistics of channels."""
+"""Streaming: from features in a store, or in memory, to padded batches; and statistics of channels."""
 
 from pipeline.learn.streaming.features import Features, ResidentFeatures, keep_resident, with_features
-from pipeline.learn.streaming.loader import Batch, Loader, LoaderConfig, Sample, make_loader
+from pipeline.learn.streaming.loader import Batch, Loader, LoaderConfig, make_loader
+from pipeline.learn.streaming.samples import Sample
 from pipeline.learn.streaming.statistics import Standardisation, channel_statistics
 
 __all__ = [

@@ -1,25 +1,26 @@
 """Memory of batches: used again, pinned for a GPU, and copied there while the GPU computes."""
 
-import itertools
 import math
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Batches that the GPU may be behind. It computes one while the next is prepared; more would only cost memory.
+# Batches that are queued on the GPU: it computes one while the next is prepared; more would only cost memory.
 _NUM_IN_USE = 2
+
+_Item = TypeVar("_Item")
 
 
 class Buffers:
-    """Memory for tensors on the CPU that is used again once the last tensor on it is gone, never before.
+    """Memory for tensors on the CPU; it is used again once the last tensor in it is gone, never before.
 
-    Fresh memory costs the first touch of each page; pinned memory, which a GPU copies from without
-    waiting, far more. Threads may share one.
+    New memory is slow at the first touch of each page, and far slower if it is pinned, as a GPU needs it to
+    copy without waiting. Threads may share one object.
     """
 
     def __init__(self, *, pinned: bool = False) -> None:
@@ -27,7 +28,7 @@ class Buffers:
         self._free: list[np.ndarray] = []  # (bytes,) uint8 each
 
     def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
-        """A tensor of any content."""
+        """A tensor of this shape and dtype, with arbitrary content."""
         size_bytes = math.prod(shape) * dtype.itemsize
         try:
             memory = self._free.pop()
@@ -40,28 +41,26 @@ class Buffers:
                 else np.empty(size_bytes, np.uint8)
             )
         array = memory[:size_bytes].view(dtype).reshape(shape)
-        # The tensor's storage, and so every view of the tensor, holds `array` until it is freed itself.
+        # The tensor's storage holds `array`, and every view of the tensor holds the storage.
         weakref.finalize(array, self._free.append, memory).atexit = False
         return torch.from_numpy(array)
 
 
 def copy_ahead(batches: Iterable[Tensor], device: torch.device) -> Generator[Tensor]:
-    """Tensors in pinned memory -> the same on the GPU; the next is copied while one is computed with.
+    """Copies on the GPU of tensors in pinned memory; the next one is copied while one is in use.
 
     Copies run on a stream of their own. The stream that is current when a tensor is taken waits for its
-    copy, and at most two batches' work is queued there, so that memory is bounded.
+    copy. At most two batches' work is queued there, so that memory is bounded.
     """
     copying = torch.cuda.Stream(device)
     in_use: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
-    def start(host: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event]:
+    def begin_copy(host: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event]:
         with torch.cuda.stream(copying):
             return host, host.to(device, non_blocking=True), copying.record_event()
 
     try:
-        for started, _ in itertools.pairwise(itertools.chain(map(start, batches), [None])):
-            assert started
-            host, copy, copied = started
+        for host, copy, copied in _one_ahead(map(begin_copy, batches)):
             computing = torch.cuda.current_stream(device)
             computing.wait_event(copied)
             copy.record_stream(computing)
@@ -72,3 +71,12 @@ def copy_ahead(batches: Iterable[Tensor], device: torch.device) -> Generator[Ten
                 in_use.popleft()
     finally:
         copying.synchronize()  # before the pinned memory may be written to again
+
+
+def _one_ahead(items: Iterator[_Item]) -> Generator[_Item]:
+    """The items; the next one is taken before one is given."""
+    item = next(items, None)
+    while item is not None:
+        following = next(items, None)
+        yield item
+        item = following

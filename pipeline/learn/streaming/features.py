@@ -1,4 +1,4 @@
-"""Features to train on: a view of the store, or clips held in memory, on the CPU or on a GPU."""
+"""Features to train on: those of a store, or of clips held in memory, on the CPU or on a GPU."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import NonFiniteError, listed
+from pipeline.errors import NonFiniteFeaturesError, few
 from pipeline.manifest import Clip
 
 log = logging.getLogger(__name__)
@@ -22,43 +22,68 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
-_CHECKED_BYTES = 1 << 20  # at once: what a CPU's cache holds
+_CHECKED_BYTES = 1 << 20  # at once: they fit into a CPU's cache
 
 
 class Features(Protocol):
-    """What training needs of cached features."""
+    """Cached features of clips, as training reads them."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Where they are stored, for messages."""
+        ...
+
     @property
-    def contract(self) -> FeatureContract: ...
+    def contract(self) -> FeatureContract:
+        """How they were made."""
+        ...
+
     @property
-    def map_shape(self) -> tuple[int, int, int]: ...  # (C, H, W)
+    def map_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a frame's map."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
-    def __contains__(self, clip_id: str) -> bool: ...
-    def num_frames(self, clip_id: str) -> int: ...
-    def frame_seconds(self, clip_id: str) -> np.ndarray: ...  # (T,) float64, from the source's start
-    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None: ...
+    def dtype(self) -> np.dtype[Any]:
+        """As stored."""
+        ...
+
+    def __contains__(self, clip_id: str) -> bool:
+        """Whether the clip has features."""
+        ...
+
+    def num_frames(self, clip_id: str) -> int:
+        """Frames of the clip."""
+        ...
+
+    def frame_seconds(self, clip_id: str) -> np.ndarray:
+        """Time (T,) float64 of each frame, from the source's start."""
+        ...
+
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
+        """Copy maps from `first_frame` on into `out` (T, C, H, W), as many as it holds."""
+        ...
 
 
 @dataclass(frozen=True)
 class ResidentFeatures:
-    """Features of some clips held in one tensor."""
+    """Features of clips, held in one tensor; see `Features`."""
 
     path: Path
     contract: FeatureContract
     rows: Tensor  # (N, C, H, W)
-    seconds: np.ndarray  # (N,) float64: when each row's frame is shown
+    row_frame_seconds: np.ndarray  # (N,) float64: time of each row's frame in its source
     spans: dict[str, tuple[int, int]]  # clip_id -> first row, number of rows
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a frame's map."""
         channels, height, width = self.rows.shape[1:]
         return channels, height, width
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """That of the rows, in NumPy."""
         dtype: np.dtype[Any] = self.rows[:0].cpu().numpy().dtype
         return dtype
 
@@ -66,20 +91,22 @@ class ResidentFeatures:
         return clip_id in self.spans
 
     def num_frames(self, clip_id: str) -> int:
+        """Frames of the clip."""
         return self.spans[clip_id][1]
 
     def frame_seconds(self, clip_id: str) -> np.ndarray:
+        """Time (T,) float64 of each frame, from the source's start."""
         first, count = self.spans[clip_id]
-        return self.seconds[first : first + count]
+        return self.row_frame_seconds[first : first + count]
 
     def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
-        """Copy frames into `out` (T, C, H, W); as many as it has room for."""
+        """Copy maps from `first_frame` on into `out` (T, C, H, W), as many as it holds."""
         first = self.spans[clip_id][0] + first_frame
         out[:] = self.rows[first : first + len(out)].cpu().numpy()
 
     @cached_property
     def non_finite_clips(self) -> tuple[str, ...]:
-        """The clips with values that are infinite or NaN; looked for once."""
+        """The clips with values that are infinite or NaN; found once."""
         num_rows = max(1, _CHECKED_BYTES // max(1, self.rows[:1].nbytes))
         if all(map(is_finite, torch.split(self.rows, num_rows))):
             return ()
@@ -96,10 +123,10 @@ def keep_resident(
     device_limit_bytes: int | None = None,
     num_threads: int = 2,
 ) -> Features:
-    """The clips' features, read once and kept as near to `device` as there is room for them.
+    """Read the clips' features once, and keep them as near to `device` as there is room.
 
-    On a GPU, if they take at most `device_limit_bytes` (None: half of what is free there); else in memory,
-    if they take at most `limit_bytes`; else they stay in the store.
+    They are kept on a GPU if they take at most `device_limit_bytes` (None: half of its free memory); else in
+    memory if they take at most `limit_bytes`; else they stay in the store.
     """
     counts = [features.num_frames(clip.clip_id) for clip in clips]
     size_bytes = sum(counts) * math.prod(features.map_shape) * features.dtype.itemsize
@@ -135,36 +162,35 @@ def _load(
     with ThreadPoolExecutor(num_threads, thread_name_prefix="resident") as pool:
         for _ in pool.map(read, clips):
             pass
-    seconds = np.concatenate([np.empty(0), *(features.frame_seconds(clip.clip_id) for clip in clips)])
-    return ResidentFeatures(features.path, features.contract, rows, seconds, spans)
+    frame_seconds = np.concatenate([np.empty(0), *(features.frame_seconds(clip.clip_id) for clip in clips)])
+    return ResidentFeatures(features.path, features.contract, rows, frame_seconds, spans)
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether no value is infinite or NaN. On a CPU no thread of torch is needed."""
+    """Whether no value of a tensor of any shape is infinite or NaN. On a CPU it starts no thread."""
     if values.device.type != "cpu":
         return bool(torch.stack(torch.aminmax(values)).isfinite().all())
     array: np.ndarray = values.numpy()
     if array.dtype != np.float16:
         return bool(np.isfinite(array).all())
-    # Whether all bits of an exponent are set: NumPy's isfinite takes six times as long for float16.
+    # All bits of the exponent are set where a value is not finite. NumPy's isfinite takes six times as long.
     exponents: np.ndarray = np.bitwise_and(array.view(np.uint16), 0x7C00)
     return bool(exponents.max(initial=0) < 0x7C00)
 
 
 def refuse_non_finite(clip_ids: Sequence[str], *, path: Path) -> None:
-    """Raise NonFiniteError, if there are any, for clips whose features at `path` are not finite."""
+    """Raise NonFiniteFeaturesError for these clips, if there are any: their features are not finite."""
     if clip_ids:
-        raise NonFiniteError(
-            f"{path}: the features of {listed(clip_ids)} have values that are infinite or NaN. Extract them"
-            " again (with extract.dtype: float32 if it is float16), or take these clips out of the manifest."
+        raise NonFiniteFeaturesError(
+            f"{path}: the features of {few(clip_ids)} have values that are infinite or NaN."
         )
 
 
 def with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
-    """The clips that have features; the others (quarantined at extraction) are named in a warning."""
+    """The clips that have features; a warning names the others, which extraction has left out."""
     found = [clip for clip in clips if clip.clip_id in features]
     if missing := [clip.clip_id for clip in clips if clip.clip_id not in features]:
-        left_out = listed(missing)
+        left_out = few(missing)
         log.warning(
             "%d of %d clips have no features and are left out: %s", len(missing), len(clips), left_out
         )

@@ -1,4 +1,4 @@
-"""Channel statistics: what standardisation needs to know of the train split."""
+"""Channel statistics: mean and standard deviation of the train split, for standardisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.learn.streaming.features import Features, is_finite, refuse_non_fi
 from pipeline.manifest import Clip
 
 _CLIPS_PER_TASK = 16
-_PIECE_BYTES = 8 << 20  # what a task reads at once: a long clip must not need memory for all of it
+_PIECE_BYTES = 8 << 20  # read at once by a task: a long clip does not fit into memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Standardisation:
 def channel_statistics(
     features: Features, clips: Sequence[Clip], *, pooling: str = "flatten", num_threads: int = 2
 ) -> Standardisation:
-    """Over all frames and locations of the clips' pooled maps, in float64. Give it the train split only.
+    """Mean and deviation of each channel over all frames and locations of the clips' pooled maps, in float64.
 
-    Only the clips' own rows are read. Dask runs the tasks on threads; their sums are added in the clips'
-    order, so the result does not depend on the number of threads.
+    Give it the train split only. Dask runs the tasks on threads; their sums are added in the clips' order, so
+    that the result does not depend on the number of threads.
 
-    Raises NonFiniteError, with the clip, for features that are infinite or NaN.
+    Raises NonFiniteFeaturesError, with the clip, for features that are infinite or NaN.
     """
     from dask.base import compute  # imported here: half a second that only training needs
     from dask.delayed import delayed

@@ -1,19 +1,21 @@
-"""Tasks: what is asked of a clip."""
+"""Tasks: questions about clips, and how their answers are trained and measured."""
 
+from pipeline.learn.tasks.captions import Captioning
 from pipeline.learn.tasks.classification import Classification, FrameLabels
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
 from pipeline.learn.tasks.task import Predictions, Task, TaskConfig
-from pipeline.learn.tasks.words import Captioning, FrameWords
+from pipeline.learn.tasks.words import FrameWords
 
-TASKS: dict[str, type[Task]] = {
-    "classification": Classification,
-    "frame_labels": FrameLabels,
-    "regression": Regression,
-    "captioning": Captioning,
-    "frame_words": FrameWords,
-    "question_answering": QuestionAnswering,
-}
+_KINDS: tuple[type[Task], ...] = (
+    Classification,
+    FrameLabels,
+    Regression,
+    Captioning,
+    FrameWords,
+    QuestionAnswering,
+)
+TASKS = {kind.name: kind for kind in _KINDS}
 
 __all__ = [
     "TASKS",

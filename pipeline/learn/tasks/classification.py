@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import ManifestError
-from pipeline.learn.metrics import UNLABELLED, Measure, measure_classes, measure_loss
+from pipeline.learn.metrics import UNLABELLED, Measure, measure_classes, measure_loss, measure_together
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
+from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any, refuse_without_target
 from pipeline.manifest import Clip
 
 
@@ -26,14 +26,18 @@ class Classification(Task):
     classes: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None  # of each class in the loss
 
-    per_frame: ClassVar[bool] = False
-    monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
     name: ClassVar[str] = "classification"
-    column: ClassVar[str] = "label"
+    per_frame: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = True
+    monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
+    column: ClassVar[str] = "label"  # of the manifest
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
-        """The classes are the labels of the train split's clips, sorted."""
+        """Make the classes of the labels of the train split's clips, sorted.
+
+        Raises ManifestError for a clip without a label, or when all have the same one.
+        """
         cls._refuse_missing(clips)
         amounts: Counter[str] = Counter()
         for clip in clips:
@@ -51,17 +55,21 @@ class Classification(Task):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
+        """The inverse of `describe`."""
         weights = description["class_weights"]
         return cls(tuple(description["classes"]), None if weights is None else tuple(weights))
 
     def describe(self) -> dict[str, Any]:
+        """Classes and their weights."""
         return asdict(self)
 
     @property
     def num_outputs(self) -> int:
+        """The number of classes, K."""
         return len(self.classes)
 
     def check(self, clips: Sequence[Clip]) -> None:
+        """Raise ManifestError for a clip without a label, or with one that is not among the classes."""
         self._refuse_missing(clips)
         known = set(self.classes)
         raise_if_any(
@@ -77,10 +85,7 @@ class Classification(Task):
         return torch.tensor([numbers[clip.label or ""] for clip in batch.clips])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (..., K) and class numbers (...): the mean over what is labelled, or 0.
-
-        Class weights make it a weighted mean.
-        """
+        """Cross-entropy of logits (..., K) and class numbers (...): weighted mean of labelled ones, or 0."""
         losses, weights = self._losses(outputs, targets)
         return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
@@ -90,16 +95,18 @@ class Classification(Task):
         return self._measure(outputs.cpu(), targets.cpu(), rows, ranked=False)(np.ones(len(rows)))
 
     def measure(self, predictions: Predictions) -> Measure:
+        """Loss, accuracy, macro F1 and mAP of all clips, or of all labelled frames."""
         return self._measure(*predictions.rows(per_frame=self.per_frame), ranked=True)
 
     def _measure(self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool) -> Measure:
         losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
-        loss = measure_loss(losses, weights, clips=clips)
-        classes = measure_classes(outputs, targets, clips=clips, ranked=ranked)
-        return lambda counts: {**loss(counts), **classes(counts)}
+        return measure_together(
+            measure_loss(losses, weights, clips=clips),
+            measure_classes(outputs, targets, clips=clips, ranked=ranked),
+        )
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy and weight (M,) of logits (..., K), class numbers (...); 0 unlabelled."""
+        """Weighted cross-entropy and weights (M,) of logits (..., K), class numbers (...); 0: unlabelled."""
         logits, numbers = outputs.reshape(-1, self.num_outputs), targets.reshape(-1)
         weights = (numbers != UNLABELLED).to(logits.dtype)
         if self.class_weights:
@@ -107,7 +114,7 @@ class Classification(Task):
         losses = functional.cross_entropy(logits, numbers, ignore_index=UNLABELLED, reduction="none")
         return losses * weights, weights
 
-    def finish(self, outputs: Tensor) -> Tensor:
+    def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as probabilities."""
         return outputs.softmax(dim=-1)
 
@@ -119,7 +126,7 @@ class Classification(Task):
         num_answers: int = 1,
     ) -> list[dict[str, str | float]]:
         """Logits (K,) as the likeliest labels and their probabilities."""
-        values, numbers = self.finish(output).topk(min(num_answers, self.num_outputs))
+        values, numbers = self.interpret(output).topk(min(num_answers, self.num_outputs))
         return [
             {"label": self.classes[number], "probability": value}
             for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
@@ -130,28 +137,24 @@ class Classification(Task):
 
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
-        """How much of the clip has each label."""
+        """The amount of each label in the clip; here 1."""
         return {} if clip.label is None else {clip.label: 1.0}
 
     @classmethod
     def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
-        raise_if_any(
-            f"Clip {clip.clip_id!r} has no {cls.column}: the task {cls.name!r} needs one for every clip. Fill"
-            f" the manifest's column {cls.column!r}, or choose another train.task."
-            for clip in clips
-            if not cls._amounts(clip)
-        )
+        missing = (clip for clip in clips if not cls._amounts(clip))
+        refuse_without_target(missing, task=cls.name, target=cls.column, column=cls.column)
 
 
 @dataclass(frozen=True)
 class FrameLabels(Classification):
     """One class a frame, from the manifest's column `frame_labels`, by the time at which a frame is shown.
 
-    Frames outside of all intervals are not asked for: they count neither in the loss nor in a metric.
+    A frame outside of all intervals has no target, and counts neither in the loss nor in a metric.
     """
 
-    per_frame: ClassVar[bool] = True
     name: ClassVar[str] = "frame_labels"
+    per_frame: ClassVar[bool] = True
     column: ClassVar[str] = "frame_labels"
 
     def targets(self, batch: Batch) -> Tensor:
@@ -171,13 +174,12 @@ class FrameLabels(Classification):
         *,
         num_answers: int = 1,  # noqa: ARG002
     ) -> list[dict[str, str | float]]:
-        """Logits (T, K) as intervals, like the manifest's: runs of frames with the same likeliest label.
+        """Logits (T, K) as intervals like the manifest's: runs of frames with the same likeliest label.
 
-        An interval ends where the next begins, the last one a frame's mean duration after its last frame (a
-        second, if there is one frame).
-        The probability is the mean over the frames.
+        An interval ends where the next one begins; the last one ends a frame's mean duration after its last
+        frame (a second, if there is one frame). The probability is the mean over the frames.
         """
-        values, numbers = self.finish(output).max(dim=1)  # (T,)
+        values, numbers = self.interpret(output).max(dim=1)  # (T,)
         changes = (numbers.diff().nonzero().flatten() + 1).tolist()
         seconds = frame_seconds.tolist()
         mean_duration = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1.0
@@ -194,6 +196,7 @@ class FrameLabels(Classification):
 
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
+        """The seconds of each label in the clip."""
         first = clip.start_seconds or 0.0
         end = math.inf if clip.end_seconds is None else clip.end_seconds
         seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Regression: one or several numbers a clip."""
+"""Regression: one or more numbers a clip."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.learn.metrics import Measure, measure_loss, measure_values
+from pipeline.learn.metrics import Measure, measure_loss, measure_together, measure_values
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
 from pipeline.manifest import Clip
@@ -18,10 +18,10 @@ from pipeline.manifest import Clip
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """The numbers of the manifest's column `value`. The model gives them standardised by the train split."""
+    """The numbers in the manifest's column `value`. Outputs are standardised by the train split."""
 
     mean: tuple[float, ...]  # of each value, over the train split
-    std: tuple[float, ...]  # 1 where a value is always the same
+    std: tuple[float, ...]  # 1 for a value that is always the same
 
     name: ClassVar[str] = "regression"
     per_frame: ClassVar[bool] = False
@@ -29,25 +29,32 @@ class Regression(Task):
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:  # noqa: ARG003
-        """Mean and standard deviation of each value over the train split's clips."""
+        """Take the mean and standard deviation of each value over the train split's clips.
+
+        Raises ManifestError for a clip without values, or with another number of them, or with infinite ones.
+        """
         _refuse_missing(clips, num_values=max(map(len, (clip.values for clip in clips))) or 1)
         values = np.array([clip.values for clip in clips])  # (N, V)
         mean, std = values.mean(axis=0), values.std(axis=0)
-        differs = std > 1e-9 * np.abs(mean)  # what rounding leaves of equal values is less
+        differs = std > 1e-9 * np.abs(mean)  # rounding of equal values leaves less
         return cls(tuple(mean.tolist()), tuple(np.where(differs, std, 1.0).tolist()))
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
+        """The inverse of `describe`."""
         return cls(tuple(description["mean"]), tuple(description["std"]))
 
     def describe(self) -> dict[str, Any]:
+        """Means and deviations."""
         return asdict(self)
 
     @property
     def num_outputs(self) -> int:
+        """The number of values, V."""
         return len(self.mean)
 
     def check(self, clips: Sequence[Clip]) -> None:
+        """Raise ManifestError for a clip that has not V finite values."""
         _refuse_missing(clips, num_values=self.num_outputs)
 
     def targets(self, batch: Batch) -> Tensor:
@@ -60,7 +67,10 @@ class Regression(Task):
         return functional.mse_loss(outputs, targets)
 
     def monitored(self, metrics: Mapping[str, Any], monitor: str) -> Any:
-        """Of several values, errors in units of each one's deviation: else the widest alone would decide."""
+        """The metric, but for errors of several values: their mean in units of each value's deviation.
+
+        In the values' own units, the one with the largest deviation would decide alone.
+        """
         if monitor not in ("mae", "rmse") or self.num_outputs == 1:
             return metrics[monitor]
         errors = [metrics[f"{monitor}_{number}"] / std for number, std in enumerate(self.std, start=1)]
@@ -71,16 +81,18 @@ class Regression(Task):
         return self._measure(outputs.cpu(), targets.cpu())(np.ones(len(targets)))
 
     def measure(self, predictions: Predictions) -> Measure:
+        """Loss of standardised values, and errors in the manifest's unit."""
         outputs, targets, _ = predictions.rows(per_frame=False)
         return self._measure(outputs, targets)
 
     def _measure(self, outputs: Tensor, targets: Tensor) -> Measure:
         losses = (outputs - targets).double().square().mean(dim=1).numpy()
-        loss = measure_loss(losses, np.ones(len(losses)), clips=np.arange(len(losses)))
-        values = measure_values(self.finish(outputs.double()), self.finish(targets.double()))
-        return lambda counts: {**loss(counts), **values(counts)}
+        return measure_together(
+            measure_loss(losses, np.ones(len(losses))),
+            measure_values(self.interpret(outputs.double()), self.interpret(targets.double())),
+        )
 
-    def finish(self, outputs: Tensor) -> Tensor:
+    def interpret(self, outputs: Tensor) -> Tensor:
         """Outputs (..., V) in the manifest's unit."""
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
@@ -92,7 +104,7 @@ class Regression(Task):
         num_answers: int = 1,  # noqa: ARG002
     ) -> list[dict[str, str | float]]:
         """The values (V,) in the manifest's unit: `value`, or `value 1`, `value 2`, ..."""
-        values = self.finish(output.double()).tolist()
+        values = self.interpret(output.double()).tolist()
         names = ["value"] if len(values) == 1 else [f"value {number + 1}" for number in range(len(values))]
         return [dict(zip(names, values, strict=True))]
 
@@ -100,10 +112,10 @@ class Regression(Task):
 def _refuse_missing(clips: Sequence[Clip], *, num_values: int) -> None:
     raise_if_any(
         f"Clip {clip.clip_id!r} has no value: the task 'regression' needs one for every clip. Fill the"
-        " manifest's column 'value', or choose another train.task."
+        " manifest's column 'value', or choose another task."
         if not clip.values
         else f"Clip {clip.clip_id!r} has {len(clip.values)} values, and others have {num_values}: every clip"
-        " needs as many. Correct the manifest's column 'value'."
+        " needs the same number. Correct the manifest's column 'value'."
         if len(clip.values) != num_values
         else f"Clip {clip.clip_id!r} has value {'|'.join(map(str, clip.values))}: each must be finite."
         " Correct the manifest's column 'value'."

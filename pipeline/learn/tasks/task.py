@@ -1,8 +1,8 @@
-"""Task: what is asked of a clip. The one place that knows targets, loss, metrics and the shape of outputs."""
+"""Task: a question about clips. It alone knows the targets, loss, metrics and the shape of outputs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -10,46 +10,43 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError, QuestionsError
 from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.metrics import UNLABELLED, Measure
-from pipeline.learn.models import MeanPoolModel, ModelConfig, RecurrentModel, build_model
+from pipeline.learn.models import ClipModel, ModelConfig, build_model
 from pipeline.learn.streaming import Batch, Standardisation
 from pipeline.manifest import Clip
 
 
 class TaskConfig(BaseModel):
-    """What is asked of a clip."""
+    """Settings of tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal[
-        "classification", "frame_labels", "regression", "captioning", "frame_words", "question_answering"
-    ] = "classification"
-    class_weights: Literal["balanced"] | None = None  # of the loss; balanced: each class counts the same
+    class_weights: Literal["balanced"] | None = None  # in the loss; balanced: all classes count equally
     words: WordsConfig = WordsConfig()  # of captions and questions
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answers for clips, on the CPU, in the order in which they were first seen.
+    """A model's answers about clips, on the CPU, in the order in which the clips were first seen.
 
-    A clip's answer is the mean over its windows; with an answer a frame, over the windows with the frame.
+    A clip's answer is the mean over its windows; a frame's answer, over the windows that have the frame.
     """
 
     clips: tuple[Clip, ...]
     outputs: tuple[Any, ...]  # of each clip: (K,), or with an answer a frame (T, K)
-    targets: tuple[Tensor, ...]  # likewise: a number or (V,), or (T,)
+    targets: tuple[Tensor, ...]  # of each clip: a number or (V,), or with an answer a frame (T,)
     frame_seconds: tuple[Tensor, ...]  # (T,) of each clip: time of its frames in the source
 
     def by_clip(self) -> Iterator["Predictions"]:
-        """Each clip's by itself."""
+        """The predictions of each clip by itself."""
         for i in range(len(self.clips)):
             one = slice(i, i + 1)
             yield Predictions(self.clips[one], self.outputs[one], self.targets[one], self.frame_seconds[one])
 
     def rows(self, *, per_frame: bool) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Outputs (M, K) and targets (M, ...) of all clips or frames, and the clip's number of each (M,)."""
+        """Outputs (M, K), targets (M, ...) and numbers of the clips (M,), of M clips or frames."""
         numbers = np.arange(len(self.clips))
         if not per_frame:
             return torch.stack(self.outputs), torch.stack(self.targets), numbers
@@ -60,15 +57,27 @@ class Predictions:
         )
 
 
-class Task(Protocol):
-    """A task, fitted on the train split. Methods with a body here are right for most tasks."""
+class ExtraInput(NamedTuple):
+    """An input of a task's models beside the maps."""
 
+    axes: tuple[str, ...]  # their names, after the batch
+    shape: str  # for people, with the dtype
+
+
+class Task(Protocol):
+    """A task, fitted on the train split. The methods with a body suit most tasks."""
+
+    name: ClassVar[str]
     per_frame: ClassVar[bool]  # outputs are (B, T, K) instead of (B, K)
-    about_frames: ClassVar[bool] = True  # an answer a frame is about that frame, and goes where it goes
-    baseline: ClassVar[str] = "mean-pool + linear"  # what the model is compared with
-    # Metrics that may choose the best epoch, and whether more is better (1) or less (-1). The first does
-    # unless train.monitor says otherwise.
-    monitors: ClassVar[dict[str, int]]
+    about_frames: ClassVar[bool] = True  # a frame's answer is about that frame, and moves where it is moved
+    of_whole_clips: ClassVar[bool] = False  # targets make no sense for a window of a clip
+    has_classes: ClassVar[bool] = False  # class_weights apply
+    says_words: ClassVar[bool] = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
+    takes_questions: ClassVar[bool] = False  # the model reads a clip's questions beside its maps
+    extra_inputs: ClassVar[Mapping[str, ExtraInput]] = {}  # by name, see `inputs`
+    baseline_label: ClassVar[str] = "mean-pool + linear"  # in tables of results
+    # The metrics that can choose the best epoch; 1: more is better, -1: less is. The first is the default.
+    monitors: ClassVar[Mapping[str, int]]
 
     @property
     def num_outputs(self) -> int:
@@ -77,7 +86,7 @@ class Task(Protocol):
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
-        """Fitted on the clips of the train split. Raises ManifestError when they lack what the task needs."""
+        """Fit the task on clips of the train split. Raises ManifestError when a clip lacks its target."""
         ...
 
     @classmethod
@@ -89,36 +98,51 @@ class Task(Protocol):
         """JSON for the checkpoint."""
         ...
 
+    def check_questions(self, questions: Sequence[str]) -> None:
+        """Raise QuestionsError for questions where the task takes none, and for none where it needs them."""
+        if bool(questions) != self.takes_questions:
+            needs = "needs" if self.takes_questions else "takes no"
+            raise QuestionsError(f"The model's task is {self.name}, which {needs} questions.")
+
+    def with_search(self, **options: Any) -> Self:
+        """The same task, but for these fields of `WordsConfig` in the search of its answers.
+
+        Raises ConfigError if the task does not search its answers.
+        """
+        raise ConfigError(
+            f"{', '.join(options)}: only a decoder of captions searches, and the model's task is {self.name}."
+        )
+
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ManifestError for clips that have no target, or one that the train split does not know."""
+        """Raise ManifestError for a clip without a target, or with one that the train split does not have."""
         ...
 
     def targets(self, batch: Batch) -> Tensor:
-        """On the CPU: (B,) or (B, V); with an answer a frame (B, T), UNLABELLED where nothing is asked."""
+        """Targets (B,) or (B, V) on the CPU; for an answer a frame (B, T), UNLABELLED where there is none."""
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Scalar, of a batch's outputs and targets or of many batches' rows."""
+        """The scalar to minimise, from the outputs and targets of a batch, or from rows of `keep_rows`."""
         ...
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """`loss` and what else is cheap to know of an epoch of training, of what `rows` keeps."""
+        """`loss` and other cheap metrics of an epoch of training, from rows of `keep_rows`."""
         ...
 
     def measure(self, predictions: Predictions) -> Measure:
-        """All metrics, those of `monitors` among them, as a function of how often each clip counts."""
+        """All metrics, including those of `monitors`, as a function of how often each clip counts."""
         ...
 
-    def finish(self, outputs: Tensor) -> Tensor:
-        """Outputs (..., K) as what they say: probabilities, or values in the manifest's unit. Exportable."""
+    def interpret(self, outputs: Tensor) -> Tensor:
+        """Turn outputs (..., K) into probabilities, or values in the manifest's unit. Can be exported."""
         ...
 
     def render(
         self, output: Any, frame_seconds: Tensor, *, num_answers: int = 1
     ) -> list[dict[str, str | float]]:
-        """A clip's output, see `Predictions`, as rows of a table for people: the likeliest answer first.
+        """A clip's output of `Predictions` as rows of a table for people.
 
-        `num_answers`: how many of the likeliest, where a task ranks them.
+        Where a task ranks answers, there are `num_answers` of them, the likeliest first.
         """
         ...
 
@@ -132,7 +156,7 @@ class Task(Protocol):
         tail: nn.Module | None = None,
         seed: int = 0,
     ) -> nn.Module:
-        """The model `name`, for maps (C, H, W), and initial weights from `seed`; see `models.build_model`."""
+        """The model `name` of MODELS for this task; the arguments are those of `models.build_model`."""
         clip = build_model(
             name,
             config,
@@ -143,53 +167,66 @@ class Task(Protocol):
             tail=tail,
             seed=seed,
         )
-        return self.complete(clip, name, config)
+        return self.complete(clip, config)
 
     def num_clip_outputs(self, config: ModelConfig) -> int:  # noqa: ARG002
         """Outputs of the clip's model: K, unless the task builds on it."""
         return self.num_outputs
 
-    def complete(self, clip: RecurrentModel | MeanPoolModel, name: str, config: ModelConfig) -> nn.Module:  # noqa: ARG002
-        """The whole model `name` around the clip's: that one, unless the task builds on it."""
+    def complete(self, clip: ClipModel, config: ModelConfig) -> nn.Module:  # noqa: ARG002
+        """The whole model, which has `clip` in it; `clip` itself, unless the task builds on it."""
         return clip
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """What the model's forward takes besides maps and lengths, on the CPU."""
+        """The values of `extra_inputs` for a batch, on the CPU."""
         return {}
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's outputs for training, on the device of the batch's maps."""
+    def example_inputs(self, num_clips: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Arbitrary values of `extra_inputs`, to trace and check an exported model with."""
+        return {}
+
+    def run_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's outputs for the loss, float32 on the device of the batch's maps."""
         inputs = {name: values.to(batch.maps.device) for name, values in self.inputs(batch).items()}
         outputs: Tensor = model(batch.maps, batch.lengths, **inputs)
-        return outputs.float()  # of autocast: the loss is always in float32
+        return outputs.float()  # autocast may have made them bfloat16
 
     def answers(self, model: nn.Module, batch: Batch) -> Any:
-        """One answer a sample, for evaluation; the outputs, unless a task decodes them."""
-        return self.outputs(model, batch)
+        """One answer a sample, for evaluation: the outputs, unless a task decodes them."""
+        return self.run_model(model, batch)
 
-    def numbers(self, output: Any) -> Tensor:
-        """Of a clip's output, see `Predictions`, what must be finite."""
+    def finite_part(self, output: Any) -> Tensor:
+        """The numbers in a clip's output of `Predictions` that must be finite."""
         values: Tensor = output
         return values
 
     def monitored(self, metrics: Mapping[str, Any], monitor: str) -> Any:
-        """What epochs and models are compared by: the metric `monitor`, a number or an array."""
+        """The value, a number or an array, by which the metric `monitor` compares epochs and models."""
         return metrics[monitor]
 
-    def rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What of a training batch is kept for `metrics` until the epoch ends."""
+    def keep_rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of a training batch that `metrics` reads at the end of the epoch."""
         return (outputs.flatten(0, 1), targets.flatten(0, 1)) if self.per_frame else (outputs, targets)
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits (..., K) and classes (...), the mean over all but UNLABELLED; 0 of none."""
+    """Cross-entropy of logits (..., K) and classes (...): the mean over all but UNLABELLED, or 0."""
     logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     total = functional.cross_entropy(logits, targets, ignore_index=UNLABELLED, reduction="sum")
     return total / (targets != UNLABELLED).sum().clamp(min=1)
 
 
+def refuse_without_target(clips: Iterable[Clip], *, task: str, target: str, column: str) -> None:
+    """Raise ManifestError for these clips, if there are any: they have no target."""
+    raise_if_any(
+        f"Clip {clip.clip_id!r} has no {target}: the task {task!r} needs one for every clip. Fill the"
+        f" manifest's column {column!r}, or choose another task."
+        for clip in clips
+    )
+
+
 def raise_if_any(problems: Iterable[str]) -> None:
-    """Raise ManifestError with the first three problems and the number of the others, if there are any."""
+    """Raise ManifestError with the first three problems and the number of others, if there are any."""
     found = list(problems)
     if found:
         more = [f"And {len(found) - 3} more."] if len(found) > 3 else []

@@ -1,0 +1,64 @@
+"""A look at every clip of a manifest: how many frames it gives, of which size, or why it can't be read."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from pipeline.contract import Preprocessing, Sampling
+from pipeline.errors import DecodeError, error_text
+from pipeline.frames import ClipInfo, Limits, clip_range, probe
+from pipeline.manifest import Clip, fault_of
+from pipeline.system.files import write_atomically
+from pipeline.system.parallel import in_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a look at a clip showed: either what it will give, or why it can't be read."""
+
+    clip_id: str
+    info: ClipInfo | None = None
+    problem: str = ""
+
+
+def measure_clips(
+    clips: Iterable[Clip],
+    *,
+    root: Path,
+    sampling: Sampling,
+    limits: Limits,
+    preprocessing: Preprocessing,
+    num_threads: int,
+) -> Iterator[Measured]:
+    """Open each clip, read the times of its frames and decode the first one; in the order of the clips.
+
+    Sources are relative to `root`. A clip whose source is missing, damaged, above the limits or too small
+    for the preprocessing gives a problem, not an error.
+    """
+
+    def measured(clip: Clip) -> Measured:
+        for source in clip.sources:
+            if fault := fault_of(root, source):
+                return Measured(clip.clip_id, problem=fault.sentence(root / source))
+        try:
+            info = probe(
+                **clip_range(clip, root=root), sampling=sampling, limits=limits, preprocessing=preprocessing
+            )
+        except (DecodeError, OSError) as error:
+            return Measured(clip.clip_id, problem=error_text(error))
+        return Measured(clip.clip_id, info)
+
+    return in_threads(measured, clips, num_threads=num_threads)
+
+
+def write_measured(path: Path, rows: Iterable[Measured]) -> None:
+    """Write a CSV: clip_id, the fields of `ClipInfo` (empty for a broken clip), problem."""
+    names = [field.name for field in fields(ClipInfo)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["clip_id", *names, "problem"])
+    for row in rows:
+        writer.writerow([row.clip_id, *(astuple(row.info) if row.info else [""] * len(names)), row.problem])
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))

@@ -1,0 +1,133 @@
+"""Prediction: a checkpoint's answers for videos and images that are in no manifest."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.backbone import Backbone
+from pipeline.backbone.weights import find_weights
+from pipeline.corpora import walk
+from pipeline.deploy.end_to_end import clip_features, make_backbone
+from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
+from pipeline.frames import is_image, is_video
+from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.streaming import make_loader
+from pipeline.manifest import Clip, Question
+from pipeline.system.devices import resolve_device
+from pipeline.system.memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourceAnswers:
+    """What a model says of a source, or why it says nothing."""
+
+    source: str
+    answers: tuple[dict[str, str | float], ...] = ()  # the likeliest first; see `Task.render`
+    error: str | None = None
+
+
+def predict(
+    checkpoint: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    weights: str | Path = "weights",
+    num_answers: int = 1,
+    questions: Sequence[str] = (),
+    image_fps: float = 1.0,
+    device: str = "auto",
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[SourceAnswers]:
+    """Answer what the checkpoint was trained to answer, for new sources.
+
+    Frames are sampled and preprocessed as the features that the model was trained on. A source that can't be
+    read or answered is logged and has an `error`; the others are answered.
+
+    Args:
+        checkpoint: the folder of a trained model, such as checkpoints/recurrent.
+        sources: videos, images and folders; see `find_sources`.
+        weights: the weights file of the network that made the features, or a folder that has it.
+        num_answers: how many of the likeliest answers to give, where the task ranks them.
+        questions: what to ask about each source, for a model that answers questions.
+        image_fps: the rate of a folder's images, which gives their times.
+        device: auto, cpu, cuda, cuda:1, ...
+        on_progress: called with the number of sources that are done, and the number of all.
+
+    Raises:
+        ConfigError: for an option that is impossible, or a device that is not there.
+        QuestionsError: for questions to a model that takes none, or none to a model that needs them.
+        WeightsError: when the network's weights are missing, or are others.
+        ContractError: when this version of the code makes other features.
+        PipelineError: when there is no checkpoint, or one of another version.
+    """
+    if isinstance(sources, str | Path):
+        raise TypeError(f"sources are a list: give [{str(sources)!r}].")
+    if num_answers < 1:
+        raise ConfigError(f"{num_answers} answers: give at least 1.")
+    if not 0 < image_fps < math.inf:
+        raise ConfigError(f"image_fps {image_fps}: give a rate above 0.")
+    torch_device = resolve_device(device)
+    trained = load_checkpoint(Path(checkpoint))
+    trained.task.check_questions(questions)
+    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
+    trained.model.to(torch_device)
+    backbone = make_backbone(trained.contract, network, device=torch_device)
+    found = [str(clip) for source in sources for clip in find_sources(Path(source))]
+    results: list[SourceAnswers] = []
+    for source in found:
+        on_progress(len(results), len(found))
+        clip = Clip(
+            clip_id=source,
+            sources=(source,),
+            split="",
+            questions=tuple(Question(text, answer="") for text in questions),
+            image_fps=image_fps,
+        )
+        try:
+            answers = answer_clip(
+                clip, root=Path(), checkpoint=trained, backbone=backbone, num_answers=num_answers
+            )
+            results.append(SourceAnswers(source, tuple(answers)))
+        except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            log.error("%s", error_text(error))
+            results.append(SourceAnswers(source, error=error_text(error)))
+    on_progress(len(results), len(found))
+    return results
+
+
+def answer_clip(
+    clip: Clip, *, root: Path, checkpoint: Checkpoint, backbone: Backbone, num_answers: int = 1
+) -> list[dict[str, str | float]]:
+    """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
+
+    Windows and the mean of their answers are those of evaluation. Raises what `clip_features` does.
+    """
+    features = clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract)
+    loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
+    predictions = answer_batches(
+        checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
+    )
+    return checkpoint.task.render(
+        predictions.outputs[0], predictions.frame_seconds[0], num_answers=num_answers
+    )
+
+
+def find_sources(path: Path) -> list[Path]:
+    """The clips of a path: a file itself; of a folder all clips in it and below it, sorted.
+
+    A folder's images are one clip, unless videos lie beside them: then each image is a clip of its own. A
+    folder without any clip is given back as it is: reading it gives the error.
+    """
+    clips: list[Path] = []
+    for folder, files in walk(path) if path.is_dir() else ():
+        images, videos = list(filter(is_image, files)), list(filter(is_video, files))
+        if images and videos:
+            log.warning("%s holds videos beside images: each image is a clip of its own.", folder)
+        clips += [*images, *videos] if videos else [folder] * bool(images)
+    return sorted(clips) or [path]

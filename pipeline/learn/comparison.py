@@ -1,0 +1,188 @@
+"""Comparison: a trained model on clips it was not trained on, beside its two controls.
+
+The controls are the same model on frames in a shuffled order, which tells whether it uses their order, and
+the baseline, which can't see order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from pipeline.errors import ManifestError
+from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
+from pipeline.learn.evaluation import (
+    Score,
+    answer_batches,
+    comparison_table,
+    order_sentence,
+    score_predictions,
+)
+from pipeline.learn.models import MODELS, SequenceModel
+from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
+from pipeline.learn.tasks import Predictions
+from pipeline.learn.training import resolve_monitor
+from pipeline.manifest import read_manifest
+from pipeline.store import open_view
+from pipeline.system.devices import DeviceName, resolve_device
+
+# Of a model's name, the number of batches done, and of all.
+OnBatch = Callable[[str, int, int], None]
+
+
+class EvaluateConfig(BaseModel):
+    """How trained models are measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["train", "val", "test"] = "test"
+    num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
+    seed: Annotated[int, Field(ge=0)] = 0  # of the draws, and of the order of shuffled frames
+    beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)
+    length_power: Annotated[float, Field(ge=0)] | None = None  # null: as trained (words.length_power)
+    batch_size: PositiveInt = 32
+    device: DeviceName = "auto"
+    num_threads: PositiveInt = 2  # that read features
+
+
+@dataclass(frozen=True)
+class FrameWeights:
+    """How much each frame of a clip counts in the model's answer."""
+
+    clip_id: str
+    frame_seconds: np.ndarray  # (T,) float64: time in the source
+    weights: np.ndarray  # (T,) float32, sum 1
+    answer: str  # for people
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model and its controls did on the clips of a split."""
+
+    scores: dict[str, Score]  # of recurrent, shuffled and baseline: metrics with 95 % intervals
+    labels: dict[str, str]  # the same three for people, e.g. `LSTM, frames shuffled`
+    table: str  # for people: a row a model, and a sentence that says whether the order of frames helps
+    checkpoint: Checkpoint  # of the recurrent model
+    predictions: Predictions  # its answers
+    frame_weights: tuple[FrameWeights, ...]  # of the first batch, where attention chooses among frames
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """The metrics by model, each with the ends of its interval; None for what is not defined."""
+        return {name: score.as_json() for name, score in self.scores.items()}
+
+
+def evaluate(
+    checkpoints: str | Path,
+    features: str | Path,
+    manifest: str | Path,
+    *,
+    config: EvaluateConfig | None = None,
+    on_batch: OnBatch = lambda *_: None,
+) -> Evaluation:
+    """Measure trained models on the clips of one split.
+
+    Args:
+        checkpoints: the folder that `train` wrote, with the checkpoints of the model and of the baseline.
+        features: the features of the tap that they were trained on, such as features/layer4.
+        manifest: a CSV or Parquet manifest.
+        config: how to measure; None: all defaults, so on the test split.
+        on_batch: called after each batch with the model's name, the number of batches done and of all.
+
+    Raises:
+        MissingFeaturesError: when there are no features.
+        ContractError: for features that were made in another way than those of the training.
+        ManifestError: when the manifest is wrong, or its clips lack what the task needs.
+        ConfigError: for a config that does not fit the task or the machine.
+        NonFiniteError: for features or answers that are infinite or NaN.
+        PipelineError: when there is no checkpoint, or one of another version.
+    """
+    config = config or EvaluateConfig()
+    loaded = {name: _as_searched(load_checkpoint(Path(checkpoints) / name), config) for name in MODELS}
+    recurrent, baseline = loaded["recurrent"], loaded["baseline"]
+    task, device = recurrent.task, resolve_device(config.device)
+    with open_view(Path(features)) as view:
+        for checkpoint in loaded.values():
+            check_contract(checkpoint.contract, view.contract, path=view.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), view)
+        if not clips:
+            raise ManifestError(f"{manifest} has no {config.split} clips with features.")
+        task.check(clips)
+
+        def load(checkpoint: Checkpoint) -> Loader:
+            options = {"batch_size": config.batch_size, "num_threads": config.num_threads}
+            return make_loader(view, clips, checkpoint.config.model_copy(update=options), device=device)
+
+        def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
+            loader = load(checkpoint)
+            return answer_batches(
+                checkpoint.model.to(device),
+                _counted(loader.epoch(), name=name, num_batches=len(loader), on_batch=on_batch),
+                task=checkpoint.task,
+                device=device,
+                shuffle_seed=shuffle_seed,
+            )
+
+        predictions = {
+            "recurrent": answer("recurrent", recurrent),
+            "shuffled": answer("shuffled", recurrent, shuffle_seed=config.seed),
+            "baseline": answer("baseline", baseline),
+        }
+        frame_weights = _frame_weights(recurrent, load(recurrent))
+    scores = {
+        name: score_predictions(answers, task=task, num_resamples=config.num_resamples, seed=config.seed)
+        for name, answers in predictions.items()
+    }
+    labels = _labels(recurrent)
+    monitor = resolve_monitor(task, recurrent.config)
+    sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
+    table = comparison_table({labels[name]: result for name, result in scores.items()})
+    return Evaluation(
+        scores, labels, f"{table}\n\n{sentence}", recurrent, predictions["recurrent"], frame_weights
+    )
+
+
+def _as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+    """The checkpoint, its task searching as the config says where the config says something."""
+    options = {"beam_size": config.beam_size, "length_power": config.length_power}
+    changes = {name: value for name, value in options.items() if value is not None}
+    return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
+
+
+def _counted(batches: Iterable[Batch], *, name: str, num_batches: int, on_batch: OnBatch) -> Iterator[Batch]:
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        on_batch(name, number, num_batches)
+
+
+@torch.inference_mode()
+def _frame_weights(checkpoint: Checkpoint, loader: Loader) -> tuple[FrameWeights, ...]:
+    """Those of the first batch's clips; none, where no attention chooses among frames."""
+    model, task = checkpoint.model, checkpoint.task
+    if not isinstance(model, SequenceModel) or not model.has_attention:
+        return ()
+    batch = next(loader.epoch())
+    weights = model.attention(batch.maps, batch.lengths).sum(dim=2).cpu()  # (B, T)
+    outputs = task.run_model(model, batch).cpu()
+    rows = zip(batch.clips, batch.lengths.tolist(), batch.frame_seconds, weights, outputs, strict=True)
+    return tuple(
+        FrameWeights(
+            clip.clip_id,
+            seconds[:length].numpy(),
+            frame_weights[:length].numpy(),
+            answer=", ".join(map(str, task.render(output, seconds)[0].values())),
+        )
+        for clip, length, seconds, frame_weights, output in rows
+    )
+
+
+def _labels(recurrent: Checkpoint) -> dict[str, str]:
+    label = recurrent.config.label
+    return {
+        "recurrent": label,
+        "shuffled": f"{label}, frames shuffled",
+        "baseline": recurrent.task.baseline_label,
+    }

@@ -1,0 +1,39 @@
+"""Where features and unfinished trainings are kept: the environment says so, and params.yaml does not."""
+
+import logging
+import os
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def journal_path() -> Path:
+    """Where features are kept: one place for a workspace and all its queued experiments.
+
+    Queued experiments run in folders of their own, in which DVC_ROOT names the workspace; a relative path
+    starts there. Raises ConfigError when a file is in its place.
+    """
+    path = named_journal()
+    if path.is_file():
+        raise ConfigError(
+            f"The journal {path} is a file, and must be a folder. Move the file away, or name another place:"
+            " FRAMECACHE_JOURNAL=/another/folder."
+        )
+    return path
+
+
+def named_journal() -> Path:
+    """The journal's path, whatever is there."""
+    return Path(os.environ.get("DVC_ROOT", "."), os.environ.get("FRAMECACHE_JOURNAL") or ".framecache")
+
+
+def training_folder() -> Path:
+    """Where unfinished trainings keep their states: in the journal, or elsewhere if that is read-only."""
+    journal, own = journal_path(), Path(os.environ.get("DVC_ROOT", "."), ".framecache")
+    folder = next(path for path in (journal / "training", *(journal / "training").parents) if path.exists())
+    if os.access(folder, os.W_OK) or journal == own:
+        return journal / "training"
+    log.warning("%s can't be written: the state of this training is kept in %s.", journal, own / "training")
+    return own / "training"

@@ -1,0 +1,48 @@
+"""docs/library.md is one program: its blocks run in order, in one namespace, on a small corpus."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.manifest import Clip, write_manifest
+from tests.support.media import write_video
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[1] / "docs/library.md"
+SPLITS = ("train", "train", "val", "test")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with what the page's blocks read."""
+    monkeypatch.chdir(tmp_path)
+    clips = []
+    for number in range(12):
+        write_video(tmp_path / f"videos/{number:02}.mp4", num_frames=4 + number % 3, first_index=10 * number)
+        label = ("left", "right")[number // 4 % 2]
+        split = SPLITS[number % 4]
+        clips.append(Clip(f"{number:02}", (f"{number:02}.mp4",), split=split, label=label))
+    write_manifest(tmp_path / "manifest.csv", clips)
+    write_video(tmp_path / "new.mp4", num_frames=5)
+    weights = obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    save_weights(weights, path=tmp_path / "weights/resnet18.safetensors")
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize("container", ["zarr", "hdf5"])
+def test_the_blocks_of_the_page_run(container: str) -> None:
+    text = PAGE.read_text()
+    names: dict[str, object] = {}
+    for block in re.finditer(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        code = block[1].replace('container = "zarr"', f'container = "{container}"')
+        first_line = text[: block.start(1)].count("\n")
+        exec(compile("\n" * first_line + code, PAGE, "exec"), names)
+    assert np.isfinite(names["channel_means"]).all()  # type: ignore[call-overload]
+    assert len(names["losses"]) == 3  # type: ignore[arg-type]
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["baseline", "recurrent"]
+    assert Path("model.pt2").is_file()
+    assert Path("plots/images/comparison.png").is_file()
