@@ -12,7 +12,7 @@ from PIL import Image
 import stages.evaluate
 from pipeline.errors import ConfigError
 from pipeline.learn.decoding import Sentence, beam_search
-from pipeline.learn.tasks import words
+from pipeline.learn.tasks import captions
 from pipeline.manifest import Question, write_manifest
 from tests.stages.test_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.support.media import write_video
@@ -56,7 +56,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
         asked.add((options["beam_size"], options["length_power"]))
         return search(*arguments, **options)
 
-    monkeypatch.setattr(words, "beam_search", watch)
+    monkeypatch.setattr(captions, "beam_search", watch)
     stages.evaluate.main()
     assert asked == {(3, 0.5)}
     again = json.loads((workspace / "metrics/evaluate.json").read_text())
