@@ -130,8 +130,8 @@ def test_clips_whose_sources_cannot_be_read_are_named_after_the_others_are_kept(
     output = project.run(*stage, check=False, **faulty, UNREADABLE="clip3.mp4")
     assert plan_of(output) == "5 to compute, 0 unchanged, 3 unreadable"
     assert "3 clips failed, possibly for a passing reason." in output
-    assert "  clip1: source 'clip1.mp4' does not exist. Correct it, or the corpus's root." in output
-    assert "  clip2: source 'clip2.mp4' was not fetched by git-annex" in output
+    assert "  clip1: source clip1.mp4 does not exist. Correct it, or the corpus's root." in output
+    assert "  clip2: source clip2.mp4 was not fetched by git-annex" in output
     assert "git annex get" in output
     assert re.search(r"  clip3: .*Input/output error", output)
 
