@@ -7,7 +7,7 @@ the baseline, which can't see order.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from pipeline.learn.models import MODELS, SequenceModel
 from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import resolve_monitor
-from pipeline.manifest import read_manifest
+from pipeline.manifest import SPLITS, read_manifest
+from pipeline.registry import one_of
 from pipeline.store import open_view
 from pipeline.system.devices import DeviceName, resolve_device
 
@@ -39,7 +40,7 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    split: Literal["train", "val", "test"] = "test"
+    split: Annotated[str, one_of(SPLITS)] = "test"
     num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
     seed: Annotated[int, Field(ge=0)] = 0  # of the draws, and of the order of shuffled frames
     beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)

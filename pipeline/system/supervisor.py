@@ -224,6 +224,8 @@ class _Supervisor:
         suspects = flight.suspects()
         if len(suspects) == 1 and suspects[0] in last.suspects:  # it was alone
             guilty = {suspects[0]: f"the run {cause} on this clip alone"}
+            untried = last.suspects[last.suspects.index(suspects[0]) + 1 :]
+            orders = replace(orders, suspects=untried)
             log.warning("The run %s on one clip alone: going on without it.", cause)
             if crashed:
                 orders = replace(orders, crashed=last.crashed | guilty)

@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import logging
-import subprocess
 import sys
 import urllib.error
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import stages.weights
 from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import (
     IMAGENET_MEAN,
@@ -38,6 +38,7 @@ from pipeline.errors import (
     WeightsError,
     WeightsFileError,
 )
+from tests.support.in_process import run_main
 
 pytestmark = pytest.mark.slow
 
@@ -325,26 +326,24 @@ def test_the_config_refuses_impossible_values(fields: dict[str, Any]) -> None:
 # The stage
 
 
-def run_stage(folder: Path, parameters: str) -> subprocess.CompletedProcess[str]:
+def run_stage(folder: Path, parameters: str) -> tuple[int, str, str]:
     (folder / "params.yaml").write_text(parameters)
-    return subprocess.run(
-        [sys.executable, "-m", "stages.weights"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return run_main(stages.weights.main, folder)
 
 
 def test_the_stage_writes_the_weights_file(random18: Weights, tmp_path: Path) -> None:
-    done = run_stage(tmp_path, "weights: {arch: resnet18, source: random:0}")
-    assert done.returncode == 0, done.stderr
+    status, stdout, stderr = run_stage(tmp_path, "weights: {arch: resnet18, source: random:0}")
+    assert status == 0, stderr
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["resnet18.safetensors"]
     assert load_weights(tmp_path / "weights" / "resnet18.safetensors").sha256 == random18.sha256
-    assert random18.sha256 in done.stdout
+    assert random18.sha256 in stdout
 
 
 def test_the_stage_fails_with_one_message(tmp_path: Path) -> None:
-    done = run_stage(tmp_path, "weights: {arch: resnet18, source: random:0, seed: 1}")
-    assert done.returncode == 1
-    assert "unknown key 'weights.seed'" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, _, stderr = run_stage(tmp_path, "weights: {arch: resnet18, source: random:0, seed: 1}")
+    assert status == 1
+    assert "unknown key 'weights.seed'" in stderr
+    assert "Traceback" not in stderr
     assert not (tmp_path / "weights").exists()
 
 

@@ -1,7 +1,5 @@
 """The embedded corpus: its targets are true, and its frames do not give the answer away."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+import stages.digits
 from pipeline.contract import Sampling
 from pipeline.corpora.digits import (
     DIRECTIONS,
@@ -21,6 +20,7 @@ from pipeline.corpora.digits import (
 )
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip, Question, check_sources, read_manifest
+from tests.support.in_process import run_main
 
 pytestmark = pytest.mark.slow
 
@@ -168,10 +168,9 @@ def test_the_stage_writes_a_corpus_that_its_manifest_describes(tmp_path: Path) -
     (tmp_path / "corpus/digits/old.mp4").touch()
 
     def run() -> dict[str, bytes]:
-        command = [sys.executable, "-m", "stages.digits"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout == "manifests/digits.csv: 10 train, 2 val, 2 test\n"
-        assert "14/14" in done.stderr
+        status, stdout, stderr = run_main(stages.digits.main, tmp_path)
+        assert (status, stdout) == (0, "manifests/digits.csv: 10 train, 2 val, 2 test\n")
+        assert "14/14" in stderr
         return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     files = run()

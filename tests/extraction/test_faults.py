@@ -14,20 +14,24 @@ import pytest
 from pipeline.store import open_view, stored_keys
 from pipeline.store.format.records import read_record
 from tests.support.media import write_video
-from tests.support.project import NAMES, Project, make_project, plans
+from tests.support.project import NAMES, Project, plans
 
 pytestmark = pytest.mark.slow
 
-# Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says.
+# Loaded by every Python process of a test that asks for it: av.open does to extraction what FAULTS says,
+# and of the files that UNREADABLE names no bytes can be read.
 FAULTY_DECODER = """
-import os, sys
+import builtins, errno, os, sys
 if "stages.extraction" in sys.orig_argv and os.environ.get("FAULTS"):
     import ctypes, json, pathlib, signal, time
     import av
     faults = json.loads(os.environ["FAULTS"])
     real_open = av.open
     def open_(file, *args, **kwargs):
-        match faults.get(pathlib.Path(str(file)).stem):
+        fault = faults.get(pathlib.Path(str(file)).stem)
+        if fault in ("crash", "hang", "killed"):
+            time.sleep(0.3)  # until the other decoders have a clip too
+        match fault:
             case "crash":
                 ctypes.string_at(0)
             case "hang":  # in C, with the interpreter's lock held
@@ -42,6 +46,13 @@ if "stages.extraction" in sys.orig_argv and os.environ.get("FAULTS"):
                 time.sleep(600)
         return real_open(file, *args, **kwargs)
     av.open = open_
+if "stages.extraction" in sys.orig_argv and os.environ.get("UNREADABLE"):
+    real = builtins.open
+    def flaky(path, *args, **kwargs):
+        if str(path).endswith(os.environ["UNREADABLE"]):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *args, **kwargs)
+    builtins.open = flaky
 """
 
 
@@ -75,12 +86,11 @@ def clip_ids(project: Project) -> list[str]:
         return view.clip_ids()
 
 
-@pytest.mark.timeout(600)  # ten processes, each of which imports torch
 def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_next_run(
     fresh: Project, faulty: dict[str, str]
 ) -> None:
     project = fresh
-    project.set({"extract.stall_seconds": 5, "extract.num_decoders": 2})
+    project.set({"extract.stall_seconds": 5, "extract.num_decoders": 4})
     (project.videos / "clip5.mp4").write_bytes(b"not a video" * 100)
     faults = {"clip1": "crash", "clip2": "hang", "clip3": "killed", "clip4": "memory"}
     output = project.dvc("repro", "extract", check=False, **faulty, FAULTS=json.dumps(faults))
@@ -90,7 +100,7 @@ def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_nex
     assert "  clip4: out of memory" in output
     assert not (project.path / "features").exists()
 
-    output = project.dvc("repro", "extract")  # whatever it was has passed
+    output = project.extract_here()  # whatever it was has passed
     assert plan_of(output) == "3 to compute, 3 unchanged, 2 quarantined before"
     assert clip_ids(project) == ["clip0", "clip2", "clip3", "clip4", "clip6", "clip7"]
     found = quarantine(project)
@@ -102,29 +112,34 @@ def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_nex
     }
     assert found["clip5"]["reason"].startswith("videos/clip5.mp4 can't be decoded")
 
-    output = project.run("python", "-m", "stages.extract", "--retry-quarantined")
+    output = project.extract_here("--retry-quarantined")
     assert plan_of(output) == "2 quarantined before, tried again, 6 unchanged"
     assert clip_ids(project) == [name for name in NAMES if name != "clip5"]
     assert list(quarantine(project)) == ["clip5"]
 
 
-def test_clips_whose_sources_are_not_there_are_named_after_the_others_are_kept(fresh: Project) -> None:
+def test_clips_whose_sources_cannot_be_read_are_named_after_the_others_are_kept(
+    fresh: Project, faulty: dict[str, str]
+) -> None:
     project = fresh
     for name in ("clip1", "clip2"):
         (project.videos / f"{name}.mp4").unlink()
     (project.videos / "clip2.mp4").symlink_to("../.git/annex/objects/Xk/clip2.mp4")
-    output = project.run("python", "-m", "stages.extract", check=False)
-    assert plan_of(output) == "6 to compute, 0 unchanged, 2 unreadable"
-    assert "2 clips failed, possibly for a passing reason." in output
-    assert "  clip1: source 'clip1.mp4' does not exist. Correct it, or the corpus's root." in output
-    assert "  clip2: source 'clip2.mp4' was not fetched by git-annex" in output
+    project.add_video("clip3", first_index=503)
+    stage = ("python", "-m", "stages.extract")
+    output = project.run(*stage, check=False, **faulty, UNREADABLE="clip3.mp4")
+    assert plan_of(output) == "5 to compute, 0 unchanged, 3 unreadable"
+    assert "3 clips failed, possibly for a passing reason." in output
+    assert "  clip1: source clip1.mp4 does not exist. Correct it, or the corpus's root." in output
+    assert "  clip2: source clip2.mp4 was not fetched by git-annex" in output
     assert "git annex get" in output
+    assert re.search(r"  clip3: .*Input/output error", output)
 
     for number in (1, 2):
         (project.videos / f"clip{number}.mp4").unlink(missing_ok=True)
         project.add_video(f"clip{number}", num_frames=4 + number, first_index=10 * number)
-    output = project.run("python", "-m", "stages.extract")
-    assert plan_of(output) == "2 to compute, 6 unchanged"
+    output = project.extract_here()
+    assert plan_of(output) == "3 to compute, 5 unchanged"
     assert clip_ids(project) == NAMES
 
 
@@ -167,7 +182,7 @@ def test_an_interrupted_run_commits_what_is_complete_and_the_next_one_goes_on(
         assert re.search("exited with (130|-2)", output)  # -2: dash, under DVC, dies of the Ctrl-C itself
     else:
         assert process.returncode == 143
-    output = project.run("python", "-m", "stages.extract")
+    output = project.extract_here()
     assert re.fullmatch(r"[3-7] to compute, [1-5] unchanged", plan_of(output))
     assert clip_ids(project) == NAMES
 
@@ -185,7 +200,7 @@ def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_aga
     assert not (project.path / "features").exists()
 
     project.set({"extract.max_failed_share": 0.25})
-    output = project.dvc("repro", "extract")
+    output = project.extract_here()
     assert plan_of(output) == "7 unchanged, 1 quarantined before"
     found = quarantine(project)
     assert [(name, row["policy"]) for name, row in found.items()] == [
@@ -208,21 +223,24 @@ def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_aga
     )
 
     project.set({"extract.damaged": "drop", "extract.min_frames": 1})
-    output = project.dvc("repro", "extract")
+    output = project.extract_here()
     assert plan_of(output) == "6 unchanged, 2 quarantined before"
     assert clip_ids(project) == ["clip0", "clip1", "clip2", "clip5", "clip6", "clip7"]
 
 
-@pytest.mark.parametrize("again", [("repro", "extract"), ("exp", "run", "extract")])
 def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
-    tmp_path: Path, faulty: dict[str, str], again: tuple[str, ...]
+    project: Project, faulty: dict[str, str], tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path)
     project.set({"extract.store.commit_seconds": 0.001, "extract.batch_size": 4})
     for number, name in enumerate(NAMES):
         project.add_video(name, num_frames=60, first_index=100 * number)
     project.commit()
-    project.dvc("repro", "weights")
+    journal = project.path / ".framecache"
+    before = set(journal.rglob("*.record"))
+
+    def records() -> set[Path]:
+        return set(journal.rglob("*.record")) - before
+
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -233,31 +251,32 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    journal = project.path / ".framecache"
     deadline = time.monotonic() + 240
     try:
-        while len(stored_keys(map(read_record, journal.rglob("*.record")))) < 3:  # of 7
+        while len(stored_keys(map(read_record, records()))) < 3:  # of 7
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    shards = (record.with_suffix(".shard") for record in journal.rglob("*.record"))  # others don't exist yet
-    finished = {path.name: path.stat().st_ino for path in shards}
+    finished = [record.with_suffix(".shard").relative_to(project.path) for record in records()]
     assert not (project.path / "features").exists()
 
-    output = project.dvc(*again)
-    unchanged = int(re.search(r"(\d+) unchanged", plan_of(output))[1])  # type: ignore[index]
-    assert 0 < unchanged < 8
-    assert set(finished.values()) <= {path.stat().st_ino for path in journal.rglob("*.shard")}
-    with open_view(project.path / "features/layer4") as view:
-        assert view.clip_ids() == NAMES
+    for number, again in enumerate((("repro", "extract"), ("exp", "run", "extract"))):
+        copy = project.copy(tmp_path / str(number))
+        kept = {(copy.path / shard).stat().st_ino for shard in finished}
+        output = copy.dvc(*again)
+        unchanged = int(re.search(r"(\d+) unchanged", plan_of(output))[1])  # type: ignore[index]
+        assert 0 < unchanged < 8
+        assert kept <= {path.stat().st_ino for path in copy.path.glob(".framecache/**/*.shard")}
+        with open_view(copy.path / "features/layer4") as view:
+            assert view.clip_ids() == NAMES
 
 
 def test_a_batch_for_which_there_is_no_memory_is_one_message_with_the_way_out(fresh: Project) -> None:
     fresh.set({"extract.batch_size": 10**12})
-    output = fresh.run("python", "-m", "stages.extract", check=False)
+    output = fresh.extract_here(check=False)
     assert "error: Out of memory: " in output
     assert "Lower batch_size (now 1000000000000), then run again to go on." in output
     assert "Traceback" not in output

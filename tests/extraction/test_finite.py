@@ -164,16 +164,15 @@ def test_the_stage_fails_beyond_the_allowed_share_and_tries_again_when_it_is_ask
 ) -> None:
     """In the real stage: all clips overflow float16."""
     save_weights(scaled_weights(layer4=1e6), path=project.path / "weights/resnet18.safetensors")
-    stage = ("python", "-m", "stages.extract")
-    output = project.run(*stage, check=False)
+    output = project.run("python", "-m", "stages.extract", check=False)
     assert "8 of 8 clips can't be used, more than max_failed_share (0.5) allows:" in output
     assert output.count("Clip clip0 is quarantined: layer4 at 0.000 s has a value of magnitude") == 1
     assert output.count("and float16 ends at 65504. Choose dtype float32.") == 16  # log, and the error
-    again = project.run(*stage, "--retry-quarantined", check=False)
+    again = project.extract_here("--retry-quarantined", check=False)
     assert "8 quarantined before, tried again" in again
     assert again.count("is quarantined: layer4 at 0.000 s") == 8
     project.set({"extract.dtype": "float32"})
-    project.run(*stage)
+    project.extract_here()
     with open_view(project.path / "features/layer4") as view:
         assert view.clip_ids() == NAMES
         assert view.read("clip0").max() > 65520

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.extraction import damaged_key
+from pipeline.extraction import damaged_key, forecast
 from pipeline.extraction.config import Target
 from pipeline.extraction.plan import clip_key, make_plan, usable_key
 from pipeline.manifest import Clip
@@ -41,6 +41,7 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(project.path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setattr(forecast, "_COMPUTE_SECONDS", 0.1)
     assert plan_text(project, capsys) == "Plan:\n  8 unchanged\nNothing to compute.\n"
 
     project.add_video("clip3", num_frames=7, first_index=999)

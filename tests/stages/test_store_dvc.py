@@ -110,7 +110,7 @@ def test_gc_keeps_what_any_revision_or_experiment_needs_and_frees_the_rest(proje
     project.dvc("exp", "run", "--name", "three", "--set-param", "extract.sampling={every:3}", "extract")
     for every in (4, 5):  # 4 is tried only; a run of 5, which is queued, was killed
         project.set({"extract.sampling": {"every": every}})
-        project.run("python", "-m", "stages.extract")
+        project.extract_here()
     project.dvc("exp", "run", "--queue", "--name", "five")
     back_to_head(project)
     assert samplings(project) == {"all", "2", "3", "4", "5"}
@@ -145,13 +145,13 @@ def test_gc_names_the_command_that_frees_what_is_shared_with_dvcs_cache(project:
 def test_without_its_list_of_features_all_that_fits_a_revision_is_kept(project: Project) -> None:
     for every in (2, 4):
         project.set({"extract.sampling": {"every": every}})
-        project.run("python", "-m", "stages.extract")
+        project.extract_here()
     project.run("git", "checkout", "--quiet", "--force", "HEAD")
-    project.run("python", "-m", "stages.extract")
+    project.extract_here()
     project.set({"extract.sampling": {"every": 2}})
     project.commit()
     shutil.rmtree(project.path / ".dvc/cache/files/md5")
     assert "(its list of features is not in DVC's cache)" in store(project, "gc", "--yes")
     assert samplings(project) == {"all", "2"}
     project.run("git", "checkout", "--quiet", "HEAD~1")
-    assert plans(project.run("python", "-m", "stages.extract")) == ["8 unchanged"]
+    assert plans(project.extract_here()) == ["8 unchanged"]

@@ -4,15 +4,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import stages.train
 from pipeline.store import open_view
 from pipeline.store.upkeep.care import journal_checks, verify, view_checks
-from tests.stages.test_dvc import plan_of
+from tests.stages.test_dvc import plan_of, run_queue
+from tests.support.in_process import run_main
 from tests.support.project import NAMES, Project, plans
 
 
@@ -54,26 +55,27 @@ def test_nothing_is_computed_while_a_copy_of_the_features_is_left(project: Proje
     assert features(project) == before
 
     shutil.rmtree(view)
-    output = project.run("python", "-m", "stages.train", check=False)
-    assert re.search(r"^error: No features at features/layer4. Run `dvc repro extract`", output, re.MULTILINE)
-    assert "Traceback" not in output
+    status, _, error = run_main(stages.train.main, project.path)
+    assert status == 1
+    assert re.search(r"^error: No features at features/layer4. Run `dvc repro extract`", error, re.MULTILINE)
+    assert "Traceback" not in error
     project.dvc("checkout", "features")
     assert features(project) == before
 
     shutil.rmtree(cache)
     shutil.rmtree(view)
-    assert plan_of(project.dvc("repro", "extract")) == "8 unchanged"  # from the journal
+    assert plan_of(project.extract_here()) == "8 unchanged"  # from the journal
     assert features(project) == before
     assert verify(journal_checks(journal)) == []
 
-    for path in (journal, view, cache):
+    for path in (journal, view):
         shutil.rmtree(path)
-    assert plan_of(project.dvc("repro", "extract")) == "8 new, 0 unchanged"
+    assert plan_of(project.extract_here()) == "8 new, 0 unchanged"
     assert features(project) == before
 
 
 def test_a_journal_on_another_filesystem_serves_until_every_copy_is_gone(
-    project: Project, elsewhere: Path
+    project: Project, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = elsewhere / "journal"
     there = {"FRAMECACHE_JOURNAL": str(journal)}
@@ -89,7 +91,8 @@ def test_a_journal_on_another_filesystem_serves_until_every_copy_is_gone(
     assert features(project) == before
 
     shutil.rmtree(project.path / ".dvc/cache")
-    assert extract_again(project, 5, **there) == "8 unchanged"
+    monkeypatch.setenv("FRAMECACHE_JOURNAL", str(journal))
+    assert plan_of(project.extract_here()) == "8 unchanged"
     assert features(project) == before
     assert verify(journal_checks(journal)) == []
 
@@ -124,17 +127,9 @@ def test_extractions_with_different_parameters_share_a_journal_at_once(
 
 def test_queued_experiments_with_the_same_new_parameters_compute_each_clip_once(project: Project) -> None:
     before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
-    for rate in (0.01, 0.02):
-        changes = ("-S", "extract.pooling=avg", "-S", f"train.learning_rate={rate}")
-        project.dvc("exp", "run", "--queue", *changes, "extract")
-    project.dvc("queue", "start", "-j", "2")
-    deadline = time.monotonic() + 240
-    while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
-        assert time.monotonic() < deadline, status
-        time.sleep(3)  # asking takes a second of a core
-    assert status.count("Success") == 2, status
-    names = re.findall(r"^(\w{7})", status, flags=re.MULTILINE)
-    found = [plan for name in names for plan in plans(project.dvc("queue", "logs", name))]
+    changes = ("--set-param", "extract.pooling=avg", "--set-param", "train.learning_rate=0.01,0.02")
+    project.dvc("exp", "run", "--queue", *changes, "extract")
+    found = [plan for output in run_queue(project) for plan in plans(output)]
     assert sorted(found) == ["8 pooling changed: none -> avg, 0 unchanged", "8 unchanged"]
     assert before < {path.name for path in (project.path / ".framecache").rglob("*.shard")}
     assert verify(journal_checks(project.path / ".framecache")) == []
@@ -149,6 +144,6 @@ def test_a_stage_that_finds_the_disk_full_says_so_in_one_sentence_and_goes_on_la
         r"error: File too large while writing .framecache/contracts/.* \d+ MB are free\.", message
     )
     assert "Traceback" not in output
-    output = project.run("python", "-m", "stages.extract")
+    output = project.extract_here()
     assert plan_of(output) == "8 sampling changed: all -> {'every': 2}, 0 unchanged"
     features(project)

@@ -35,6 +35,7 @@ from tests.support.features import (
     make_writer,
     publish_clips,
 )
+from tests.support.in_process import run_main
 from tests.support.toy import make_clip
 
 pytestmark = pytest.mark.slow
@@ -103,11 +104,19 @@ def start(stage: str, workspace: Path, *, code: Path = REPOSITORY) -> "subproces
     )
 
 
-def run(stage: str, workspace: Path, *, status: int = 0, code: Path = REPOSITORY) -> tuple[str, str]:
-    process = start(stage, workspace, code=code)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == status, stderr
+def run(stage: str, workspace: Path, *, status: int = 0) -> tuple[str, str]:
+    """What a stage, run in this process, writes to stdout and stderr."""
+    found, stdout, stderr = run_main(getattr(stages, stage).main, workspace)
+    assert found == status, stderr
     return stdout, stderr
+
+
+def train_anew(workspace: Path, *, code: Path = REPOSITORY) -> str:
+    """Train in a new process, as code that is imported is part of a run's identity; its stderr."""
+    process = start("train", workspace, code=code)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stderr
 
 
 def read_table(path: Path, *, delimiter: str = ",") -> list[dict[str, str]]:
@@ -202,46 +211,44 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return outputs(workspace)
 
 
-def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> None:
+def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> str:
+    """Train until a state of this model's training is kept, then kill the process; its stderr."""
     process = start("train", workspace, code=code)
     while not list(workspace.glob(f".framecache/training/*/{model}.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (workspace / "metrics/train.json").exists()
+    return stderr
 
 
-@pytest.mark.parametrize("model", ["recurrent", "baseline"])
-def test_train_killed_in_the_middle_continues_to_the_same_outputs(tmp_path, undisturbed, model):
-    workspace = make_workspace(tmp_path, train=LONG)
-    kill_in_the_middle(workspace, model=model)
-    _, stderr = run("train", workspace)
-    assert "Training resumes after epoch" in stderr
+def test_train_killed_in_the_middle_continues_to_the_same_outputs_unless_its_configuration_is_another(
+    tmp_path, undisturbed
+):
+    workspace = make_workspace(tmp_path / "workspace", train=LONG)
+    kill_in_the_middle(workspace, model="recurrent")
+    other = shutil.copytree(workspace, tmp_path / "other")
+    assert "Training resumes after epoch" in kill_in_the_middle(workspace, model="baseline")
+    assert "Training resumes after epoch" in train_anew(workspace)
     assert outputs(workspace) == undisturbed
 
-
-def test_another_configuration_does_not_resume_the_run(tmp_path):
-    workspace = make_workspace(tmp_path, train=LONG)
-    kill_in_the_middle(workspace, model="recurrent")
-    write_params(workspace, train={"learning_rate": 0.5})
-    _, stderr = run("train", workspace)
-    assert "resumes" not in stderr
+    write_params(other, train={"learning_rate": 0.5})
+    assert "resumes" not in train_anew(other)
 
 
 def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
     code = tmp_path / "code"
     for name in ("pipeline", "stages"):
-        shutil.copytree(REPOSITORY / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, code / name)
     workspace = make_workspace(tmp_path / "workspace", train=LONG)
-    kill_in_the_middle(workspace, model="baseline", code=code)
+    kill_in_the_middle(workspace, model="recurrent", code=code)
     path = code / "pipeline/learn/tasks/classification.py"
     old, new = "return losses * weights, weights", "return losses * 3, weights"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
-    _, stderr = run("train", workspace, code=code)
-    assert "resumes" not in stderr
+    assert "resumes" not in train_anew(workspace, code=code)
     curve = workspace / "dvclive/train/recurrent/plots/metrics/train/loss.tsv"
     losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
     assert len(losses) == LONG["epochs"]

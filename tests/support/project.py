@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
+from pipeline.system.supervisor import Notes, Orders
+from tests.support.in_process import run_main
 from tests.support.media import write_video
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,6 +38,7 @@ class Project:
             k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_", "FRAMECACHE_"))
         }
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        environment["DVC_NO_ANALYTICS"] = "1"  # `dvc init` starts a process for them
         return environment
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
@@ -53,6 +57,24 @@ class Project:
 
     def dvc(self, *arguments: str, check: bool = True, **environment: str) -> str:
         return self.run("dvc", *arguments, check=check, **environment)
+
+    def extract_here(self, *options: str, check: bool = True) -> str:
+        """Run the work of stage extract in this process, unsupervised; its output.
+
+        For steps of a test of which only the plan and the features are looked at.
+        """
+        from stages import extraction  # imports torch
+
+        supervision = {
+            "interrupt_once": lambda: None,
+            "Notes": lambda _: Notes(),
+            "read_orders": lambda _: Orders(),
+        }
+        with mock.patch.multiple(extraction, **supervision):
+            arguments = ("--notes=0", "--orders=0", *options)
+            status, stdout, stderr = run_main(extraction.main, self.path, *arguments)
+        assert (status == 0) == check, stdout + stderr
+        return stdout + stderr
 
     def set(self, changes: Mapping[str, Any]) -> None:
         """Change parameters, given as {"section.key": value}."""

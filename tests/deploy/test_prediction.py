@@ -1,0 +1,66 @@
+"""`predict` as a function: its answers and progress, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.backbone import Weights
+from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.deploy.prediction import predict
+from pipeline.errors import ConfigError, MissingNetworkError, QuestionsError
+from pipeline.learn.checkpoint import save_checkpoint
+from tests.support.checkpoints import CLASSES, make_checkpoint
+from tests.support.media import write_video
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, weights: Weights) -> Path:
+    save_weights(weights, path=tmp_path / "weights/any.safetensors")
+    save_checkpoint(tmp_path / "checkpoint", make_checkpoint("classification", weights))
+    return tmp_path / "checkpoint"
+
+
+def test_each_source_has_answers_or_an_error_and_progress_counts_them(tmp_path, checkpoint):
+    write_video(tmp_path / "good.mp4", num_frames=3)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    progress = []
+    bad, good = predict(
+        str(checkpoint),
+        [str(tmp_path / "bad.mp4"), tmp_path / "good.mp4"],
+        weights=tmp_path / "weights",
+        num_answers=2,
+        on_progress=lambda *done: progress.append(done),
+    )
+    assert progress == [(0, 2), (1, 2), (2, 2)]
+    assert bad.answers == ()
+    assert "bad.mp4 can't be decoded" in bad.error
+    assert good.error is None
+    assert good.source == str(tmp_path / "good.mp4")
+    assert {answer["label"] for answer in good.answers} < set(CLASSES)
+    assert len(good.answers) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_answers": 0}, ConfigError, "0 answers: give at least 1"),
+        ({"image_fps": 0.0}, ConfigError, r"image_fps 0\.0: give a rate above 0"),
+        ({"questions": ["which?"]}, QuestionsError, "task is classification, which takes no questions"),
+        ({"weights": "nowhere"}, MissingNetworkError, r"nowhere does not have the weights .*from random:0"),
+    ],
+)
+def test_what_is_impossible_is_refused(tmp_path, checkpoint, options, error, message):
+    with pytest.raises(error, match=message):
+        predict(checkpoint, ["x.mp4"], **{"weights": tmp_path / "weights", **options})
+
+
+def test_a_single_source_is_refused_with_the_list_that_it_should_be(checkpoint):
+    with pytest.raises(TypeError, match=r"give \['x\.mp4'\]"):
+        predict(checkpoint, "x.mp4")
