@@ -33,8 +33,6 @@ def weights_path() -> Path:
 def show_progress(bars: Bars, progress: Progress) -> None:
     """Move the bar of the step; of computing, it also shows frames, frames/s and bytes."""
     step = progress.step
-    if step != "extract" and not progress.num_done:
-        return  # most runs have nothing to read or repack
     if progress.num_frames:
         rate = progress.num_frames / max(bars.elapsed_seconds, 1e-9)
         bars.note(step, f"{progress.num_frames} frames, {rate:.0f} frames/s, {size_text(progress.num_bytes)}")
