@@ -287,7 +287,7 @@ PRETENDERS = textwrap.dedent("""
     from pipeline.extraction.result import Result
     from pipeline.store import Journal
 
-    def check(context):
+    def refuse_nobody(context):
         return None
 
     def pretend(context, task, planned):
@@ -298,7 +298,7 @@ PRETENDERS = textwrap.dedent("""
         return Result(num_frames=num_frames, num_clips=len(clips), num_batches=num_frames // 32,
                       seconds=num_frames / scale.WORKER_FRAMES_PER_S)
 
-    dask_worker.check, dask_worker.compute_chunk = check, pretend
+    dask_worker.why_refused, dask_worker.compute_chunk = refuse_nobody, pretend
     if __name__ == "__main__":
         with LocalCluster(n_workers=int(sys.argv[1]), processes=False, threads_per_worker=1,
                           memory_limit=0, dashboard_address="127.0.0.1:0", protocol="tcp") as cluster:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Step = Literal["read sources", "repack", "extract", "extract damaged clips"]
+StepName = Literal["read sources", "repack", "extract", "extract damaged clips"]
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far one step of an extraction is: reading sources for their digests, repacking, or computing."""
 
-    step: Step
+    step: StepName
     num_done: int  # bytes of sources, or clips
     num_total: int
     num_frames: int = 0  # computed so far
@@ -25,7 +25,7 @@ def ignore_progress(_: Progress) -> None:
     """For a caller who does not want to know."""
 
 
-def counter(on_progress: OnProgress, step: Step, *, num_total: int) -> Callable[..., None]:
+def counter(on_progress: OnProgress, step: StepName, *, num_total: int) -> Callable[..., None]:
     """A function that adds (num_done, num_frames, num_bytes) to what was done, and tells `on_progress`."""
     done = [0, 0, 0]
 

@@ -42,7 +42,7 @@ def extract(
 
     Reads the CSV or Parquet file `manifest`, whose sources are below `root`, and the file `weights`; writes
     `features`/<tap> and `features`/quarantine.csv. Whatever is in `journal` is not computed again, also after
-    an interrupted run. `on_progress` is called from several threads; logging tells of plan and results.
+    an interrupted run. `on_progress` may be called on another thread; logging tells of plan and results.
 
     Runs in this process, without a supervisor: a source on which a decoder crashes or hangs takes the process
     with it. (The stage `extract` supervises a process of its own, and goes on without such a source.)

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
-from pipeline.contract import Preprocessing, Sampling
+from pipeline.contract import Pooling, Preprocessing, Sampling, StoredDtype
 from pipeline.errors import PipelineError
 from pipeline.extraction import ExtractConfig, make_plan, make_targets, publish_view
 from pipeline.extraction import runners as extract_runners
@@ -52,6 +53,11 @@ def plain_maps(source: Path, weights: Weights, tap: str) -> np.ndarray:
     frames = torch.from_numpy(batch.pixels)
     options = Preprocessing(resize=32, crop=32)
     return np.concatenate([backbone(preprocess(frame[None], options))[tap].numpy() for frame in frames])
+
+
+def test_every_pooling_and_dtype_of_a_contract_has_its_entry() -> None:
+    assert set(extract_runners.POOLINGS) == set(get_args(Pooling))
+    assert set(finite._LIMITS) == set(get_args(StoredDtype))
 
 
 def quarantine_csv(features: Path) -> list[list[str]]:

@@ -107,7 +107,7 @@ class WorkerPool:
         if not live and known:
             log.warning("No Dask worker is left: waiting for others.")
         for address in live - known:
-            self._checking[address] = self._call(address, dask_worker.check, self._context)
+            self._checking[address] = self._call(address, dask_worker.why_refused, self._context)
         for address in known - live:
             self._checking.pop(address, None)
             self._refused.pop(address, None)

@@ -62,7 +62,7 @@ class _State:
 _states: dict[str, _State] = {}  # by the name of the extraction: at most one
 
 
-def check(context: TaskContext) -> str | None:
+def why_refused(context: TaskContext) -> str | None:
     """Why this worker can't take part, naming the host and the path; None when it can."""
     try:
         _check_files(context)
