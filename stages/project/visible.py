@@ -27,7 +27,8 @@ def visible_manifest(manifest: str) -> Path:
         return path  # one that is missing has its own message
     raise ConfigError(
         f"corpus.manifest: {manifest!r} is tracked by neither git nor DVC, so queued experiments would not"
-        f" find it. Track it: `git add {manifest}`, with -f if git ignores it."
+        f" find it. Commit it: `git add {manifest}` (with -f if git ignores it) and `git commit`. Without the"
+        " commit, `dvc exp run` undoes the `git add`."
     )
 
 

@@ -137,7 +137,7 @@ def extract(
             )
         else:
             backbone = Backbone(load_weights(folder / "weights"), taps=config.taps, device=CPU)
-            result = compute_clips(todo.to_extract, backbone=backbone, device=CPU, **common)
+            result = compute_clips(todo.to_extract, backbone=backbone, **common)
         publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
     return result, path / "features"
 

@@ -217,7 +217,9 @@ def test_a_manifest_that_experiments_can_not_see_is_refused_until_git_tracks_it(
     manifest.write_text("clip_id,source,split\n")
     assert visible_manifest("mine.csv") == Path("mine.csv")  # without git there are no experiments
     subprocess.run(["git", "init", "--quiet"], check=True)
-    with pytest.raises(ConfigError, match=r"'mine.csv' is tracked by neither.*`git add mine.csv`"):
+    with pytest.raises(
+        ConfigError, match=r"'mine.csv' is tracked by neither.*`git add mine.csv`.*`git commit`"
+    ):
         visible_manifest("mine.csv")
     assert visible_manifest(str(manifest)) == manifest
     subprocess.run(["git", "add", "mine.csv"], check=True)

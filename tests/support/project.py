@@ -149,6 +149,7 @@ def make_project(folder: Path) -> Project:
             "extract.batch_size": 8,
             "train.tap": "layer4",
             "train.epochs": 2,
+            "evaluate.num_resamples": 50,
         }
     )
     project.commit()

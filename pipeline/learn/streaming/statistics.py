@@ -36,12 +36,13 @@ def channel_statistics(
     """
     from dask.base import compute  # imported here: half a second that only training needs
     from dask.delayed import delayed
+    from dask.threaded import get  # by its name, "threads", dask would import distributed too
 
     tasks = [
         delayed(partial(_sums, features, clips[start : start + _CLIPS_PER_TASK], pooling), pure=False)()
         for start in range(0, len(clips), _CLIPS_PER_TASK)
     ]
-    parts = compute(*tasks, scheduler="threads", num_workers=num_threads)  # type: ignore[no-untyped-call]
+    parts = compute(*tasks, scheduler=get, num_workers=num_threads)  # type: ignore[no-untyped-call]
     total, total_squares = np.sum(parts, axis=0)  # (C,) each
     num_locations = pool(torch.zeros(features.map_shape), pooling)[0].numel()
     num_values = sum(features.num_frames(clip.clip_id) for clip in clips) * num_locations
