@@ -1,70 +1,143 @@
-"""Recipes: queues every `dvc exp run` of docs/recipes.md, runs them, and prints what came out.
+"""Recipes: runs those of recipes/ as queued experiments, and prints their metrics on the test split.
 
 Run it in a clone in which `dvc repro` has run and everything is committed:
 
-    python -m benchmarks.recipes --json benchmarks/results/recipes.json
+    python -m benchmarks.recipes --record
+
+With --check it only trains the first epoch of each, and names the recipes whose loss is no longer the
+recorded one. It extracts features that are missing; `dvc repro` brings back those that were there.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in stages.train
+
 import argparse
+import csv
+import io
 import json
-import re
-import shlex
 import subprocess
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import dvc.api
+import yaml
 from dvc.exceptions import DvcException
 from tqdm import tqdm
 
-PAGE = Path("docs/recipes.md")
+from pipeline.learn.run import train
+from pipeline.learn.training import Metrics, TrainConfig
+from stages.overrides import flags
+from stages.params import PARAMS, CorpusConfig, load_section, read_mapping
+from stages.recipe import DEFAULTS, RECIPES, Result, read_recipe, recipe_names, recipe_params
+
 # The first of these that an experiment has is its headline.
 HEADLINES = ("exact_match", "accuracy", "rmse")
-
-
-def commands(page: str) -> dict[str, list[str]]:
-    """{experiment's name: the arguments after `dvc exp run`} of a page's console blocks."""
-    lines = [shlex.split(line) for line in re.findall(r"^\$ dvc exp run (.*)$", page, flags=re.MULTILINE)]
-    return {arguments[arguments.index("-n") + 1]: arguments for arguments in lines}
 
 
 def run_dvc(*arguments: str) -> str:
     return subprocess.run(["dvc", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def metrics_of(name: str) -> dict[str, Any] | None:
-    """metrics/evaluate.json of an experiment, or None before it is finished."""
+def result_of(name: str) -> Result | None:
+    """The result of the experiment with this name; None before it is finished."""
     try:
         # Not metrics_show, which leaves out lists: the intervals.
-        metrics: dict[str, Any] = json.loads(dvc.api.read("metrics/evaluate.json", rev=name))
+        metrics = json.loads(dvc.api.read("metrics/evaluate.json", rev=name))
+        curve = dvc.api.read("dvclive/train/recurrent/curves/loss.csv", rev=name)
     except DvcException:
         return None
-    return metrics
+    headline = next(metric for metric in HEADLINES if metric in metrics["recurrent"])
+    low, high = metrics["recurrent"]["intervals"][headline]
+    return Result(
+        metric=headline,
+        model=round(metrics["recurrent"][headline], 6),
+        interval=(round(low, 6), round(high, 6)),
+        shuffled=round(metrics["shuffled"][headline], 6),
+        baseline=round(metrics["baseline"][headline], 6),
+        first_epoch_loss=float(next(csv.DictReader(io.StringIO(curve)))["val"]),
+    )
 
 
-def run_queue(experiments: dict[str, list[str]], *, num_jobs: int) -> None:
-    """Queue and run them; returns when all are done or failed."""
-    for arguments in tqdm(experiments.values(), desc="queue", unit="experiment"):
-        run_dvc("exp", "run", "--queue", *arguments)
+def record(name: str, result: Result) -> None:
+    """Replace the result in the recipe's file, whose last key it is."""
+    path = RECIPES / f"{name}.yaml"
+    kept = path.read_text().partition("\nresult:")[0].rstrip("\n")
+    text = yaml.safe_dump(
+        {"result": result.model_dump(mode="json")}, sort_keys=False, default_flow_style=None
+    )
+    path.write_text(f"{kept}\n{text}")
+
+
+def run_queue(names: Sequence[str], *, num_jobs: int) -> None:
+    """Queue and run these recipes; returns when all are done or failed."""
+    params = read_mapping(PARAMS)
+    for name in tqdm(names, desc="queue", unit="experiment"):
+        arguments = " ".join(flags(params, recipe_params(name, params))).split()
+        run_dvc("exp", "run", "--queue", "-n", name, *arguments)
     run_dvc("queue", "start", "--jobs", str(num_jobs))
-    with tqdm(total=len(experiments), desc="run", unit="experiment") as bar:
+    with tqdm(total=len(names), desc="run", unit="experiment") as bar:
         while "Queued" in (status := run_dvc("queue", "status")) or "Running" in status:
             bar.update(status.count("Success") + status.count("Failed") - bar.n)
             time.sleep(10)
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row a recipe, its headline metric for the model, the control and the baseline."""
+class FirstEpochEnds(Exception):
+    """Ends a training; has the metrics of its first epoch."""
+
+
+def first_epoch_loss(name: str) -> float:
+    """The loss of the recipe's model on the val split after its first epoch; params.yaml stays as it is."""
+
+    def end(_: str, metrics: Metrics) -> None:
+        raise FirstEpochEnds(metrics)
+
+    before = PARAMS.read_text()
+    try:
+        PARAMS.write_text(yaml.safe_dump(recipe_params(name, read_mapping(PARAMS))))
+        run_dvc("repro", "extract")
+        config = load_section("train", TrainConfig)
+        manifest = load_section("corpus", CorpusConfig).manifest
+    finally:
+        PARAMS.write_text(before)
+    with TemporaryDirectory() as folder:
+        try:
+            features = Path("features") / config.tap
+            train(features, manifest, config=config, checkpoints=folder, state=folder, on_epoch=end)
+        except FirstEpochEnds as ended:
+            metrics: Metrics = ended.args[0]
+    return metrics["val"]["loss"]
+
+
+def check(names: Iterable[str]) -> None:
+    """Print each recipe's first loss beside the recorded one; equal machines give equal bits."""
+    changed = []
+    for name in names:
+        recorded = (result := read_recipe(name).result) and result.first_epoch_loss
+        if recorded is None:
+            print(f"{name}: no loss is recorded")
+            continue
+        loss = first_epoch_loss(name)
+        print(f"{name}: {loss!r}, recorded {recorded!r}", flush=True)
+        if loss != recorded:
+            changed.append(name)
+    print(f"Changed: {', '.join(changed) or 'none'}")
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """Markdown for docs/recipes.md: a row a recipe, its headline metric of model, control and baseline."""
     lines = ["| recipe | metric | model | frames shuffled | baseline |", "|---|---|---|---|---|"]
-    for name, metrics in results.items():
-        headline = next(metric for metric in HEADLINES if metric in metrics["recurrent"])
-        low, high = metrics["recurrent"]["intervals"][headline]
-        cells = [f"{metrics['recurrent'][headline]:.3f} [{low:.3f}, {high:.3f}]"]
-        for other in ("shuffled", "baseline"):
-            value = metrics.get(other, {}).get(headline)
-            cells.append("" if value is None else f"{value:.3f}")
-        lines.append(f"| {name} | {headline.replace('_', ' ')} | {' | '.join(cells)} |")
+    for name, result in results.items():
+        low, high = result.interval
+        cells = [
+            f"{result.model:.3f} [{low:.3f}, {high:.3f}]",
+            f"{result.shuffled:.3f}",
+            f"{result.baseline:.3f}",
+        ]
+        link = f"[{name}](../{RECIPES}/{name}.yaml)"
+        lines.append(f"| {link} | {result.metric.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -72,24 +145,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="experiments of the page (default: all)")
+    parser.add_argument("names", nargs="*", help="recipes (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
-    parser.add_argument("--json", type=Path, help="where the metrics are added")
+    parser.add_argument("--record", action="store_true", help="write the results into the recipes' files")
+    parser.add_argument("--check", action="store_true", help="train one epoch, compare with what is recorded")
     options = parser.parse_args()
-    experiments = commands(PAGE.read_text())
-    if unknown := set(options.names) - experiments.keys():
-        parser.error(f"{PAGE} has no {', '.join(sorted(unknown))}")
-    names = options.names or list(experiments)
-    run_queue({name: experiments[name] for name in names if metrics_of(name) is None}, num_jobs=options.jobs)
-    results = {name: metrics for name in names if (metrics := metrics_of(name))}
+    names = options.names or [name for name in recipe_names() if name != DEFAULTS]
+    if unknown := set(names) - set(recipe_names()):
+        parser.error(f"{RECIPES} has no {', '.join(sorted(unknown))}")
+    if options.check:
+        check(names)
+        return
+    run_queue([name for name in names if result_of(name) is None], num_jobs=options.jobs)
+    results = {name: result for name in names if (result := result_of(name))}
     print(table(results))
     if failed := [name for name in names if name not in results]:
         print(f"\nFailed: {', '.join(failed)}. See `dvc queue logs <name>`.")
-    if options.json:
-        known = json.loads(options.json.read_text()) if options.json.exists() else {}
-        known |= results
-        recorded = {name: known[name] for name in experiments if name in known}
-        options.json.write_text(json.dumps(recorded, indent=1) + "\n")
+    if options.record:
+        for name, result in results.items():
+            record(name, result)
 
 
 if __name__ == "__main__":

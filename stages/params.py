@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import ConfigError
 from pipeline.system.text_files import read_text
 
+PARAMS = Path("params.yaml")
 SECTIONS = ("corpus", "digits", "weights", "extract", "train", "evaluate")
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -25,20 +26,13 @@ class CorpusConfig(BaseModel):
     root: str  # the folder that the manifest's sources are relative to
 
 
-def load_section(name: str, model: type[Config], *, path: Path = Path("params.yaml")) -> Config:
+def load_section(name: str, model: type[Config], *, path: Path = PARAMS) -> Config:
     """The section `name` of params.yaml, checked by `model`.
 
     Raises ConfigError, which names every wrong key, its value and what is allowed; TextFileError for a file
     that is no text.
     """
-    try:
-        document = yaml.safe_load(read_text(path))
-    except FileNotFoundError:
-        raise ConfigError(f"No {path} in {Path.cwd()}. Run stages from the repository's root.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} must be a mapping of sections: {', '.join(SECTIONS)}.")
+    document = read_mapping(path)
     unknown = [str(key) for key in document if key not in SECTIONS]
     if unknown:
         raise ConfigError(f"{path}: unknown section {unknown[0]!r}. Available: {', '.join(SECTIONS)}.")
@@ -47,10 +41,34 @@ def load_section(name: str, model: type[Config], *, path: Path = Path("params.ya
     for key, value in _leaves(name, document[name]):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{path}: {key}: {value} is not allowed. Give a finite number, or null.")
+    return checked(document[name], model, path=path, parents=(name,))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked.
+
+    Raises ConfigError for a file that is missing or no YAML mapping; TextFileError for one that is no text.
+    """
     try:
-        return model.model_validate(document[name])
+        document = yaml.safe_load(read_text(path))
+    except FileNotFoundError:
+        raise ConfigError(f"No {path} in {Path.cwd()}. Run stages from the repository's root.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must be a mapping of keys to values.")
+    return document
+
+
+def checked(values: object, model: type[Config], *, path: Path, parents: tuple[str, ...] = ()) -> Config:
+    """The model of these values, which are in the file `path` below the keys `parents`.
+
+    Raises ConfigError, which names every wrong key, its value and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(name, problem, model) for problem in error.errors(include_url=False)]
+        lines = [_explain(parents, problem, model) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
@@ -65,8 +83,8 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _explain(section: str, problem: Any, model: type[BaseModel]) -> str:
-    key = ".".join([section, *(str(part) for part in problem["loc"])])
+def _explain(parents: tuple[str, ...], problem: Any, model: type[BaseModel]) -> str:
+    key = ".".join(map(str, (*parents, *problem["loc"])))
     if problem["type"] == "extra_forbidden":
         allowed = _fields_at(model, problem["loc"][:-1])
         hint = f" Available: {', '.join(allowed)}." if allowed else ""

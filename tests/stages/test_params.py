@@ -37,7 +37,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("extract: {preprocessing: {crop: 300}}", r"resize 256 is smaller than crop 300"),
         ("extrcat: {}", r"unknown section 'extrcat'. Available: corpus, digits, weights, extract"),
         ("corpus: {}", r"section 'extract' is missing"),
-        ("[1]", r"must be a mapping of sections"),
+        ("[1]", r"must be a mapping of keys to values"),
         ("a: [", r"is not YAML"),
     ],
 )
