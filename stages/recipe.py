@@ -56,7 +56,7 @@ def main() -> None:
     try:
         now = read_mapping(PARAMS)
         print(*flags(now, recipe_params(name, now)), sep="\n")
-    except PipelineError:
+    except (PipelineError, OSError):
         print("--recipe-failed")  # `dvc exp run` refuses this one; without any flag it would run
         raise
 
