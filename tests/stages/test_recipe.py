@@ -196,7 +196,7 @@ class TestWithDvc:
 
     def test_two_recipes_in_a_row_do_not_mix(self, project: Project) -> None:
         own_weights = {"arch": "resnet18", "source": "random:0"}
-        for name in ("words-transformer-transformer", "image-channels", "video-windows"):
+        for name in ("words-transformer-transformer", "image-channels"):
             self.run(project, name, options=f"-n {name}")
             assert self.params(project) == recipe_params(name, SHIPPED) | {"weights": own_weights}
         project.commit()  # nor after a commit
