@@ -172,7 +172,7 @@ def test_metrics_of_answers_to_questions_follow_from_the_predictions(tmp_path, m
             )
         ]
         unheard = [row for row in rows if row["truth"] == "never heard"]
-        assert [(row["loss"], row["loss_weight"]) for row in unheard] == [(None, 0)] * 5
+        assert [(row["loss"], row["loss_weight"]) for row in unheard] == [(None, 0)] * 6
         assert mean_loss(rows) == pytest.approx(metrics[model]["loss"])
         assert accuracy(rows) == pytest.approx(metrics[model]["accuracy"])
 
@@ -185,7 +185,8 @@ def test_the_file_has_the_same_bytes_again_and_a_notebook_gets_the_same_table(tm
     assert PATH.read_bytes() == first
     config = pipeline.EvaluateConfig(device="cpu")
     evaluation = pipeline.evaluate("checkpoints", "features/layer4", "manifests/toy.csv", config=config)
-    assert evaluation.predictions.equals(table, check_metadata=True)
+    assert evaluation.predictions.equals(table)
+    assert evaluation.predictions.schema.metadata == table.schema.metadata
 
 
 def test_the_example_of_the_page_shows_the_worst_answers(tmp_path, monkeypatch, capsys):
