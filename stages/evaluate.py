@@ -14,6 +14,7 @@ from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import EvaluateConfig, evaluate
 from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
+from pipeline.report.tables import write_predictions
 from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.bars import Bars
@@ -29,8 +30,9 @@ def main() -> None:
         description=__doc__,
         epilog="Reads corpus.manifest and evaluate.* from params.yaml, the manifest, checkpoints/ and the"
         " features that they were trained on; writes metrics/evaluate.json (metrics with their 95 % bootstrap"
-        " intervals over clips), what DVC draws of the recurrent model's answers, plots/, and the table that"
-        " it prints, reports/evaluate.txt.",
+        " intervals over clips), plots/ (what DVC draws of the recurrent model's answers),"
+        " reports/predictions.parquet (every answer of the three models, with its loss) and the table that it"
+        " prints, reports/evaluate.txt.",
     ).parse_args()
     config = load_section("evaluate", EvaluateConfig)
     corpus = load_section("corpus", CorpusConfig)
@@ -47,6 +49,7 @@ def main() -> None:
 
     write_json(Path("metrics/evaluate.json"), evaluation.as_json())
     write_plots(Path("plots"), evaluation, frames=frames)
+    write_predictions(Path("reports/predictions.parquet"), evaluation.predictions)
     write_atomically(Path("reports/evaluate.txt"), f"{evaluation.table}\n".encode())
     print(evaluation.table)
 

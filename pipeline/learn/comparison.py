@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -20,6 +21,7 @@ from pipeline.learn.evaluation import (
     answer_batches,
     comparison_table,
     order_sentence,
+    prediction_table,
     score_predictions,
 )
 from pipeline.learn.models import MODELS, SequenceModel
@@ -68,7 +70,8 @@ class Evaluation:
     labels: dict[str, str]  # the same three for people, e.g. `LSTM, frames shuffled`
     table: str  # for people: a row a model, and a sentence that says whether the order of frames helps
     checkpoint: Checkpoint  # of the recurrent model
-    predictions: Predictions  # its answers
+    answers: Predictions  # its answers
+    predictions: pa.Table  # a row for each answer of all three; see `prediction_table`
     frame_weights: tuple[FrameWeights, ...]  # of the first batch, where attention chooses among frames
 
     def as_json(self) -> dict[str, dict[str, Any]]:
@@ -127,22 +130,28 @@ def evaluate(
                 shuffle_seed=shuffle_seed,
             )
 
-        predictions = {
+        answers = {
             "recurrent": answer("recurrent", recurrent),
             "shuffled": answer("shuffled", recurrent, shuffle_seed=config.seed),
             "baseline": answer("baseline", baseline),
         }
         frame_weights = _frame_weights(recurrent, load(recurrent))
     scores = {
-        name: score_predictions(answers, task=task, num_resamples=config.num_resamples, seed=config.seed)
-        for name, answers in predictions.items()
+        name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
+        for name, predictions in answers.items()
     }
     labels = _labels(recurrent)
     monitor = resolve_monitor(task, recurrent.config)
     sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
     return Evaluation(
-        scores, labels, f"{table}\n\n{sentence}", recurrent, predictions["recurrent"], frame_weights
+        scores,
+        labels,
+        f"{table}\n\n{sentence}",
+        recurrent,
+        answers["recurrent"],
+        prediction_table(answers, task=task),
+        frame_weights,
     )
 
 

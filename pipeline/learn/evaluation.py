@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import xxhash
 from torch import Tensor, nn
@@ -166,6 +167,28 @@ def score_predictions(predictions: Predictions, *, task: Task, num_resamples: in
         name: estimate(name, value, resampled[name], num_clips=num_clips) for name, value in values.items()
     }
     return Score(metrics, resampled, num_clips)
+
+
+def prediction_table(answers: Mapping[str, Predictions], *, task: Task) -> pa.Table:
+    """A row for each answer of several models, given by their names.
+
+    A row is a clip in classification, captioning and frame_words, a labelled frame in frame_labels, a value
+    in regression, a question in question_answering. Columns:
+
+    - model, clip_id; and, by task, frame_seconds, value (its number in the clip, from 1) or question.
+    - truth and answer: the right one, and the model's. Captions have the list of all right ones.
+    - probabilities: a list, one a class. Regression and captions have no such column.
+    - loss; null for a question whose right answer the model does not know.
+    - loss_weight: the metric `loss` is the mean of the rows' losses with these weights.
+
+    The metadata of the schema have the name of the `task` and, as a JSON list, the `classes`.
+    """
+    tables = {name: task.tabulate(predictions) for name, predictions in answers.items()}
+    rows = pa.concat_tables(tables.values())
+    models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
+    return rows.add_column(0, "model", models).replace_schema_metadata(
+        {"task": task.name, **(rows.schema.metadata or {})}
+    )
 
 
 def comparison_table(scores: Mapping[str, Score]) -> str:

@@ -31,8 +31,8 @@ def write_plots(
     `frames` reads a clip's frames (T, H, W, 3) uint8 for the page of captions; a clip for which it raises
     DecodeError or OSError is drawn without them, and a warning says so.
     """
-    task, predictions, images = evaluation.checkpoint.task, evaluation.predictions, folder / "images"
-    write_tables(folder, predictions, task=task)
+    task, predictions, images = evaluation.checkpoint.task, evaluation.answers, folder / "images"
+    write_tables(folder, evaluation.predictions)
     metrics = {evaluation.labels[name]: score.metrics for name, score in evaluation.scores.items()}
     draw_comparison(images / "comparison.png", metrics)
     if isinstance(task, Classification) and task.per_frame:

@@ -1,15 +1,18 @@
-"""Tables of training and evaluation that DVC draws: CSV files."""
+"""Tables of training and evaluation: CSV files that DVC draws, and all answers as Parquet."""
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from pipeline.learn.metrics import UNLABELLED, class_scores, json_numbers
-from pipeline.learn.tasks import Classification, Predictions, Regression, Task
+from pipeline.learn.metrics import class_scores, json_numbers
+from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import Metrics
 from pipeline.system.files import write_atomically
 
@@ -25,56 +28,45 @@ def write_curves(folder: Path, history: Sequence[Metrics]) -> None:
         _write_csv(folder / f"{name}.csv", ["epoch", "train", "val"], rows)
 
 
-def write_tables(folder: Path, predictions: Predictions, *, task: Task) -> None:
-    """The tables of a model's answers: confusion.csv and values.csv, empty for another task, and classes.csv.
+def write_predictions(path: Path, predictions: pa.Table) -> None:
+    """Write `Evaluation.predictions` as Parquet; equal tables have equal bytes."""
+    data = pa.BufferOutputStream()
+    pq.write_table(predictions, data)
+    write_atomically(path, data.getvalue())
 
-    The first two are always there: DVC misses a plot's file that is not.
+
+def write_tables(folder: Path, predictions: pa.Table) -> None:
+    """Write what DVC draws of the recurrent model's answers, from `Evaluation.predictions`.
+
+    confusion.csv has columns clip_id, actual, predicted; values.csv also `value`. Both are empty for another
+    task: DVC misses a plot's file that is not there. A task with classes has classes.csv, too: a row a class,
+    with num_rows (clips or frames), precision, recall, f1.
     """
-    classification = task if isinstance(task, Classification) else None
-    write_confusion(folder / "confusion.csv", predictions, task=classification)
-    write_values(folder / "values.csv", predictions, task=task if isinstance(task, Regression) else None)
-    if classification:
-        write_class_table(folder / "classes.csv", predictions, task=classification)
-
-
-def write_confusion(path: Path, predictions: Predictions, *, task: Classification | None) -> None:
-    """CSV for DVC's template `confusion`: a row a clip or labelled frame; clip_id, actual, predicted."""
-    rows: Iterable[Sequence[object]] = ()
-    if task:
-        outputs, targets, clips = predictions.rows(per_frame=task.per_frame)
-        rows = (
-            [predictions.clips[number].clip_id, task.classes[target], task.classes[answer]]
-            for number, target, answer in zip(
-                clips.tolist(), targets.tolist(), outputs.argmax(dim=1).tolist(), strict=True
-            )
-            if target != UNLABELLED
-        )
-    _write_csv(path, ["clip_id", "actual", "predicted"], rows)
-
-
-def write_class_table(path: Path, predictions: Predictions, *, task: Classification) -> None:
-    """CSV: a row a class, with columns class, num_rows (clips or frames), precision, recall, f1."""
-    outputs, targets, _ = predictions.rows(per_frame=task.per_frame)
-    scores = [asdict(score) for score in class_scores(outputs, targets)]
-    _write_csv(
-        path,
-        ["class", *scores[0]],
-        ([name, *score.values()] for name, score in zip(task.classes, scores, strict=True)),
+    metadata = predictions.schema.metadata
+    has_classes = TASKS[metadata[b"task"].decode()].has_classes
+    answers = predictions.filter(pc.field("model") == "recurrent").rename_columns(
+        {"truth": "actual", "answer": "predicted"}
     )
+    columns = ["clip_id", "actual", "predicted"]
+    _write_csv(folder / "confusion.csv", columns, _rows(answers, columns) if has_classes else ())
+    columns = ["clip_id", "value", "actual", "predicted"]
+    has_values = "value" in answers.column_names
+    _write_csv(folder / "values.csv", columns, _rows(answers, columns) if has_values else ())
+    if has_classes:
+        _write_classes(folder / "classes.csv", answers, classes=json.loads(metadata[b"classes"]))
 
 
-def write_values(path: Path, predictions: Predictions, *, task: Regression | None) -> None:
-    """CSV: a row a clip and value, with columns clip_id, value (counted from 1), actual, predicted."""
-    rows: Iterable[Sequence[object]] = ()
-    if task:
-        outputs, targets, _ = predictions.rows(per_frame=False)
-        pairs = torch.stack([task.interpret(targets.double()), task.interpret(outputs.double())], dim=-1)
-        rows = (
-            [clip.clip_id, number, *pair]
-            for clip, values in zip(predictions.clips, pairs.tolist(), strict=True)  # pairs: (N, V, 2)
-            for number, pair in enumerate(values, start=1)
-        )
-    _write_csv(path, ["clip_id", "value", "actual", "predicted"], rows)
+def _write_classes(path: Path, answers: pa.Table, *, classes: list[str]) -> None:
+    predicted, actual = (
+        pc.index_in(answers[name], pa.array(classes)).to_numpy() for name in ("predicted", "actual")
+    )
+    scores = [asdict(score) for score in class_scores(predicted, actual, num_classes=len(classes))]
+    rows = ([name, *score.values()] for name, score in zip(classes, scores, strict=True))
+    _write_csv(path, ["class", *scores[0]], rows)
+
+
+def _rows(table: pa.Table, columns: list[str]) -> Iterable[Sequence[object]]:
+    return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[Sequence[object]]) -> None:

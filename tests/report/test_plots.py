@@ -1,11 +1,13 @@
 import csv
 import math
+from dataclasses import replace
 
 import torch
 
+from pipeline.learn.evaluation import prediction_table
 from pipeline.learn.metrics import UNLABELLED
-from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression
-from pipeline.report.tables import write_class_table, write_confusion, write_curves, write_tables
+from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression, Task
+from pipeline.report.tables import write_curves, write_tables
 from tests.support.toy import make_clip
 
 TASK = Classification(("left", "up, then left"))
@@ -30,8 +32,14 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
+def write(folder, predictions: Predictions, *, task: Task) -> None:
+    """The tables of a model, and not those of its shuffled control."""
+    wrong = replace(predictions, outputs=tuple(-output for output in predictions.outputs))
+    write_tables(folder, prediction_table({"recurrent": predictions, "shuffled": wrong}, task=task))
+
+
 def test_confusion_has_a_row_a_clip(tmp_path):
-    write_confusion(tmp_path / "confusion.csv", PREDICTIONS, task=TASK)
+    write(tmp_path, PREDICTIONS, task=TASK)
     assert read_csv(tmp_path / "confusion.csv") == [
         {"clip_id": "a", "actual": "left", "predicted": "left"},
         {"clip_id": "b", "actual": "up, then left", "predicted": "left"},
@@ -40,7 +48,7 @@ def test_confusion_has_a_row_a_clip(tmp_path):
 
 
 def test_the_class_table_has_a_row_a_class(tmp_path):
-    write_class_table(tmp_path / "classes.csv", PREDICTIONS, task=TASK)
+    write(tmp_path, PREDICTIONS, task=TASK)
     rows = read_csv(tmp_path / "classes.csv")
     assert [(row["class"], row["num_rows"]) for row in rows] == [("left", "1"), ("up, then left", "2")]
     numbers = [[float(row[name]) for name in ("precision", "recall", "f1")] for row in rows]
@@ -49,7 +57,7 @@ def test_the_class_table_has_a_row_a_class(tmp_path):
 
 def test_confusion_of_frames_has_a_row_a_labelled_frame(tmp_path):
     predictions = make_predictions([[[2.0, 1.0], [0.0, 1.0]], [[2.0, 1.0]]], [[UNLABELLED, 1], [1]])
-    write_tables(tmp_path, predictions, task=FrameLabels(("left", "up")))
+    write(tmp_path, predictions, task=FrameLabels(("left", "up")))
     assert read_csv(tmp_path / "confusion.csv") == [
         {"clip_id": "a", "actual": "up", "predicted": "up"},
         {"clip_id": "b", "actual": "up", "predicted": "left"},
@@ -58,13 +66,21 @@ def test_confusion_of_frames_has_a_row_a_labelled_frame(tmp_path):
 
 
 def test_a_table_that_a_task_does_not_have_is_empty_so_that_dvc_misses_nothing(tmp_path):
-    write_tables(tmp_path, PREDICTIONS, task=TASK)
+    write(tmp_path, PREDICTIONS, task=TASK)
     assert (tmp_path / "values.csv").read_text() == "clip_id,value,actual,predicted\n"
+
+
+def test_tables_of_frames_without_any_label_are_empty(tmp_path):
+    predictions = make_predictions([[[2.0, 1.0]]], [[UNLABELLED]])
+    write(tmp_path, predictions, task=FrameLabels(("left", "up")))
+    assert read_csv(tmp_path / "confusion.csv") == []
+    assert [row["num_rows"] for row in read_csv(tmp_path / "classes.csv")] == ["0", "0"]
 
 
 def test_values_are_in_the_manifests_unit(tmp_path):
     predictions = make_predictions([[0.0, 1.0]], [[-1.0, 0.5]])
-    write_tables(tmp_path, predictions, task=Regression(mean=(10.0, 0.0), std=(2.0, 4.0)))
+    predictions = replace(predictions, clips=(make_clip("a", values=(8.0, 2.0)),))
+    write(tmp_path, predictions, task=Regression(mean=(10.0, 0.0), std=(2.0, 4.0)))
     assert read_csv(tmp_path / "values.csv") == [
         {"clip_id": "a", "value": "1", "actual": "8.0", "predicted": "10.0"},
         {"clip_id": "a", "value": "2", "actual": "2.0", "predicted": "4.0"},

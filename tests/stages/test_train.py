@@ -245,7 +245,7 @@ def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
     workspace = make_workspace(tmp_path / "workspace", train=LONG)
     kill_in_the_middle(workspace, model="recurrent", code=code)
     path = code / "pipeline/learn/tasks/classification.py"
-    old, new = "return losses * weights, weights", "return losses * 3, weights"
+    old, new = "return losses, weights\n", "return losses * 3, weights\n"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     assert "resumes" not in train_anew(workspace, code=code)

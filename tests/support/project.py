@@ -135,6 +135,7 @@ def make_project(folder: Path) -> Project:
     project.run("git", "config", "user.name", "Test")
     project.dvc("init", "--quiet")
     shutil.copy(REPOSITORY / ".dvc/config", project.path / ".dvc/config")
+    shutil.copytree(REPOSITORY / ".dvc/plots-page", project.path / ".dvc/plots-page")
     for number, name in enumerate(NAMES):
         project.add_video(name, num_frames=4 + number % 3, first_index=10 * number)
     project.write_manifest(NAMES)

@@ -205,16 +205,13 @@ class ClassScores:
     f1: float
 
 
-def class_scores(outputs: Tensor, targets: Tensor) -> list[ClassScores]:
-    """Scores of each of K classes, from logits (M, K) and class numbers (M,), which may be UNLABELLED."""
-    labelled = targets != UNLABELLED
-    predicted, actual = outputs[labelled].argmax(dim=1), targets[labelled]
+def class_scores(predicted: np.ndarray, actual: np.ndarray, *, num_classes: int) -> list[ClassScores]:
+    """Scores of each class, from class numbers (M,)."""
     num_actual, num_predicted, num_hits = (
-        torch.bincount(classes, minlength=outputs.shape[1])
+        np.bincount(classes, minlength=num_classes)
         for classes in (actual, predicted, actual[actual == predicted])
     )
-    hits = num_hits.double()
-    precision, recall = hits / num_predicted.clamp(min=1), hits / num_actual.clamp(min=1)
-    f1 = 2 * hits / (num_actual + num_predicted).clamp(min=1)
+    precision, recall = num_hits / np.maximum(num_predicted, 1), num_hits / np.maximum(num_actual, 1)
+    f1 = 2 * num_hits / np.maximum(num_actual + num_predicted, 1)
     columns = (column.tolist() for column in (num_actual, precision, recall, f1))
     return [ClassScores(*values) for values in zip(*columns, strict=True)]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.learn.decoding import Sentence, beam_search
-from pipeline.learn.metrics import Measure
 from pipeline.learn.models import ClipModel, ModelConfig
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.captioning import CaptionModel
@@ -109,14 +108,10 @@ class Captioning(WordsTask):
         """The log-probabilities of the references' words, and that of the caption."""
         return torch.cat([output.scores[:, 0], torch.tensor([output.sentence.log_probability])])
 
-    def measure(self, predictions: Predictions) -> Measure:
-        """Metrics of the captions, and the loss and perplexity of their references."""
+    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
+        """What the decoder says of each clip, and the log-likelihoods (M,) of all words of its references."""
         captions: tuple[Caption, ...] = predictions.outputs
-        return self._measure_words(
-            predictions.clips,
-            texts=[caption.text for caption in captions],
-            likelihoods=[caption.scores[:, 0] for caption in captions],
-        )
+        return [(caption.text, caption.scores[:, 0]) for caption in captions]
 
     def render(
         self,

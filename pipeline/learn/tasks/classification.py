@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +16,14 @@ from torch.nn import functional
 from pipeline.errors import ManifestError
 from pipeline.learn.metrics import UNLABELLED, Measure, measure_classes, measure_loss, measure_together
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any, refuse_without_target
+from pipeline.learn.tasks.task import (
+    Predictions,
+    Task,
+    TaskConfig,
+    answer_table,
+    raise_if_any,
+    refuse_without_target,
+)
 from pipeline.manifest import Clip
 
 
@@ -87,7 +95,7 @@ class Classification(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (..., K) and class numbers (...): weighted mean of labelled ones, or 0."""
         losses, weights = self._losses(outputs, targets)
-        return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+        return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Loss, accuracy and macro F1 of logits (M, K) and class numbers (M,)."""
@@ -101,18 +109,39 @@ class Classification(Task):
     def _measure(self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool) -> Measure:
         losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
         return measure_together(
-            measure_loss(losses, weights, clips=clips),
+            measure_loss(losses * weights, weights, clips=clips),
             measure_classes(outputs, targets, clips=clips, ranked=ranked),
         )
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy and weights (M,) of logits (..., K), class numbers (...); 0: unlabelled."""
+        """Cross-entropy and its weights (M,) of logits (..., K), class numbers (...); both 0: unlabelled."""
         logits, numbers = outputs.reshape(-1, self.num_outputs), targets.reshape(-1)
         weights = (numbers != UNLABELLED).to(logits.dtype)
         if self.class_weights:
             weights *= logits.new_tensor(self.class_weights)[numbers.clamp(min=0)]
         losses = functional.cross_entropy(logits, numbers, ignore_index=UNLABELLED, reduction="none")
-        return losses * weights, weights
+        return losses, weights
+
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """A row a clip, or a labelled frame with its `frame_seconds`."""
+        outputs, targets, clips = predictions.rows(per_frame=self.per_frame)
+        labelled = targets != UNLABELLED
+        outputs, targets = outputs[labelled].double(), targets[labelled]  # (M, K), (M,)
+        losses, weights = self._losses(outputs, targets)
+        places = {}
+        if self.per_frame:
+            places["frame_seconds"] = pa.array(torch.cat(predictions.frame_seconds)[labelled].numpy())
+        classes = pa.array(self.classes)
+        return answer_table(
+            [predictions.clips[number] for number in clips[labelled.numpy()]],
+            places=places,
+            truth=classes.take(pa.array(targets.numpy())),
+            answer=classes.take(pa.array(outputs.argmax(dim=1).numpy())),
+            probabilities=self.interpret(outputs),
+            classes=self.classes,
+            losses=losses,
+            loss_weights=weights,
+        )
 
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as probabilities."""

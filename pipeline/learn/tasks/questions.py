@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.errors import ManifestError
 from pipeline.learn.metrics import UNLABELLED, Measure
@@ -20,6 +22,7 @@ from pipeline.learn.tasks.task import (
     Predictions,
     Task,
     TaskConfig,
+    answer_table,
     masked_cross_entropy,
     refuse_without_target,
 )
@@ -193,6 +196,24 @@ class QuestionAnswering(Task):
             }
 
         return count_answers
+
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """A row a `question`. Where the train split does not have the right answer, there is no loss."""
+        pairs = [(clip, item) for clip in predictions.clips for item in clip.questions]  # M
+        logits = torch.cat([answers.logits for answers in predictions.outputs])  # (M, 1 + K)
+        numbers = torch.cat([targets[targets != UNLABELLED] for targets in predictions.targets])  # (M,)
+        is_known = numbers != _UNKNOWN_ANSWER
+        losses = functional.cross_entropy(logits.double(), numbers, reduction="none")
+        return answer_table(
+            [clip for clip, _ in pairs],
+            places={"question": pa.array([item.question for _, item in pairs])},
+            truth=pa.array([item.answer for _, item in pairs]),
+            answer=pa.array(self.known_answers).take(pa.array((_chosen(logits) - 1).numpy())),
+            probabilities=self.interpret(logits),
+            classes=self.known_answers,
+            losses=losses.masked_fill(~is_known, torch.nan),
+            loss_weights=is_known,
+        )
 
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as the probabilities of `known_answers`."""

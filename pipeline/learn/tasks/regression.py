@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.learn.metrics import Measure, measure_loss, measure_together, measure_values
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, raise_if_any
+from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, answer_table, raise_if_any
 from pipeline.manifest import Clip
 
 
@@ -90,6 +91,20 @@ class Regression(Task):
         return measure_together(
             measure_loss(losses, np.ones(len(losses))),
             measure_values(self.interpret(outputs.double()), self.interpret(targets.double())),
+        )
+
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """A row a value in the manifest's unit; `value` is its number in its clip, counted from 1."""
+        outputs, targets, _ = predictions.rows(per_frame=False)  # (N, V)
+        clips, num_values = predictions.clips, self.num_outputs
+        losses = (outputs - targets).double().square().flatten()
+        return answer_table(
+            [clip for clip in clips for _ in range(num_values)],
+            places={"value": pa.array(np.tile(np.arange(1, num_values + 1), len(clips)))},
+            truth=pa.array([value for clip in clips for value in clip.values]),
+            answer=pa.array(self.interpret(outputs.double()).flatten().numpy()),
+            losses=losses,
+            loss_weights=torch.ones(len(losses)),
         )
 
     def interpret(self, outputs: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Task: a question about clips. It alone knows the targets, loss, metrics and the shape of outputs."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -146,6 +148,10 @@ class Task(Protocol):
         """
         ...
 
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """The rows of these predictions in `evaluation.prediction_table`; `answer_table` makes them."""
+        ...
+
     def build_model(
         self,
         name: str,
@@ -207,6 +213,43 @@ class Task(Protocol):
     def keep_rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of a training batch that `metrics` reads at the end of the epoch."""
         return (outputs.flatten(0, 1), targets.flatten(0, 1)) if self.per_frame else (outputs, targets)
+
+
+def answer_table(
+    clips: Iterable[Clip],
+    *,
+    truth: pa.Array,
+    answer: pa.Array,
+    losses: Tensor,
+    loss_weights: Tensor,
+    places: Mapping[str, pa.Array] | None = None,
+    probabilities: Tensor | None = None,
+    classes: Sequence[str] = (),
+) -> pa.Table:
+    """A model's rows in `prediction_table`, from columns of M answers.
+
+    Args:
+        clips: the clip of each answer; several answers may be about one clip.
+        truth: (M,) the right answers.
+        answer: (M,) the model's, of the type of `truth` or of its items.
+        losses: (M,) NaN stands for an answer without a loss.
+        loss_weights: (M,) the metric `loss` is the mean of `losses` with these weights.
+        places: columns (M,) by name that tell the answers about one clip apart.
+        probabilities: (M, K) of the classes among which the model chooses.
+        classes: their K names.
+    """
+    columns = {
+        "clip_id": pa.array([clip.clip_id for clip in clips], pa.string()),
+        **(places or {}),
+        "truth": truth,
+        "answer": answer,
+    }
+    if probabilities is not None:
+        ends = np.arange(len(probabilities) + 1, dtype=np.int32) * probabilities.shape[1]
+        columns["probabilities"] = pa.ListArray.from_arrays(ends, probabilities.float().flatten().numpy())
+    columns["loss"] = pa.array(losses.double().numpy(), from_pandas=True)
+    columns["loss_weight"] = pa.array(loss_weights.double().numpy())
+    return pa.table(columns, metadata={"classes": json.dumps(classes)} if classes else None)
 
 
 def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from pipeline.learn.tasks.task import (
     Predictions,
     Task,
     TaskConfig,
+    answer_table,
     masked_cross_entropy,
     refuse_without_target,
 )
@@ -102,18 +105,33 @@ class WordsTask(Task):
                 few(word for word, _ in unknown.most_common()),
             )
 
-    def _measure_words(
-        self, clips: Sequence[Clip], *, texts: Sequence[str], likelihoods: Sequence[Tensor]
-    ) -> Measure:
-        """Metrics of N texts, and of the log-likelihoods (M,) of the words of each clip's references."""
+    @abstractmethod
+    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
+        """Of each clip: the model's caption, and the log-likelihoods (M,) of the words of its references."""
+
+    def measure(self, predictions: Predictions) -> Measure:
+        """Metrics of the captions, and the loss and perplexity of their references."""
+        texts, likelihoods = zip(*self.read(predictions), strict=True)
         losses = np.array([-float(values.double().sum()) for values in likelihoods])  # (N,)
         measure_reading = measure_loss(losses, np.array([len(values) for values in likelihoods]))
 
         def count_perplexity(counts: np.ndarray) -> dict[str, float]:
             return {"perplexity": perplexity(measure_reading(counts)["loss"])}
 
-        said = measure_texts(texts, [clip.captions for clip in clips])
+        said = measure_texts(texts, [clip.captions for clip in predictions.clips])
         return measure_together(said, measure_reading, count_perplexity)
+
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """A row a clip: all its captions, the model's, and the mean loss of a word of its captions."""
+        texts, likelihoods = zip(*self.read(predictions), strict=True)
+        captions = [clip.captions for clip in predictions.clips]
+        return answer_table(
+            predictions.clips,
+            truth=pa.array(captions, pa.list_(pa.string())),
+            answer=pa.array(texts),
+            losses=torch.stack([-values.double().mean() for values in likelihoods]),
+            loss_weights=torch.tensor([len(values) for values in likelihoods]),
+        )
 
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., V) as probabilities."""
@@ -161,14 +179,10 @@ class FrameWords(WordsTask):
         loss = -float(outputs[:, 0].mean())
         return {"loss": loss, "perplexity": perplexity(loss), "frame_accuracy": float(outputs[:, 1].mean())}
 
-    def measure(self, predictions: Predictions) -> Measure:
-        """Metrics of the captions, and the loss and perplexity of their references."""
+    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
+        """The likeliest words of each clip, and the log-likelihoods (M,) of those of its first caption."""
         pairs = zip(predictions.outputs, predictions.targets, strict=True)
-        return self._measure_words(
-            predictions.clips,
-            texts=[self._text(logits) for logits in predictions.outputs],
-            likelihoods=[self.keep_rows(logits, words)[0][:, 0] for logits, words in pairs],
-        )
+        return [(self._text(logits), self.keep_rows(logits, words)[0][:, 0]) for logits, words in pairs]
 
     def render(
         self,
