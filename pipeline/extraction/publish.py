@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError, listed
 from pipeline.extraction.config import Damaged, Target
 from pipeline.extraction.plan import usable_key
-from pipeline.store import Journal, TapView, publish, stored_clips
+from pipeline.store import Journal, clip_copies, compact, publish
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def publish_view(
 
     Clips that the decoder rejected, that a tap can't store, or that have fewer than `min_frames` frames are
     listed in `quarantine.csv`. The policies are applied here and not when features are computed: changing
-    them computes nothing again.
+    them computes nothing again. Where more than a tenth of a tap's rows would be of no clip, clips are first
+    copied to new shards. The caller holds the journal's lock.
 
     Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
     """
@@ -59,29 +60,31 @@ def publish_view(
             policy: Damaged = "keep" if found else "drop"
             clip = rejected[key]
             faulty[clip_id] = Faulty(clip_id, clip.source, clip.reason, clip.num_recovered, policy)
-    views = []
+    stored = []
     for target in targets:
         records = journal.records(target.contract, target.layout)
-        stored = stored_clips(records.values())
-        clips = {clip_id: stored[key] for clip_id, key in usable.items() if key in stored}
+        copies = clip_copies(records.values())
+        clips = {clip_id: copies[key] for clip_id, key in usable.items() if key in copies}
         unfit = journal.quarantined(target.contract.digest())
         for clip_id, key in usable.items():
             if key in unfit and clip_id not in clips:
                 before = faulty.get(clip_id, Faulty(clip_id, unfit[key].source, "", 0, "drop"))
                 reason = "; ".join(filter(None, (before.reason, unfit[key].reason)))
                 faulty[clip_id] = replace(before, reason=reason, policy="drop")
-        short = [clip_id for clip_id, clip in clips.items() if clip.num_frames < min_frames]
+        short = [clip_id for clip_id, (clip, *_) in clips.items() if clip.num_frames < min_frames]
         if short:
             filed = {key: clip for record in records.values() for key, clip in record.clip_sources().items()}
         for clip_id in short:
-            num_frames, source = clips.pop(clip_id).num_frames, filed[usable[clip_id]].source
+            num_frames, source = clips.pop(clip_id)[0].num_frames, filed[usable[clip_id]].source
             reason = f"{num_frames} frames, fewer than min_frames ({min_frames})"
             faulty[clip_id] = Faulty(clip_id, source, reason, num_frames, "drop")
-        views.append(TapView(target.contract, target.layout, clips, records))
+        stored.append((target, clips, records))
     rows = tuple(faulty[clip_id] for clip_id in sorted(faulty))
     _check_share([row for row in rows if row.policy == "drop"], num_clips=len(keys), allowed=max_failed_share)
-    for target in targets:
+    views = []
+    for target, clips, records in stored:
         journal.touch(target.contract)
+        views.append(compact(journal, clips, records, contract=target.contract, layout=target.layout))
     publish(journal, views, path, files={"quarantine.csv": _csv(rows)})
     return Published({view.contract.tap: len(view.clips) for view in views}, rows)
 

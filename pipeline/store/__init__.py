@@ -1,14 +1,15 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
+from pipeline.store.clips import Span, StoredClip, clip_copies, stored_clips, stored_keys
 from pipeline.store.config import StoreConfig
 from pipeline.store.digests import DigestCache
 from pipeline.store.format.finite import why_unfit
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import ClipSource, Record, read_record
-from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
+from pipeline.store.journal import Journal, Quarantined
 from pipeline.store.reader import FeatureView, open_view
 from pipeline.store.shards import ShardWriter, committing
-from pipeline.store.upkeep.repack import repack, repackable_contracts, repackable_keys
+from pipeline.store.upkeep.repack import compact, repack, repackable_contracts, repackable_keys
 from pipeline.store.view import TapView, publish
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "StoreConfig",
     "StoredClip",
     "TapView",
+    "clip_copies",
     "committing",
+    "compact",
     "open_view",
     "publish",
     "read_record",

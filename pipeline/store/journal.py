@@ -39,27 +39,6 @@ _NAME_LENGTH = 16
 QUARANTINE_SUFFIX = ".clip"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Consecutive rows of one shard that belong to one clip."""
-
-    shard_id: str
-    row: int
-    num_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredClip:
-    """A complete clip: where its rows are, in frame order. A shard's record has the times of its rows."""
-
-    spans: tuple[Span, ...]
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames, one a row."""
-        return sum(span.num_rows for span in self.spans)
-
-
 @dataclass(frozen=True)
 class Quarantined:
     """A clip that was set aside: the decoder rejects it or crashes, or its features can't be stored."""
@@ -257,61 +236,3 @@ def read_contract(path: Path) -> FeatureContract:
         if contract.digest().startswith(path.parent.name):
             return contract
     raise DamagedError(f"{path} is damaged.")
-
-
-def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
-    """The complete clips of some shards, by key. For a clip that is there twice, one of both.
-
-    A clip that has lost a shard, to repair or gc, is as incomplete as one whose extraction was cut off.
-    """
-    found: dict[bytes, StoredClip] = {}
-    partial: list[tuple[str, pa.Table]] = []
-    for record in records:
-        whole, parts = _split_spans(record)
-        columns = (whole[name].to_pylist() for name in ("clip_key", "row", "num_rows"))
-        for key, row, num_rows in zip(*columns, strict=True):
-            found[key] = StoredClip((Span(record.shard_id, row, num_rows),))
-        partial.append((record.shard_id, parts))
-    return found | _chained_clips(partial)
-
-
-def stored_keys(records: Iterable[Record]) -> set[bytes]:
-    """The keys of `stored_clips`, found several times as fast."""
-    found: set[bytes] = set()
-    partial: list[tuple[str, pa.Table]] = []
-    for record in records:
-        whole, parts = _split_spans(record)
-        found.update(whole["clip_key"].to_pylist())
-        partial.append((record.shard_id, parts))
-    return found | _chained_clips(partial).keys()
-
-
-def _split_spans(record: Record) -> tuple[pa.Table, pa.Table]:
-    """The spans that hold a whole clip, and the others."""
-    spans = record.spans.drop_columns(["clip_id", "source", "frame_seconds"])
-    whole = spans["final"].to_numpy() & (spans["first_frame"].to_numpy() == 0)
-    return spans.filter(pa.array(whole)), spans.filter(pa.array(~whole))
-
-
-def _chained_clips(partial: Iterable[tuple[str, pa.Table]]) -> dict[bytes, StoredClip]:
-    """The complete clips among those of several spans, given as (shard id, spans in that shard)."""
-    pieces: dict[tuple[bytes, str], list[tuple[int, Span, str | None]]] = {}
-    ends: list[tuple[bytes, str]] = []
-    for shard_id, spans in partial:
-        for row in spans.to_pylist():
-            span = Span(shard_id, row["row"], row["num_rows"])
-            piece = (row["first_frame"], span, row["previous_shard"])
-            pieces.setdefault((row["clip_key"], shard_id), []).append(piece)
-            if row["final"]:
-                ends.append((row["clip_key"], shard_id))
-    found = {}
-    for key, shard_id in ends:
-        chain: list[tuple[int, Span, str | None]] = []
-        link_id: str | None = shard_id
-        while link_id is not None and (here := pieces.get((key, link_id))):
-            chain += here
-            link_id = here[0][2]
-        chain.sort(key=lambda piece: piece[0])
-        if link_id is None and chain[0][0] == 0:
-            found[key] = StoredClip(tuple(span for _, span, _ in chain))
-    return found

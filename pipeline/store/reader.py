@@ -26,7 +26,7 @@ from pipeline.store.format.containers import CONTAINERS, DATASET
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import check_version
 from pipeline.store.format.rows import ShardRows
-from pipeline.store.format.tables import unseal
+from pipeline.store.format.tables import clips_table, unseal
 from pipeline.store.view import CHUNKS_NAME, INDEX_NAME, TIMES_NAME
 
 
@@ -89,6 +89,7 @@ class FeatureView:
         self.map_shape = self.layout.row_shape
         self.dtype = np.dtype(self.layout.dtype)
         self.digest = xxhash.xxh3_128_hexdigest(data)
+        self._index = index
         self._ids = index["clip_id"].combine_chunks() if len(index) else pa.array([], pa.string())
         self._num_frames = index["num_frames"].to_numpy()
         self._first_time = index["first_time"].to_numpy()
@@ -220,28 +221,17 @@ class FeatureView:
             buffer, skip = buffer[size:], 0
 
     def table(self) -> pa.Table:
-        """Where the rows (N, C, H, W) of each clip are: a line a row span, in the order of clips and frames.
+        """Where the rows (N, C, H, W) of each clip are: a line a row span, sorted by row.
 
         Columns: clip_id; row and num_rows (int64), so that rows[row : row + num_rows] are consecutive frames
         of the clip; first_frame (int64), which of the clip's frames the span starts with; frame_seconds (a
         list of float64), when each frame is shown, from the source's start. A clip has one line, or several
-        where it crosses shards.
+        where it crosses shards. The file clips.parquet of the view has the same table.
         """
-        shards, rows, counts = (np.asarray(column, np.int64) for column in self._spans or [[]] * 3)
-        ends = np.cumsum(counts)
-        clips = np.repeat(np.arange(len(self)), np.diff(self._span_offsets))
-        return pa.table(
-            {
-                "clip_id": self._ids.take(pa.array(clips)),
-                "row": shards * self.layout.rows_per_shard + rows,
-                "num_rows": counts,
-                "first_frame": ends - counts - self._first_time[clips],
-                "frame_seconds": pa.LargeListArray.from_arrays(np.append(0, ends), self._times),
-            }
-        )
+        return clips_table(self._index, self._times, rows_per_shard=self.layout.rows_per_shard)
 
     def zarr(self) -> Any:
-        """The view's rows (N, C, H, W) as a read-only zarr.Array; rows of no clip are NaN.
+        """The view's rows (N, C, H, W) as a read-only zarr.Array; `table` says which are whose.
 
         Raises TypeError for a view that is stored as HDF5.
         """
@@ -251,7 +241,7 @@ class FeatureView:
         return zarr.open_array(self.path, mode="r")
 
     def h5py(self) -> Any:
-        """The view's rows (N, C, H, W) as an h5py.Dataset, until the view is closed; rows of no clip are NaN.
+        """The view's rows (N, C, H, W) as an h5py.Dataset, until the view is closed; see `table`.
 
         Raises TypeError for a view that is stored as Zarr.
         """
@@ -264,15 +254,15 @@ class FeatureView:
     def dask(self) -> Any:
         """The rows (M, C, H, W) of clips alone, in storage order, as a dask.array.Array.
 
-        They are the rows of `table().sort_by("row")`, one line after the other. Of an HDF5 view it can be
-        computed until the view is closed.
+        They are the rows of `table()`, one line after the other. Of an HDF5 view it can be computed until the
+        view is closed.
         """
         import dask.array
 
         arrays: Any = dask.array
         array = self.zarr() if self.layout.format == "zarr" else self.h5py()
         rows = arrays.from_array(array, chunks=("auto", -1, -1, -1), lock=self.layout.format == "hdf5")
-        table = self.table().sort_by("row")
+        table = self.table()
         starts, counts = table["row"].to_numpy(), table["num_rows"].to_numpy()
         ends = starts + counts
         is_first, is_last = starts != np.append(-1, ends[:-1]), ends != np.append(starts[1:], -1)

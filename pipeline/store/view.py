@@ -1,11 +1,12 @@
 """The view: one self-contained store per tap, which other tools read as an ordinary array.
 
     features/
-      files.arrow                names and digests of the files beside the taps; sealed
+      files.arrow                digests of the files that hold none of their own; sealed
     features/<tap>/
       zarr.json, c/<i>/0/0/0     Zarr: the array (N, C, H, W), and shard i: the journal's file
       features.h5, shards/<i>.h5 HDF5: likewise
       records/<shard id>.record  a shard's record: the journal's file
+      clips.parquet              which rows of the array are which clip's, for any tool
       index.arrow                clips, sorted by id, and their rows; sealed
       times.arrow                frame times, in the index's order; sealed
       chunks.arrow               places and checksums of all chunks, shard after shard; sealed
@@ -23,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xxhash
+import pyarrow.parquet as pq
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import DamagedError
+from pipeline.store.clips import StoredClip
 from pipeline.store.format.containers import CONTAINERS
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import CHUNK_DTYPE, Record
@@ -36,10 +38,11 @@ from pipeline.store.format.tables import (
     FORMAT_VERSION,
     INDEX_SCHEMA,
     TIMES_SCHEMA,
+    clips_table,
     seal,
     unseal,
 )
-from pipeline.store.journal import Journal, StoredClip
+from pipeline.store.journal import Journal
 from pipeline.system.files import (
     file_digest,
     link,
@@ -52,6 +55,7 @@ from pipeline.system.files import (
 INDEX_NAME = "index.arrow"
 TIMES_NAME = "times.arrow"
 CHUNKS_NAME = "chunks.arrow"
+CLIPS_NAME = "clips.parquet"
 RECORDS_NAME = "records"
 FILES_NAME = "files.arrow"
 
@@ -82,7 +86,8 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
             _build_tap(journal, view, partial / view.contract.tap)
         for name, data in files.items():
             (partial / name).write_bytes(data)
-        digests = {"name": list(files), "digest": [xxhash.xxh3_128_digest(data) for data in files.values()]}
+        names = [*files, *(f"{view.contract.tap}/{CLIPS_NAME}" for view in views)]
+        digests = {"name": names, "digest": [file_digest(partial / name) for name in names]}
         (partial / FILES_NAME).write_bytes(seal(pa.table(digests, schema=FILES_SCHEMA), {}))
         sync_directory(partial)
     if path.exists():
@@ -123,13 +128,22 @@ def _build_tap(journal: Journal, view: TapView, folder: Path) -> None:
     }
     chunks = np.concatenate([np.empty(0, CHUNK_DTYPE), *(view.records[i].chunks for i in shard_ids)])
     chunk_table = pa.table({name: chunks[name] for name in CHUNKS_SCHEMA.names}, schema=CHUNKS_SCHEMA)
-    times = pa.table({"frame_seconds": _frame_times(clips, view.records)}, schema=TIMES_SCHEMA)
+    frame_seconds = _frame_times(clips, view.records)
+    times = pa.table({"frame_seconds": frame_seconds}, schema=TIMES_SCHEMA)
+    clip_table = clips_table(index, frame_seconds, rows_per_shard=view.layout.rows_per_shard)
     for name, data in (
         (INDEX_NAME, seal(index, metadata)),
         (TIMES_NAME, seal(times, {})),
         (CHUNKS_NAME, seal(chunk_table, {})),
+        (CLIPS_NAME, _to_parquet(clip_table)),
     ):
         (folder / name).write_bytes(data)
+
+
+def _to_parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 def _index(clip_ids: list[str], clips: list[StoredClip], shard_numbers: Mapping[str, int]) -> pa.Table:

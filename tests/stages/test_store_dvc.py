@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
+import zarr
 
 from pipeline.store import open_view
 from tests.support.project import NAMES, Project, plans
@@ -77,7 +79,8 @@ def test_a_damaged_shard_of_a_pulled_clone_is_made_again(project: Project, finis
 
 def test_damaged_tables_are_made_again_from_the_journal(project: Project, finished: Project) -> None:
     names = ["quarantine.csv", "files.arrow"]
-    names += [f"layer4/{name}" for name in ("zarr.json", "index.arrow", "times.arrow", "chunks.arrow")]
+    tables = ("zarr.json", "index.arrow", "times.arrow", "chunks.arrow", "clips.parquet")
+    names += [f"layer4/{name}" for name in tables]
     for name in names:
         flip_a_bit(project.path / "features" / name)
     output = store(project, "verify", check=False)
@@ -89,6 +92,24 @@ def test_damaged_tables_are_made_again_from_the_journal(project: Project, finish
     assert plans(output) == ["8 unchanged"]
     assert "are as they were written" in store(project, "verify")
     assert features_md5(project) == features_md5(finished)
+
+
+def test_rows_of_a_deleted_and_a_changed_clip_go_and_then_there_is_nothing_to_do(project: Project) -> None:
+    project.add_video("clip2", num_frames=5, first_index=999)  # had 6, as clip5
+    project.write_manifest([name for name in NAMES if name != "clip5"])
+    output = project.dvc("repro", "extract")
+    assert plans(output) == ["1 source changed, 6 unchanged"]
+    assert "6 clips are copied to new shards" in output
+    rows = zarr.open_array(project.path / "features/layer4", mode="r")[:]
+    lines = pq.read_table(project.path / "features/layer4/clips.parquet").to_pylist()
+    assert sum(line["num_rows"] for line in lines) == (~np.isnan(rows).all(axis=(1, 2, 3))).sum() == 27 + 5
+    assert "are as they were written" in store(project, "verify")
+
+    assert "Running stage" not in project.dvc("repro", "extract")
+    published = features_md5(project)
+    output = project.dvc("repro", "--force", "--single-item", "extract")
+    assert "new shards" not in output
+    assert features_md5(project) == published
 
 
 def samplings(project: Project) -> set[str]:

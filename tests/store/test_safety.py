@@ -115,6 +115,7 @@ KINDS = {
     "times": "features/*/times.arrow",
     "chunks": "features/*/chunks.arrow",
     "master": "features/*/[zf]*",
+    "table of clips": "features/*/clips.parquet",
     "list of files": "features/files.arrow",
     "quarantine list": "features/quarantine.csv",
 }

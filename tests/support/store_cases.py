@@ -12,8 +12,9 @@ from pipeline.store import (
     Journal,
     Layout,
     Quarantined,
-    TapView,
+    clip_copies,
     committing,
+    compact,
     open_view,
     publish,
     stored_clips,
@@ -35,6 +36,7 @@ from tests.support.features import (
 
 CONTRACT = make_contract()
 OLD = {"walk": 5, "long": 40}
+FEW = {"walk": 5, "blink": 1, "longer": 45}  # of NEW: more than a tenth of the rows are of other clips
 NEW = {"walk": 5, "long": 40, "blink": 1, "run": 22, "longer": 45}
 BAD = "bad"  # a clip that the decoder rejects
 
@@ -72,14 +74,10 @@ def extract(folder: Path, layout: Layout, clips: Mapping[str, int], *, repacking
             bad = clip_source(BAD)
             journal.quarantine(forward_digest, bad.key, Quarantined(BAD, bad.source, "not a video", 0))
         records = journal.records(CONTRACT, layout)
-        stored = stored_clips(records.values())
-        view = {clip_id: stored[clip_source(clip_id).key] for clip_id in clips}
-        publish(
-            journal,
-            [TapView(CONTRACT, layout, view, records)],
-            folder / "features",
-            files={"quarantine.csv": b"clip_id\n"},
-        )
+        stored = clip_copies(records.values())
+        copies = {clip_id: stored[clip_source(clip_id).key] for clip_id in clips}
+        view = compact(journal, copies, records, contract=CONTRACT, layout=layout)
+        publish(journal, [view], folder / "features", files={"quarantine.csv": b"clip_id\n"})
 
 
 def _compute(journal: Journal, layout: Layout, clip_ids: list[str], clips: Mapping[str, int]) -> None:
@@ -110,6 +108,10 @@ def prepare_new_features(folder: Path, container: str) -> None:
     extract(folder, layout_of(container), OLD)
 
 
+def prepare_new_view(folder: Path, container: str) -> None:
+    extract(folder, layout_of(container), NEW)
+
+
 def prepare_other_layout(folder: Path, container: str) -> None:
     extract(folder, layout_of(container, codec="lz4", rows_per_chunk=2), NEW)
 
@@ -136,6 +138,10 @@ def work_extract(folder: Path, container: str) -> None:
     extract(folder, layout_of(container), NEW)
 
 
+def work_extract_few(folder: Path, container: str) -> None:
+    extract(folder, layout_of(container), FEW)
+
+
 def work_repack(folder: Path, container: str) -> None:
     extract(folder, layout_of(container), NEW, repacking=True)
 
@@ -157,6 +163,7 @@ CASES = {
     "extraction": Case(prepare_nothing, work_extract, NEW),
     "extraction of more": Case(prepare_old_view, work_extract, NEW),
     "publication": Case(prepare_new_features, work_extract, NEW),
+    "compaction": Case(prepare_new_view, work_extract_few, FEW),
     "repack": Case(prepare_other_layout, work_repack, NEW),
     "repair": Case(prepare_damage, work_repair, NEW),
     "gc": Case(prepare_garbage, work_gc, NEW, removes="lz4"),

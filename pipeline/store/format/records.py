@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import StoreError
@@ -50,6 +51,15 @@ class Record:
     def record_name(self) -> str:
         """Name of the record's file, in the journal and in views."""
         return f"{self.shard_id}{RECORD_SUFFIX}"
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows were written, whoever they belong to.
+
+        If the shard ends with rows of a clip that failed, those in its last chunk are not counted.
+        """
+        last_row = pc.max(pc.add(self.spans["row"], self.spans["num_rows"])).as_py()
+        return max(int(last_row), (len(self.chunks) - 1) * self.layout.rows_per_chunk)
 
     def clip_sources(self) -> dict[bytes, ClipSource]:
         """The clips with rows in this shard, by key; ids and sources are those of when they were computed."""

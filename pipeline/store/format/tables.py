@@ -1,9 +1,11 @@
-"""Sealed tables: Arrow IPC bytes followed by their own xxh3-128, so that damage is always seen."""
+"""The store's tables. A sealed one is Arrow IPC bytes and their own xxh3-128: damage is always seen."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from pipeline.errors import DamagedError
@@ -39,6 +41,16 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
+CLIPS_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # of the array, where the span starts; sorted
+        pa.field("num_rows", pa.int64(), nullable=False),
+        pa.field("first_frame", pa.int64(), nullable=False),  # of the clip, where the span starts
+        pa.field("frame_seconds", pa.large_list(pa.float64()), nullable=False),  # one a row
+    ]
+)
+
 TIMES_SCHEMA = pa.schema([pa.field("frame_seconds", pa.float64(), nullable=False)])
 
 CHUNKS_SCHEMA = pa.schema(
@@ -48,6 +60,27 @@ CHUNKS_SCHEMA = pa.schema(
 FILES_SCHEMA = pa.schema(
     [pa.field("name", pa.string(), nullable=False), pa.field("digest", pa.binary(16), nullable=False)]
 )
+
+
+def clips_table(index: pa.Table, frame_seconds: np.ndarray, *, rows_per_shard: int) -> pa.Table:
+    """Where the rows of each clip are in a view's array: CLIPS_SCHEMA, a line a row span, by row.
+
+    `index` is the view's index, and `frame_seconds` has the times of all its frames, in its order.
+    """
+    num_spans = pc.list_value_length(index["spans"]).to_numpy()
+    spans = pc.list_flatten(index["spans"]).combine_chunks()
+    shards, rows, counts = (spans.field(i).to_numpy().astype(np.int64) for i in range(3))
+    clips = np.repeat(np.arange(len(index)), num_spans)
+    ends = np.cumsum(counts)
+    columns = {
+        "clip_id": index["clip_id"].take(pa.array(clips)),
+        "row": shards * rows_per_shard + rows,
+        "num_rows": counts,
+        "first_frame": ends - counts - index["first_time"].to_numpy()[clips],
+        "frame_seconds": pa.LargeListArray.from_arrays(np.append(0, ends), frame_seconds),
+    }
+    # Two clips of the same bytes have the same rows.
+    return pa.table(columns, schema=CLIPS_SCHEMA).sort_by([("row", "ascending"), ("clip_id", "ascending")])
 
 
 def seal(table: pa.Table, metadata: dict[str, bytes]) -> bytes:

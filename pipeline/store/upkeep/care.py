@@ -17,7 +17,7 @@ from pipeline.store.format.records import RECORD_SUFFIX, Record, check_version, 
 from pipeline.store.format.rows import verify_shard
 from pipeline.store.format.tables import unseal
 from pipeline.store.journal import QUARANTINE_SUFFIX, Journal
-from pipeline.store.view import CHUNKS_NAME, FILES_NAME, INDEX_NAME, RECORDS_NAME, TIMES_NAME
+from pipeline.store.view import CHUNKS_NAME, CLIPS_NAME, FILES_NAME, INDEX_NAME, RECORDS_NAME, TIMES_NAME
 from pipeline.system.files import file_digest, write_atomically
 
 
@@ -106,7 +106,8 @@ def view_checks(path: Path) -> list[Check]:
     checks = [check for folder in sorted(path.glob("*/")) for check in _tap_checks(folder)]
     checks.append(Check(path / FILES_NAME, _check_sealed))
     digests = _file_digests(path / FILES_NAME)
-    for file in sorted({*digests, *(file.name for file in path.glob("*.csv"))}):
+    files = [*path.glob("*.csv"), *path.glob(f"*/{CLIPS_NAME}")]
+    for file in sorted({*digests, *(str(file.relative_to(path)) for file in files)}):
         checks.append(Check(path / file, _digest_check(digests.get(file))))
     return checks
 
@@ -138,7 +139,7 @@ def _metadata(path: Path) -> Mapping[str, bytes]:
 
 
 def _file_digests(path: Path) -> dict[str, bytes]:
-    """Of the files beside the taps; empty when the table is missing or damaged."""
+    """By path inside the view; empty when the table is missing or damaged."""
     try:
         table, _ = unseal(path.read_bytes(), path=path)
     except (StoreError, OSError):

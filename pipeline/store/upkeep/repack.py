@@ -1,25 +1,39 @@
-"""Repacking: features that exist in another layout, or with more bits, are copied and not computed."""
+"""Repacking: features are copied and not computed.
+
+They come from another layout, from a dtype with more bits, or out of shards with many rows of no clip.
+"""
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import DamagedError
+from pipeline.store.clips import (
+    Span,
+    StoredClip,
+    choose_copies,
+    clip_copies,
+    stored_clips,
+    stored_keys,
+    used_rows,
+)
 from pipeline.store.format.finite import row_peaks, why_unfit
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import ClipSource, Record
 from pipeline.store.format.rows import ShardRows
-from pipeline.store.journal import Journal, Quarantined, Span, StoredClip, stored_clips, stored_keys
+from pipeline.store.journal import Journal, Quarantined
 from pipeline.store.shards import ShardWriter, committing
+from pipeline.store.view import TapView
 
 log = logging.getLogger(__name__)
 
 _PIECE_BYTES = 32 << 20
+
+_MOST_UNUSED = 0.1  # the share of the rows in a view's shards that may be of no clip
 
 
 def repack(
@@ -41,36 +55,71 @@ def repack(
     num_clips = 0
     for source_contract, source_layout in _sources(journal, contract, layout):
         records = journal.records(source_contract, source_layout)
-        found = {key: clip for key, clip in stored_clips(records.values()).items() if key in missing}
-        if not found:
-            continue
-        writer = ShardWriter(
-            journal.directory(contract, layout),
-            contract=contract,
-            layout=layout,
-            commit_seconds=commit_seconds,
-        )
-        directory = journal.directory(source_contract, source_layout)
-        with _Shards(directory, records) as shards, committing(writer):
-            for key, clip in sorted(found.items(), key=lambda item: _place(item[1])):
-                source = shards.source(clip, key)
-                try:
-                    _copy(source, clip, shards, source_layout, writer, contract)
-                except DamagedError as error:
-                    writer.drop(source)
-                    log.warning("%s", error)
-                except _UnfitError as error:
-                    writer.drop(source)
-                    reason = str(error)
-                    quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
-                    journal.quarantine(contract.digest(), key, quarantined)
-                    missing.discard(key)
-                    log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
-                else:
-                    missing.discard(key)
-                    num_clips += 1
-                on_clip()
+        found = [clip for key, clip in stored_clips(records.values()).items() if key in missing]
+        if found:
+            copied = _copy_all(
+                journal,
+                found,
+                records,
+                contract=contract,
+                layout=layout,
+                commit_seconds=commit_seconds,
+                on_clip=on_clip,
+            )
+            missing -= copied | journal.quarantined(contract.digest()).keys()
+            num_clips += len(copied)
     return num_clips
+
+
+def compact(
+    journal: Journal,
+    copies: Mapping[str, Sequence[StoredClip]],
+    records: Mapping[str, Record],
+    *,
+    contract: FeatureContract,
+    layout: Layout,
+) -> TapView:
+    """The view of clips, given as {clip id: copies}; at most a tenth of its shards' rows are of no clip.
+
+    Where more would be, clips are first copied to new shards, which depend on the old ones alone and not on
+    time. A read-only journal stays as it is. A clip whose rows are damaged stays where it is, with a warning.
+    `records` are all of this contract and layout. The caller holds the lock.
+    """
+    clips = choose_copies(copies, records)
+    moving = [] if journal.is_read_only else _clips_to_move(clips.values(), records)
+    if moving:
+        log.info(
+            "More than a tenth of the rows of %s are of no clip: %d clips are copied to new shards.",
+            contract.tap,
+            len(moving),
+        )
+        _copy_all(journal, moving, records, contract=contract, layout=layout, commit_seconds=float("inf"))
+        records = journal.records(contract, layout)
+        found = clip_copies(records.values())
+        clips = choose_copies({clip_id: found[clip.key] for clip_id, clip in clips.items()}, records)
+    return TapView(contract, layout, clips, records)
+
+
+def _clips_to_move(clips: Iterable[StoredClip], records: Mapping[str, Record]) -> list[StoredClip]:
+    """The clips to copy to new shards, so that at most a tenth of the rows are of no clip.
+
+    They are all clips of a shard in which more are. A clip in several shards leaves unused rows in each, so
+    that more than a tenth may then be in another.
+    """
+    staying = {clip.key: clip for clip in clips}
+    moving: list[StoredClip] = []
+    while True:
+        used = used_rows(span for clip in staying.values() for span in clip.spans)
+        num_rows = {shard_id: records[shard_id].num_rows for shard_id in used}
+        num_moving = sum(clip.num_frames for clip in moving)
+        unused = sum(num_rows.values()) - sum(used.values())
+        if unused <= _MOST_UNUSED * (sum(num_rows.values()) + num_moving):
+            return moving
+        sparse = {each for each in used if num_rows[each] - used[each] > _MOST_UNUSED * num_rows[each]}
+        leaving = [clip for clip in staying.values() if clip.is_in(sparse)]
+        for clip in leaving:
+            del staying[clip.key]
+        moving += leaving
 
 
 def repackable_keys(journal: Journal, contract: FeatureContract, layout: Layout) -> set[bytes]:
@@ -100,26 +149,62 @@ def _sources(
     ]
 
 
-def _place(clip: StoredClip) -> tuple[str, int]:
-    return clip.spans[0].shard_id, clip.spans[0].row
+def _copy_all(
+    journal: Journal,
+    clips: Iterable[StoredClip],
+    records: Mapping[str, Record],
+    *,
+    contract: FeatureContract,
+    layout: Layout,
+    commit_seconds: float,
+    on_clip: Callable[[], object] = lambda: None,
+) -> set[bytes]:
+    """Copy clips from the shards with these records, in the order of their rows; the keys of those copied.
+
+    A clip that does not fit the contract's dtype is quarantined for it. A damaged clip is left out.
+    """
+    writer = ShardWriter(
+        journal.directory(contract, layout), contract=contract, layout=layout, commit_seconds=commit_seconds
+    )
+    copied = set()
+    with _Shards(journal, records) as shards, committing(writer):
+        for clip in sorted(clips, key=lambda clip: (clip.spans[0].shard_id, clip.spans[0].row)):
+            source = shards.source(clip)
+            try:
+                _copy(source, clip, shards, writer, contract)
+            except DamagedError as error:
+                writer.drop(source)
+                log.warning("%s", error)
+            except _UnfitError as error:
+                writer.drop(source)
+                reason = str(error)
+                quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
+                journal.quarantine(contract.digest(), clip.key, quarantined)
+                log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
+            else:
+                copied.add(clip.key)
+            on_clip()
+    return copied
 
 
 class _Shards:
     """The shards of one contract and layout, each opened once."""
 
-    def __init__(self, directory: Path, records: Mapping[str, Record]) -> None:
-        self._directory = directory
+    def __init__(self, journal: Journal, records: Mapping[str, Record]) -> None:
+        one = next(iter(records.values()))
+        self.layout = one.layout
+        self._directory = journal.directory(one.contract, one.layout)
         self._records = records
         self._closer = contextlib.ExitStack()
         self._open: dict[str, ShardRows] = {}
         self._sources: dict[str, dict[bytes, ClipSource]] = {}
         self._seconds: dict[str, np.ndarray] = {}
 
-    def source(self, clip: StoredClip, key: bytes) -> ClipSource:
+    def source(self, clip: StoredClip) -> ClipSource:
         shard_id = clip.spans[-1].shard_id
         if shard_id not in self._sources:
             self._sources[shard_id] = self._records[shard_id].clip_sources()
-        return self._sources[shard_id][key]
+        return self._sources[shard_id][clip.key]
 
     def seconds(self, span: Span) -> np.ndarray:
         if span.shard_id not in self._seconds:
@@ -155,11 +240,11 @@ def _copy(
     source: ClipSource,
     clip: StoredClip,
     shards: _Shards,
-    layout: Layout,
     writer: ShardWriter,
     contract: FeatureContract,
 ) -> None:
-    """Read a clip's rows, which lie in `layout`, piece by piece, and append them in the contract's dtype."""
+    """Read a clip's rows piece by piece, and append them in the contract's dtype."""
+    layout = shards.layout
     left = clip.num_frames
     size = max(1, _PIECE_BYTES // layout.row_bytes)
     for span in clip.spans:

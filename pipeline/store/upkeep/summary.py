@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contract import FeatureContract
+from pipeline.store.clips import stored_clips
 from pipeline.store.format.layout import Layout
 from pipeline.store.format.records import RECORD_SUFFIX, read_record
 from pipeline.store.format.tables import unseal
-from pipeline.store.journal import stored_clips
 from pipeline.store.reader import open_view
 from pipeline.store.view import INDEX_NAME, index_shards
 
