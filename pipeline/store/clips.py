@@ -36,7 +36,7 @@ class StoredClip:
 
 
 def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
-    """The complete clips of some shards, by key. For a clip that is there twice, one of both.
+    """The complete clips of some shards, by key. For a clip that is there twice, the latest copy.
 
     A clip that has lost a shard, to repair or gc, is as incomplete as one whose extraction was cut off.
     """
@@ -44,10 +44,12 @@ def stored_clips(records: Iterable[Record]) -> dict[bytes, StoredClip]:
 
 
 def clip_copies(records: Iterable[Record]) -> dict[bytes, list[StoredClip]]:
-    """Every complete copy of each clip of some shards, by key."""
+    """Every complete copy of each clip of some shards, by key; that of the latest generation is the last."""
     found: dict[bytes, list[StoredClip]] = {}
     partial: list[tuple[str, pa.Table]] = []
+    generations: dict[str, int] = {}
     for record in records:
+        generations[record.shard_id] = record.generation
         whole, parts = _split_spans(record)
         columns = (whole[name].to_pylist() for name in ("clip_key", "row", "num_rows"))
         for key, row, num_rows in zip(*columns, strict=True):
@@ -56,6 +58,8 @@ def clip_copies(records: Iterable[Record]) -> dict[bytes, list[StoredClip]]:
         partial.append((record.shard_id, parts))
     for clip in _chained_clips(partial):
         found.setdefault(clip.key, []).append(clip)
+    for copies in found.values():
+        copies.sort(key=lambda clip: generations[clip.spans[-1].shard_id])
     return found
 
 
@@ -75,25 +79,48 @@ def choose_copies(
 ) -> dict[str, StoredClip]:
     """One copy of each clip, given as {clip id: copies}, so that few rows in their shards are of no clip.
 
-    A shard is left out when the others have all its clips; the one with the largest share of rows of no clip
-    goes first. So a corpus that is as it was before gets the shards that it had before.
+    The latest copy of each, or the copies in the shards that are needed, whichever have fewer rows in their
+    shards. With only the latest, a manifest that comes back would not find the shards that it had before;
+    with only the needed shards, a clip's new copy might stay unused.
+    """
+    latest = {clip_id: found[-1] for clip_id, found in copies.items()}
+    if all(len(found) == 1 for found in copies.values()):
+        return latest
+
+    def num_rows(clips: Mapping[str, StoredClip]) -> int:
+        shard_ids = {span.shard_id for clip in clips.values() for span in clip.spans}
+        return sum(records[shard_id].num_rows for shard_id in shard_ids)
+
+    return min(_in_needed_shards(copies, records), latest, key=num_rows)
+
+
+def _in_needed_shards(
+    copies: Mapping[str, Sequence[StoredClip]], records: Mapping[str, Record]
+) -> dict[str, StoredClip]:
+    """One copy of each clip. A shard is left out when the others have all its clips.
+
+    The shard with the largest share of rows of no clip goes first, of equal ones the largest.
     """
     left = dict(copies)
-    if any(len(found) > 1 for found in copies.values()):
-        clips_in: dict[str, set[str]] = defaultdict(set)
-        spans: set[Span] = set()
-        for clip_id, found in copies.items():
-            for span in (span for clip in found for span in clip.spans):
-                clips_in[span.shard_id].add(clip_id)
-                spans.add(span)
-        used = used_rows(spans)
-        for shard_id in sorted(used, key=lambda each: (used[each] / records[each].num_rows, each)):
-            others = {
-                clip_id: [clip for clip in left[clip_id] if not clip.is_in({shard_id})]
-                for clip_id in clips_in[shard_id]
-            }
-            if all(others.values()):
-                left |= others
+    clips_in: dict[str, set[str]] = defaultdict(set)
+    spans: set[Span] = set()
+    for clip_id, found in copies.items():
+        for span in (span for clip in found for span in clip.spans):
+            clips_in[span.shard_id].add(clip_id)
+            spans.add(span)
+    used = used_rows(spans)
+
+    def rank(shard_id: str) -> tuple[float, int, str]:
+        num_rows = records[shard_id].num_rows
+        return used[shard_id] / num_rows, -num_rows, shard_id
+
+    for shard_id in sorted(used, key=rank):
+        others = {
+            clip_id: [clip for clip in left[clip_id] if not clip.is_in({shard_id})]
+            for clip_id in clips_in[shard_id]
+        }
+        if all(others.values()):
+            left.update(others)
     return {clip_id: found[-1] for clip_id, found in left.items()}
 
 

@@ -67,13 +67,15 @@ class ShardWriter:
         contract: FeatureContract,
         layout: Layout,
         commit_seconds: float,
+        generation: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         make_folder(directory)
         self.directory = directory
-        self._contract = contract
+        self.contract = contract
         self._layout = layout
         self._commit_seconds = commit_seconds
+        self._generation = generation
         self._clock = clock
         self.dtype = np.dtype(layout.dtype)
         self._shard: _OpenShard | None = None
@@ -159,12 +161,13 @@ class ShardWriter:
         chunks["checksum"] = shard.checksums
         spans = _spans_table(shard.spans)
         record = Record(
-            shard_id=_shard_id(self._contract, self._layout, chunks, spans),
-            contract=self._contract,
+            shard_id=_shard_id(self.contract, self._layout, self._generation, chunks, spans),
+            contract=self.contract,
             layout=self._layout,
             spans=spans,
             chunks=chunks,
             rest_checksum=rest_checksum(shard.path, places),
+            generation=self._generation,
         )
         share(shard.path)
         shard.path.replace(self.directory / record.shard_name)
@@ -265,8 +268,12 @@ def _spans_table(spans: list[_OpenSpan]) -> pa.Table:
     )
 
 
-def _shard_id(contract: FeatureContract, layout: Layout, chunks: np.ndarray, spans: pa.Table) -> str:
+def _shard_id(
+    contract: FeatureContract, layout: Layout, generation: int, chunks: np.ndarray, spans: pa.Table
+) -> str:
     hasher = xxhash.xxh3_128(contract.digest().encode() + layout.name.encode())
+    if generation:
+        hasher.update(str(generation).encode())
     hasher.update(chunks.tobytes())
     hasher.update(seal(spans, {}))
     return hasher.hexdigest()

@@ -41,6 +41,9 @@ class Record:
     spans: pa.Table  # SPAN_SCHEMA
     chunks: np.ndarray  # CHUNK_DTYPE
     rest_checksum: int  # xxh3-64 of the file's other bytes
+    generation: int = (
+        0  # of a copy from other shards of this layout: later than the generations of all others
+    )
 
     @property
     def shard_name(self) -> str:
@@ -84,6 +87,8 @@ class Record:
             "chunks": self.chunks.tobytes(),
             "rest_checksum": struct.pack("<Q", self.rest_checksum),
         }
+        if self.generation:
+            metadata["generation"] = str(self.generation).encode()
         return seal(self.spans, metadata)
 
 
@@ -101,6 +106,7 @@ def parse_record(data: bytes, *, path: Path) -> Record:
         spans=table,
         chunks=np.frombuffer(metadata["chunks"], CHUNK_DTYPE),
         rest_checksum=struct.unpack("<Q", metadata["rest_checksum"])[0],
+        generation=int(metadata.get("generation", 0)),
     )
 
 

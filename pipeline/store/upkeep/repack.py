@@ -57,15 +57,13 @@ def repack(
         records = journal.records(source_contract, source_layout)
         found = [clip for key, clip in stored_clips(records.values()).items() if key in missing]
         if found:
-            copied = _copy_all(
-                journal,
-                found,
-                records,
+            writer = ShardWriter(
+                journal.directory(contract, layout),
                 contract=contract,
                 layout=layout,
                 commit_seconds=commit_seconds,
-                on_clip=on_clip,
             )
+            copied = _copy_all(journal, found, records, writer, on_clip=on_clip)
             missing -= copied | journal.quarantined(contract.digest()).keys()
             num_clips += len(copied)
     return num_clips
@@ -86,17 +84,25 @@ def compact(
     `records` are all of this contract and layout. The caller holds the lock.
     """
     clips = choose_copies(copies, records)
-    moving = [] if journal.is_read_only else _clips_to_move(clips.values(), records)
-    if moving:
+    if not journal.is_read_only and _clips_to_move(clips.values(), records):
+        # From the latest copies: then the latest copies afterwards are these and the new ones.
+        moving = _clips_to_move((found[-1] for found in copies.values()), records)
         log.info(
             "More than a tenth of the rows of %s are of no clip: %d clips are copied to new shards.",
             contract.tap,
             len(moving),
         )
-        _copy_all(journal, moving, records, contract=contract, layout=layout, commit_seconds=float("inf"))
+        writer = ShardWriter(
+            journal.directory(contract, layout),
+            contract=contract,
+            layout=layout,
+            commit_seconds=float("inf"),
+            generation=1 + max(record.generation for record in records.values()),
+        )
+        _copy_all(journal, moving, records, writer)
         records = journal.records(contract, layout)
-        found = clip_copies(records.values())
-        clips = choose_copies({clip_id: found[clip.key] for clip_id, clip in clips.items()}, records)
+        stored = clip_copies(records.values())
+        clips = choose_copies({clip_id: stored[clip.key] for clip_id, clip in clips.items()}, records)
     return TapView(contract, layout, clips, records)
 
 
@@ -153,25 +159,20 @@ def _copy_all(
     journal: Journal,
     clips: Iterable[StoredClip],
     records: Mapping[str, Record],
+    writer: ShardWriter,
     *,
-    contract: FeatureContract,
-    layout: Layout,
-    commit_seconds: float,
     on_clip: Callable[[], object] = lambda: None,
 ) -> set[bytes]:
     """Copy clips from the shards with these records, in the order of their rows; the keys of those copied.
 
     A clip that does not fit the contract's dtype is quarantined for it. A damaged clip is left out.
     """
-    writer = ShardWriter(
-        journal.directory(contract, layout), contract=contract, layout=layout, commit_seconds=commit_seconds
-    )
     copied = set()
     with _Shards(journal, records) as shards, committing(writer):
         for clip in sorted(clips, key=lambda clip: (clip.spans[0].shard_id, clip.spans[0].row)):
             source = shards.source(clip)
             try:
-                _copy(source, clip, shards, writer, contract)
+                _copy(source, clip, shards, writer)
             except DamagedError as error:
                 writer.drop(source)
                 log.warning("%s", error)
@@ -179,7 +180,7 @@ def _copy_all(
                 writer.drop(source)
                 reason = str(error)
                 quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
-                journal.quarantine(contract.digest(), clip.key, quarantined)
+                journal.quarantine(writer.contract.digest(), clip.key, quarantined)
                 log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
             else:
                 copied.add(clip.key)
@@ -241,7 +242,6 @@ def _copy(
     clip: StoredClip,
     shards: _Shards,
     writer: ShardWriter,
-    contract: FeatureContract,
 ) -> None:
     """Read a clip's rows piece by piece, and append them in the contract's dtype."""
     layout = shards.layout
@@ -255,6 +255,6 @@ def _copy(
             shards.rows(span.shard_id).read_into(buffer, row=span.row + first, clip_id=source.clip_id)
             left -= len(maps)
             times = seconds[first : first + len(maps)]
-            if maps.dtype != writer.dtype and (reason := why_unfit(row_peaks(maps), times, contract)):
+            if maps.dtype != writer.dtype and (reason := why_unfit(row_peaks(maps), times, writer.contract)):
                 raise _UnfitError(reason)
             writer.append(source, maps.astype(writer.dtype, copy=False), times, final=left == 0)
