@@ -41,9 +41,7 @@ class Record:
     spans: pa.Table  # SPAN_SCHEMA
     chunks: np.ndarray  # CHUNK_DTYPE
     rest_checksum: int  # xxh3-64 of the file's other bytes
-    generation: int = (
-        0  # of a copy from other shards of this layout: later than the generations of all others
-    )
+    generation: int = 0  # above 0: a copy from shards of this layout, which have lower generations
 
     @property
     def shard_name(self) -> str:
