@@ -210,9 +210,9 @@ class Journal:
         directory = self.directory(record.contract, record.layout)
         if (directory / record.record_name).exists():
             return False
-        with atomic_path(directory / record.shard_name) as partial:
+        with atomic_path(directory / record.shard_name, read_only=True) as partial:
             link(shard, partial, may_symlink=False)  # what is elsewhere may go
-        write_atomically(directory / record.record_name, record_data)
+        write_atomically(directory / record.record_name, record_data, read_only=True)
         return True
 
     def _writers_lock(self, forward_digest: str) -> Path:

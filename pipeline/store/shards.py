@@ -24,6 +24,7 @@ from pipeline.system.files import (
     make_folder,
     naming_full_disk,
     partial_path,
+    protect,
     share,
     sync_directory,
     write_atomically,
@@ -170,9 +171,10 @@ class ShardWriter:
             generation=self._generation,
         )
         share(shard.path)
+        protect(shard.path)
         shard.path.replace(self.directory / record.shard_name)
         sync_directory(self.directory)
-        write_atomically(self.directory / record.record_name, record.to_bytes())
+        write_atomically(self.directory / record.record_name, record.to_bytes(), read_only=True)
         return record
 
     def commit_complete(self) -> None:

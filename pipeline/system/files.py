@@ -47,7 +47,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, read_only: bool = False) -> Iterator[Path]:
     """A temporary path to write to; it is flushed and becomes `path` when the block ends well."""
     make_folder(path.parent)
     partial = partial_path(path)
@@ -55,6 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with naming_full_disk(path):
             yield partial
             share(partial)
+            if read_only:
+                protect(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -63,9 +65,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, read_only: bool = False) -> None:
     """Write `data` as the new content of `path`."""
-    with atomic_path(path) as partial:
+    with atomic_path(path, read_only=read_only) as partial:
         partial.write_bytes(data)
 
 
@@ -102,6 +104,17 @@ def share(path: Path) -> None:
         if own.st_gid != folder.st_gid:
             os.chown(path, -1, folder.st_gid)
         path.chmod(stat.S_IMODE(own.st_mode) | rights)
+
+
+def protect(path: Path) -> None:
+    """Make a file read-only for its owner that will never change. Root writes to it nevertheless.
+
+    DVC links the journal's files into its cache, and two runs that add the same file at once empty it: each
+    first tries a reflink, which opens the file in the cache for writing (`reflink` in dvc_objects). A group
+    that shares the file keeps the right to write, without which Linux refuses its members hardlinks.
+    """
+    with contextlib.suppress(PermissionError, NotImplementedError):  # as in `share`
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(stat.S_IWUSR | stat.S_IWOTH))
 
 
 def remove_folder(path: Path) -> None:

@@ -57,7 +57,7 @@ def test_callers_are_told_of_each_batch_and_epoch_of_each_model_and_later_of_the
         on_batch=lambda *progress: seen.append(progress),
     )
     assert seen == [(name, 1, 1) for name in ("recurrent", "shuffled", "baseline")]
-    assert [clip.clip_id for clip in evaluation.predictions.clips] == ["c4", "c9"]
+    assert [clip.clip_id for clip in evaluation.answers.clips] == ["c4", "c9"]
     assert evaluation.as_json()["recurrent"]["num_clips"] == 2
     assert evaluation.table.splitlines()[1].startswith("LSTM ")
 

@@ -80,6 +80,7 @@ def all_files(path: Path) -> list[Path]:
 def flip_a_bit(path: Path, rng: random.Random) -> None:
     """In place, so that every name of the file has it; the times stay."""
     stat = path.stat()
+    path.chmod(0o644)  # a published file is read-only
     with path.open("r+b") as file:
         offset = rng.randrange(stat.st_size)
         file.seek(offset)
@@ -90,6 +91,7 @@ def flip_a_bit(path: Path, rng: random.Random) -> None:
 
 
 def cut_short(path: Path, rng: random.Random) -> None:
+    path.chmod(0o644)  # a published file is read-only
     os.truncate(path, rng.randrange(path.stat().st_size))
 
 
@@ -160,6 +162,7 @@ def test_verify_names_shard_and_clips(tmp_path: Path) -> None:
         if "walk" in read_record(path).spans["clip_id"].to_pylist()
     )
     shard = record.with_suffix(".shard")
+    shard.chmod(0o644)  # a published file is read-only
     with shard.open("r+b") as file:
         file.write(b"\xff\xff")  # of the first chunk: four rows of walk
     (damage,) = verify(checks_of(tmp_path))

@@ -204,6 +204,7 @@ def test_a_clip_whose_rows_are_damaged_stays_where_it_is(
     (shard,) = journal.path.rglob("*.shard")
     data = bytearray(shard.read_bytes())
     data[3] ^= 1  # of a's only chunk
+    shard.chmod(0o644)  # a published file is read-only
     shard.write_bytes(data)
     path = publish_same(journal, layout, ["a", "c"], tmp_path)
     assert "reading clip 'a'" in caplog.text

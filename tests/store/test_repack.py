@@ -65,6 +65,7 @@ def test_a_damaged_copy_is_left_out_with_a_warning(tmp_path: Path, caplog: pytes
     path = journal.directory(contract, make_layout(contract)) / damaged.shard_name
     data = bytearray(path.read_bytes())
     data[3] ^= 1
+    path.chmod(0o644)  # a published file is read-only
     path.write_bytes(data)
     target = make_layout(contract, format="hdf5")
     assert repack(journal, KEYS, contract=contract, layout=target, commit_seconds=1e9) == 1

@@ -146,6 +146,7 @@ def test_damage_of_any_file_is_found_and_never_read_as_features(
     else:
         bit = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
         damaged[bit // 8] ^= 1 << bit % 8
+    file.chmod(0o644)  # a published file is read-only
     file.write_bytes(damaged)
     try:
         assert file in found_damaged(stored)
@@ -157,6 +158,7 @@ def test_damage_of_any_file_is_found_and_never_read_as_features(
         if kind == "shard" and problem:
             assert re.search(r"Shard [0-9a-f]{32} .* is damaged.* clip '(walk|long)'", problem)
     finally:
+        file.chmod(0o644)  # a published file is read-only
         file.write_bytes(content)
 
 
@@ -277,6 +279,7 @@ def test_what_a_newer_version_wrote_is_refused_with_the_remedy(tmp_path: Path) -
         table, metadata = unseal(file.read_bytes(), path=file)
         newer = {**metadata, "format_version": b"99"}
         file.unlink()  # the record has another name in the view
+        file.chmod(0o644)  # a published file is read-only
         file.write_bytes(seal(table, newer))
     (tmp_path / "journal/format.json").write_text('{"format_version": 99}')
     for file, use in (

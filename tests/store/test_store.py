@@ -334,3 +334,12 @@ def test_the_lock_makes_a_second_process_wait_and_says_for_whom(tmp_path: Path) 
     thread.join()
     assert entered.is_set()
     assert waited == [f"process {os.getpid()} on {os.uname().nodename}, in {Path.cwd()}"]
+
+
+def test_published_files_are_read_only_for_their_owner(tmp_path: Path) -> None:
+    """Two runs of DVC that add one file to its cache at once would empty it: see `protect`."""
+    contract = make_contract()
+    journal = Journal(tmp_path / "journal")
+    fill(journal, contract, make_layout(contract), {"walk": 5})
+    files = [path for path in journal.path.rglob("*") if path.suffix in {".shard", ".record"}]
+    assert [path.stat().st_mode & 0o202 for path in files] == [0, 0]

@@ -124,6 +124,7 @@ def prepare_damage(folder: Path, container: str) -> None:
     shard = path.with_name(record.shard_name)
     data = bytearray(shard.read_bytes())
     data[record.chunks["offset"][0]] ^= 1
+    shard.chmod(0o644)  # a published file is read-only
     shard.write_bytes(data)
 
 
