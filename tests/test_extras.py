@@ -38,6 +38,7 @@ WITHOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", WITHOUT)
 def test_without_an_extra_only_what_needs_it_fails_and_names_it(extra: str) -> None:
     packages, works, fails, message = WITHOUT[extra]

@@ -84,6 +84,7 @@ def test_a_recipes_parameters_are_accepted(name: str, tmp_path: Path) -> None:
     assert {corpus.manifest, corpus.root} <= {out for stage in outs for out in stage["outs"]}
 
 
+@pytest.mark.slow
 def test_in_any_order_dvc_turns_the_flags_into_each_recipes_parameters(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy("params.yaml", path)

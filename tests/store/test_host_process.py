@@ -39,6 +39,7 @@ def open_files_limited(num_more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_importing_the_library_changes_neither_blosc_nor_the_limit_of_open_files() -> None:
     subprocess.run([sys.executable, "-c", LOOK], check=True)
 
