@@ -118,6 +118,10 @@ class TextFileError(PipelineError, ValueError):
     """A user's file is not the text or the CSV that it should be; the message names the line."""
 
 
+class MovedInputError(PipelineError):
+    """What a run reads changed while it ran; the message names it."""
+
+
 class ManifestError(PipelineError, ValueError):
     """A manifest breaks a rule or does not fit its corpus; the message lists every problem with its row."""
 

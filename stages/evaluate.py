@@ -10,47 +10,61 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.learn.checkpoint import load_checkpoint
-from pipeline.learn.comparison import EvaluateConfig, evaluate
+from pipeline.learn.comparison import evaluate
 from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.report.tables import write_predictions
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.store import INDEX_NAME
 from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.bars import Bars
-from stages.params import CorpusConfig, load_section
+from stages.inputs import Inputs
+from stages.machine import read_machine
+from stages.project import FEATURES
+from stages.project.visible import corpus_root
 
-CHECKPOINTS = Path("checkpoints")
+
+CHECKPOINTS, REPORTS = Path("checkpoints"), Path("reports")
 
 
 def main() -> None:
-    """Evaluate as params.yaml says; write metrics, plots and the table."""
+    """Evaluate as the settings say; write metrics, plots and the table."""
     argparse.ArgumentParser(
         prog="python -m stages.evaluate",
         description=__doc__,
-        epilog="Reads corpus.manifest and evaluate.* from params.yaml, the manifest, checkpoints/ and the"
-        " features that they were trained on; writes metrics/evaluate.json (metrics with their 95 % bootstrap"
-        " intervals over clips), plots/ (what DVC draws of the recurrent model's answers),"
-        " reports/predictions.parquet (every answer of the three models, with its loss) and the table that it"
-        " prints, reports/evaluate.txt.",
+        epilog="Reads settings/evaluate.yaml, the manifest, checkpoints/ and the features that they were"
+        " trained on; writes metrics/evaluate.json (the five numbers of `dvc exp show`),"
+        " reports/evaluate.json (all metrics with their 95 % bootstrap intervals over clips), plots/ (what DVC"
+        " draws of the recurrent model's answers), reports/predictions.parquet (every answer of the three"
+        " models, with its loss) and the table that it prints, reports/evaluate.txt.",
     ).parse_args()
-    config = load_section("evaluate", EvaluateConfig)
-    corpus = load_section("corpus", CorpusConfig)
-    tap = load_checkpoint(CHECKPOINTS / "recurrent").config.tap
+    inputs = Inputs("evaluate", module="stages.evaluate")
+    manifest, features = Path(inputs.values["corpus"]["manifest"]), FEATURES / inputs.values["tap"]
+    checkpoints = (path for name in MODELS for path in sorted((CHECKPOINTS / name).iterdir()))
+    inputs.watch(manifest, features / INDEX_NAME, *checkpoints)
     with Bars("batch") as bars:
         evaluation = evaluate(
-            CHECKPOINTS, Path("features") / tap, corpus.manifest, config=config, on_batch=bars.show
+            CHECKPOINTS,
+            features,
+            manifest,
+            config=inputs.config("evaluate", EvaluateConfig),
+            machine=read_machine(),
+            on_batch=bars.show,
         )
 
     def frames(clip: Clip) -> np.ndarray:
         from pipeline.deploy.end_to_end import clip_frames  # torchvision takes seconds
 
-        return clip_frames(clip, root=Path(corpus.root), contract=evaluation.checkpoint.contract)
+        root = corpus_root(inputs.values["corpus"]["root"])
+        return clip_frames(clip, root=root, contract=evaluation.checkpoint.contract)
 
-    write_json(Path("metrics/evaluate.json"), evaluation.as_json())
     write_plots(Path("plots"), evaluation, frames=frames)
-    write_predictions(Path("reports/predictions.parquet"), evaluation.predictions)
-    write_atomically(Path("reports/evaluate.txt"), f"{evaluation.table}\n".encode())
+    write_predictions(REPORTS / "predictions.parquet", evaluation.predictions)
+    write_json(REPORTS / "evaluate.json", evaluation.as_json())
+    write_atomically(REPORTS / "evaluate.txt", f"{evaluation.table}\n".encode())
+    inputs.check()
+    write_json(Path("metrics/evaluate.json"), evaluation.headline())
     print(evaluation.table)
 
 

@@ -19,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.extract",
         description=__doc__,
-        epilog="Reads corpus.*, weights.arch and extract.* from params.yaml and weights/<arch>.safetensors;"
-        " writes features/<tap>/, features/quarantine.csv and metrics/extract.json. Features are kept in"
+        epilog="Reads settings/extract.yaml, the manifest and weights/<arch>.safetensors; writes"
+        " features/<tap>/, features/quarantine.csv and reports/extract.json. Features are kept in"
         " .framecache/ (or where FRAMECACHE_JOURNAL says), so nothing is computed twice. Ctrl-C and SIGTERM"
         " commit what is complete and exit with 130 or 143; the same command goes on from there.",
     )

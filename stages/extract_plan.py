@@ -10,11 +10,13 @@ from stages.bars import Bars
 from stages.extract_settings import read_job, show_progress
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
+from stages.settings import settle
 
 
 def show_plan(*, reread: bool = False) -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
-    job = read_job(only_plan=True)
+    params, _ = settle()
+    job = read_job(params.corpus, arch=params.weights.arch, config=params.extract, only_plan=True)
     with Bars("clip") as bars:
         earlier_files = partial(tracked_files, FEATURES)
         todo = preview(

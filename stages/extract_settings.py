@@ -1,33 +1,34 @@
-"""What params.yaml asks of extraction, and how a terminal shows its progress."""
+"""From the settings of extraction to its job, and how a terminal shows its progress."""
 
 from pathlib import Path
 
-from pipeline.backbone.weights import WeightsConfig
-from pipeline.extraction import ExtractConfig, Job, Progress, make_job
+from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
+from pipeline.settings.corpus import CorpusConfig
+from pipeline.settings.extract import ExtractConfig
 from stages.bars import Bars
-from stages.params import CorpusConfig, load_section
-from stages.places import journal_path
+from stages.machine import read_machine
+from stages.places import SOURCES, journal_path, weights_path
 from stages.project.sharing import share_journal
-from stages.project.visible import visible_manifest, visible_root
+from stages.project.visible import corpus_root
 
 
-def read_job(*, only_plan: bool = False) -> Job:
-    """The job that the parameters ask for; with `only_plan`, nothing is written and nothing compiled."""
-    corpus = load_section("corpus", CorpusConfig)
-    config = load_section("extract", ExtractConfig)
-    root = visible_root(corpus.root)
-    manifest = read_manifest(visible_manifest(corpus.manifest))
-    weights, journal = weights_path(), journal_path()
+def read_job(corpus: CorpusConfig, *, arch: str, config: ExtractConfig, only_plan: bool = False) -> Job:
+    """The job that these settings ask for; with `only_plan`, nothing is written and nothing compiled."""
+    journal = journal_path()
     if not only_plan:
         share_journal(journal)
-    return make_job(manifest, root=root, weights=weights, config=config, journal=journal, only_plan=only_plan)
-
-
-def weights_path() -> Path:
-    """weights/<arch>.safetensors of the parameters."""
-    return Path("weights") / f"{load_section('weights', WeightsConfig).arch}.safetensors"
+    return make_job(
+        read_manifest(Path(corpus.manifest)),
+        root=corpus_root(corpus.root),
+        recorded=read_sources(SOURCES),
+        weights=weights_path(arch),
+        config=config,
+        machine=read_machine(),
+        journal=journal,
+        only_plan=only_plan,
+    )
 
 
 def show_progress(bars: Bars, progress: Progress) -> None:

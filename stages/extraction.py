@@ -1,4 +1,4 @@
-"""The process that stages/extract.py supervises: reads the settings, extracts, and reports."""
+"""The process that stages/extract.py supervises: reads settings/extract.yaml, extracts, and reports."""
 
 import argparse
 import logging
@@ -9,19 +9,22 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.extraction import Extracted, Job, run_job
+from pipeline.settings.corpus import CorpusConfig
+from pipeline.settings.extract import ExtractConfig
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 from stages import console
 from stages.bars import Bars
 from stages.extract_settings import read_job, show_progress
+from stages.inputs import Inputs
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
 
-REPORT = Path("metrics/extract.json")
+REPORT = Path("reports/extract.json")
 
 
 def main() -> None:
-    """Extract as params.yaml says, under a supervisor."""
+    """Extract as the settings say, under a supervisor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--notes", type=int, required=True)
     parser.add_argument("--orders", type=int, required=True)
@@ -30,7 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
-    job = read_job()
+    inputs = Inputs("extract")
+    corpus, config = inputs.config("corpus", CorpusConfig), inputs.config("extract", ExtractConfig)
+    job = read_job(corpus, arch=inputs.values["weights"], config=config)
+    inputs.watch(Path(corpus.manifest), job.weights)
     _quieten_dask(job)
     is_first = not orders.num_restarts
     with Bars("clip") as bars:
@@ -46,10 +52,11 @@ def main() -> None:
         )
     write_report(extracted, num_restarts=orders.num_restarts)
     extracted.check_complete()
+    inputs.check()
 
 
 def write_report(extracted: Extracted, *, num_restarts: int) -> None:
-    """Write metrics/extract.json. Figures of work are those of the last process."""
+    """Write reports/extract.json. Figures of work are those of the last process."""
     report = {
         "clips": extracted.num_clips,
         "clips_with_features": min(extracted.clips_by_tap.values(), default=None),
@@ -70,7 +77,7 @@ def write_report(extracted: Extracted, *, num_restarts: int) -> None:
 
 
 def _quieten_dask(job: Job) -> None:
-    if job.config.dask:
+    if job.machine.dask:
         import distributed  # noqa: F401 - its import sets the level, and takes a second
 
         logging.getLogger("distributed").setLevel(logging.ERROR)

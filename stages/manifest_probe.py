@@ -6,37 +6,33 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from pipeline.contract import Preprocessing, Sampling
 from pipeline.corpora import measure_clips, write_measured
 from pipeline.errors import ManifestError, few, listed
-from pipeline.frames import ClipInfo, Limits
+from pipeline.frames import ClipInfo
 from pipeline.manifest import read_manifest
-from stages.params import CorpusConfig, load_section
-
-
-class ProbeConfig(BaseModel):
-    """The settings of the section `extract` that a look at a clip depends on."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
-    preprocessing: Preprocessing = Preprocessing()
+from stages.params import read_params
+from stages.project.visible import corpus_root
 
 
 def run_probe(options: argparse.Namespace) -> None:
     """Look at every clip, write `options.out`, print a summary. Raises ManifestError naming broken clips."""
-    corpus = load_section("corpus", CorpusConfig)
-    config = load_section("extract", ProbeConfig)
+    params = read_params()
+    corpus, config = params.corpus, params.extract
     manifest = read_manifest(options.manifest or Path(corpus.manifest))
-    root = options.root or Path(corpus.root)
+    root = options.root or corpus_root(corpus.root)
     rows = []
     broken = {}
     with tqdm(total=len(manifest), unit="clip", desc="probe") as bar:
-        for row in measure_clips(manifest, root=root, **dict(config), num_threads=options.threads):
+        for row in measure_clips(
+            manifest,
+            root=root,
+            sampling=config.sampling,
+            limits=config.limits,
+            preprocessing=config.preprocessing,
+            num_threads=options.threads,
+        ):
             rows.append(row)
             if row.problem:
                 broken[row.clip_id] = row.problem

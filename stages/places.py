@@ -8,6 +8,14 @@ from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+SETTINGS = Path("settings")  # a file a stage
+SOURCES = Path("sources")  # the digest of each source of the manifest
+
+
+def weights_path(arch: str) -> Path:
+    """The weights file of a network."""
+    return Path("weights") / f"{arch}.safetensors"
+
 
 def journal_path() -> Path:
     """Where features are kept: one place for a workspace and all its queued experiments.

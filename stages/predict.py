@@ -9,6 +9,7 @@ from pipeline.deploy.prediction import SourceAnswers, predict
 from pipeline.errors import PipelineError
 from stages import console
 from stages.bars import Bars
+from stages.machine import read_machine
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         metavar="TEXT",
         help="what to ask a model that answers questions; may be given several times",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...; by default as in machine.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     with Bars("clip") as bars:
@@ -47,7 +48,7 @@ def main() -> None:
             num_answers=arguments.top,
             questions=arguments.question,
             image_fps=arguments.image_fps,
-            device=arguments.device,
+            device=arguments.device or read_machine().device,
             on_progress=partial(bars.show, "predict"),
         )
     if arguments.json:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.errors import ConfigError, PipelineError
 from stages import console
 from stages.overrides import flags, overlaid
-from stages.params import PARAMS, checked, read_mapping
+from stages.params import PARAMS
+from stages.yaml_files import checked, read_mapping
 
 RECIPES = Path("recipes")
 DEFAULTS = "defaults"  # the recipe that has params.yaml as shipped, without corpus and weights

@@ -1,4 +1,4 @@
-"""Features -> checkpoints: trains the recurrent model, and the mean-pool + linear baseline beside it."""
+"""Features -> checkpoints: trains the recurrent model, and the mean-pool + linear baseline."""
 
 import os
 
@@ -13,50 +13,68 @@ from pathlib import Path
 from dvclive.live import Live
 
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics, TrainConfig
+from pipeline.learn.training import Metrics
 from pipeline.report.tables import write_curves
+from pipeline.registry import either
+from pipeline.settings.training import TrainConfig
+from pipeline.store import INDEX_NAME
 from pipeline.system.files import write_json
 from stages import console
 from stages.bars import Bars
-from stages.params import CorpusConfig, load_section
-from stages.places import training_folder
+from stages.inputs import Inputs
+from stages.machine import read_machine
+from stages.places import training_folder, weights_path
+from stages.project import FEATURES
+
 
 FOLDER = Path("dvclive/train")  # of what is logged of each model
 
 
 def main() -> None:
-    """Train as params.yaml says; write metrics and curves."""
-    argparse.ArgumentParser(
+    """Train the models that the arguments name."""
+    parser = argparse.ArgumentParser(
         prog="python -m stages.train",
         description=__doc__,
-        epilog="Reads corpus.manifest and train.* from params.yaml, the manifest, and features/<train.tap>/;"
-        " writes checkpoints/<model>/, metrics/train.json and the curves in dvclive/train/<model>/."
-        " A run that was killed goes on after its last complete epoch, if parameters, features, manifest and"
-        " code are the same.",
-    ).parse_args()
-    config = load_section("train", TrainConfig)
-    lives: dict[str, Live] = {}
+        epilog="Reads settings/<model>.yaml, the manifest and features/<tap>/; writes checkpoints/<model>/,"
+        " reports/<model>.json and the curves in dvclive/train/<model>/. A run that was killed goes on after"
+        " its last complete epoch, if settings, features, manifest and code are the same.",
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{either(MODELS)}; by default both")
+    names = parser.parse_args().models or MODELS
+    if unknown := [name for name in names if name not in MODELS]:
+        parser.error(f"unknown model {unknown[0]!r}; available: {', '.join(MODELS)}")
+    for name in names:
+        train_model(name)
+
+
+def train_model(name: str) -> None:
+    """Train one model; write its checkpoint, metrics and curves."""
+    inputs = Inputs(name, module="stages.train")
+    config = inputs.config("train", TrainConfig)
+    manifest, features = Path(inputs.values["manifest"]), FEATURES / config.tap
+    weights = weights_path(inputs.values["weights"])
+    inputs.watch(manifest, features / INDEX_NAME, weights)
+    live = Live(str(FOLDER / name), save_dvc_exp=False, dvcyaml=None)
     with Bars("batch") as bars:
         trained = train(
-            Path("features") / config.tap,
-            load_section("corpus", CorpusConfig).manifest,
+            features,
+            manifest,
             config=config,
+            machine=read_machine(),
+            models=[name],
+            weights=weights,
             state=training_folder(),
+            confirm=inputs.check,
             on_batch=bars.show,
-            on_epoch=partial(log_epoch, bars, lives),
+            on_epoch=partial(log_epoch, bars, live),
         )
-    for live in lives.values():
-        live.end()  # type: ignore[no-untyped-call]
-    for name, result in trained.fits.items():
-        write_curves(FOLDER / name / "curves", result.history)
-    write_json(Path("metrics/train.json"), trained.as_json())
+    live.end()  # type: ignore[no-untyped-call]
+    write_curves(FOLDER / name / "curves", trained.fits[name].history)
+    write_json(Path(f"reports/{name}.json"), trained.as_json()[name])
 
 
-def log_epoch(bars: Bars, lives: dict[str, Live], name: str, metrics: Metrics) -> None:
+def log_epoch(bars: Bars, live: Live, name: str, metrics: Metrics) -> None:
     """Show an epoch's losses behind the model's bar, and log all its metrics."""
-    if name not in lives:
-        lives[name] = Live(str(FOLDER / name), save_dvc_exp=False, dvcyaml=None)
-    live = lives[name]
     losses = ", ".join(f"{split}_loss={values['loss']:.3f}" for split, values in metrics.items())
     bars.note(name, f"epoch={live.step + 1}, {losses}")
     for split, values in metrics.items():

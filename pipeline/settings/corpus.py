@@ -1,0 +1,12 @@
+"""CorpusConfig: where the clips are."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class CorpusConfig(BaseModel):
+    """Where the clips are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: str  # CSV or Parquet, one row a clip; see manifests/README.md
+    root: str  # the folder that the manifest's sources are relative to; relative: in the project's folder

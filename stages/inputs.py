@@ -1,0 +1,66 @@
+"""What a stage reads: its own settings file, never params.yaml, and files that must not change meanwhile."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.errors import ConfigError, MovedInputError, few
+from pipeline.system.code import code_digest, module_digests
+from pipeline.system.files import file_digest
+from stages.places import SETTINGS
+from stages.yaml_files import checked, read_mapping
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class Inputs:
+    """The settings, code and files that a stage began with.
+
+    People change parameters, code and the manifest for their next experiment while one runs. DVC looks at
+    what a stage depends on when the stage has ended: without `check`, it would note down what was not used.
+    """
+
+    def __init__(self, stage: str, *, module: str | None = None) -> None:
+        """Read settings/<stage>.yaml; outside of DVC it is written first.
+
+        `module` is the stage's own, with all its imports done. Raises MovedInputError when its code is
+        another than that of the settings, ConfigError when there are no settings.
+        """
+        if "DVC_STAGE" not in os.environ:
+            # No import statement: an edit of what other stages can be asked for is no edit of this one.
+            importlib.import_module("stages.settings").settle()
+        path = SETTINGS / f"{stage}.yaml"
+        self._files = {path: _digest(path)}
+        self._path, self._module = path, module
+        self.values: dict[str, Any] = read_mapping(path)
+        if module:
+            self._imported, self._code = set(sys.modules), module_digests(module)
+            if code_digest(module) != self.values["code"]:
+                raise MovedInputError(f"The code of {module} was edited after {path} was written.")
+
+    def config(self, section: str, model: type[Config]) -> Config:
+        """A section of the settings. Raises ConfigError for settings of another version."""
+        return checked(self.values[section], model, path=self._path)
+
+    def watch(self, *paths: Path) -> None:
+        """From now on, `check` compares these files, too."""
+        self._files |= {path: _digest(path) for path in paths}
+
+    def check(self) -> None:
+        """Raise MovedInputError when a file, or code that was imported later, is not what it was."""
+        moved = [str(path) for path, digest in self._files.items() if _digest(path) != digest]
+        if self._module:
+            late = sys.modules.keys() - self._imported
+            now = module_digests(self._module)
+            moved += [name for name, digest in self._code.items() if name in late and now.get(name) != digest]
+        if moved:
+            raise MovedInputError(f"Changed while this stage ran: {few(moved)}.")
+
+
+def _digest(path: Path) -> bytes | None:
+    """Of a file's content; None where there is none."""
+    return file_digest(path) if path.is_file() else None

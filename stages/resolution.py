@@ -1,0 +1,111 @@
+"""From all settings to those that matter to each stage."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from pydantic import BaseModel
+
+from pipeline.contract import REVISION
+from pipeline.errors import ConfigError, few
+from pipeline.manifest import Manifest
+from pipeline.settings.tasks import TASKS
+from pipeline.settings.weights import ARCHS
+from pipeline.system.code import code_digest
+from pipeline.system.files import write_atomically
+from stages.params import PARAMS, Params
+from stages.places import SETTINGS
+
+_HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
+
+
+def resolved(params: Params) -> dict[str, dict[str, Any]]:
+    """The content of settings/<stage>.yaml, by the stage's name: only what can change its result.
+
+    Of the stages that train and evaluate, also a digest of the code that they import. Features do not depend
+    on an edit of the code, but on the contract's revision.
+    """
+    manifest = params.corpus.manifest
+    extract = {
+        "revision": REVISION,
+        "corpus": params.corpus.model_dump(),
+        "weights": params.weights.arch,
+        "extract": _live(params.extract, {}),
+    }
+    train = {
+        name: {
+            "code": code_digest("stages.train"),
+            "manifest": manifest,
+            "weights": params.weights.arch,
+            "train": _live(params.train, params.train.unused(name)),
+        }
+        for name in MODELS
+    }
+    evaluate = {
+        "code": code_digest("stages.evaluate"),
+        "corpus": params.corpus.model_dump(),
+        "tap": params.train.tap,
+        "evaluate": _live(params.evaluate, params.evaluate.unused(params.train)),
+    }
+    return {"weights": {"weights": _live(params.weights, {})}, "extract": extract, **train, "evaluate": evaluate}
+
+
+def write_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write settings/<stage>.yaml of each stage."""
+    for stage, values in settings.items():
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        write_atomically(SETTINGS / f"{stage}.yaml", f"{_HEADER}{text}".encode())
+
+
+def check_together(params: Params, manifest: Manifest) -> None:
+    """Raise ConfigError with all that is wrong in settings that are right one by one."""
+    if problems := [*_tap_problems(params), *_target_problems(params, manifest)]:
+        raise ConfigError("\n".join(f"{PARAMS}: {problem}" for problem in problems))
+
+
+def _tap_problems(params: Params) -> Iterator[str]:
+    taps, train = ARCHS[params.weights.arch], params.train
+    available = f"Available for {params.weights.arch}: {', '.join(taps)}."
+    for tap in params.extract.taps:
+        if tap not in taps:
+            yield f"extract.taps: unknown tap {tap!r}. {available}"
+    if train.tap not in params.extract.taps:
+        yield (
+            f"train.tap: {train.tap!r} is not among extract.taps ({', '.join(params.extract.taps)}). Set it to"
+            " one of them, or add it there."
+        )
+    elif train.tail and train.tail not in taps[taps.index(train.tap) + 1 :]:
+        yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}. {available}"
+    if train.tail and params.extract.pooling != "none":
+        yield (
+            f"train.tail: {train.tail!r} reads whole maps, and extract.pooling is {params.extract.pooling!r}."
+            " Set it to none, or train without a tail."
+        )
+
+
+def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:
+    """The clips of the splits in use that lack what the task asks for."""
+    column = TASKS[params.train.task].column
+    used = pc.is_in(manifest.column("split"), pa.array(["train", "val", params.evaluate.split]))
+    lacking = pc.and_(used, pc.is_null(manifest.column(column)))
+    clips = manifest.column("clip_id").filter(lacking).to_pylist()
+    if clips:
+        yield (
+            f"train.task: {params.train.task!r} needs the column {column!r} of the manifest, and"
+            f" {len(clips)} clips have nothing there: {few(clips)}."
+        )
+
+
+def _live(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:
+    """The settings without those that do nothing beside the others, given by their dotted names."""
+    values = config.model_dump(mode="json")
+    for name in unused:
+        *parents, key = name.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        del section[key]
+    return values

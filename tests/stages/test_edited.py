@@ -1,0 +1,121 @@
+"""Parameters, code and manifest that are edited for the next experiment while one runs, under the real DVC."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.stages.test_dvc import ran
+from tests.support.project import NAMES, Project
+
+EPOCHS = 400  # take some seconds
+
+
+@pytest.fixture
+def long(project: Project) -> Project:
+    """A project whose next run trains for some seconds."""
+    project.set({"train.epochs": EPOCHS, "train.patience": None, "train.hidden_size": 8})
+    project.commit()
+    return project
+
+
+def start(project: Project) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=project.path,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until_it_trains(project: Project) -> None:
+    deadline = time.monotonic() + 120
+    while not list((project.path / ".framecache/training").rglob("*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def end(process: "subprocess.Popen[str]", *, status: int) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert (process.returncode == 0) == (status == 0), output
+    return output
+
+
+def locked_settings(project: Project, stage: str) -> str:
+    """The md5 of the settings that dvc.lock says a stage has used."""
+    lock = yaml.safe_load((project.path / "dvc.lock").read_text())["stages"]
+    (md5,) = (dep["md5"] for dep in lock[stage]["deps"] if dep["path"].startswith("settings/"))
+    return str(md5)
+
+
+def test_edited_parameters_are_those_of_the_next_run(long: Project) -> None:
+    process = start(long)
+    wait_until_it_trains(long)
+    long.set({"train.hidden_size": 9, "train.epochs": 2})
+    end(process, status=0)
+    checkpoint = yaml.safe_load((long.path / "checkpoints/recurrent/checkpoint.json").read_text())
+    assert checkpoint["config"]["hidden_size"] == 8
+    used = locked_settings(long, "train@recurrent")
+    assert ran(long.dvc("repro")) == ["settings", "train@recurrent", "train@baseline", "evaluate"]
+    assert locked_settings(long, "train@recurrent") != used
+    long.set({"train.hidden_size": 8, "train.epochs": EPOCHS})
+    assert "Epoch" not in long.dvc("repro")  # from DVC's run cache
+    assert locked_settings(long, "train@recurrent") == used
+
+
+def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept(long: Project) -> None:
+    before = (long.path / "dvc.lock").read_text()
+    process = start(long)
+    wait_until_it_trains(long)
+    manifest = long.path / "manifests/mine.csv"
+    text = manifest.read_text()
+    long.write_manifest([*NAMES[:6], "clip7", "clip6"])
+    output = end(process, status=1)
+    assert "Changed while this stage ran: manifests/mine.csv." in output
+    assert "Traceback" not in output
+    assert (long.path / "dvc.lock").read_text() == before
+    manifest.write_text(text)
+    assert re.search(rf"resumes after epoch {EPOCHS}\b", long.dvc("repro"))
+
+
+def test_code_that_is_edited_before_a_stage_starts_stops_it(long: Project) -> None:
+    long.add_video("clip3", first_index=999)
+    code = long.path / "pipeline/learn/training.py"
+    text = code.read_text()
+    process = start(long)
+    deadline = time.monotonic() + 120
+    while not (long.path / "settings/recurrent.yaml").exists() or (long.path / "reports/extract.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    code.write_text(f"{text}\nEDITED = True\n")
+    output = end(process, status=1)
+    assert "The code of stages.train was edited after settings/recurrent.yaml was written." in output
+    code.write_text(text)
+    assert ran(long.dvc("repro"))[-1] == "evaluate"
+
+
+def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(project: Project) -> None:
+    code = project.path / "pipeline/learn/training.py"
+    text = code.read_text()
+    code.write_text(f"# A comment.\n{text}\n\n# Another.\n")
+    assert ran(project.dvc("repro")) == ["settings"]
+    code.write_text(text.replace("_BATCHES_PER_CHECK = 50", "_BATCHES_PER_CHECK = 51"))
+    assert ran(project.dvc("repro")) == ["settings", "train@recurrent", "train@baseline", "evaluate"]
+    upkeep = project.path / "pipeline/store/upkeep/gc.py"
+    upkeep.write_text(f"{upkeep.read_text()}\nEDITED = True\n")
+    engine = project.path / "pipeline/extraction/engine.py"
+    engine.write_text(f"{engine.read_text()}\nEDITED = True\n")
+    assert ran(project.dvc("repro")) == ["settings"]
+    report = project.path / "pipeline/report/plots.py"
+    report.write_text(f"{report.read_text()}\nEDITED = True\n")
+    assert ran(project.dvc("repro")) == ["settings", "evaluate"]
+
+
+def test_a_machines_settings_run_nothing_again(project: Project) -> None:
+    Path(project.path / "machine.yaml").write_text("{device: cpu, num_readers: 1, resident_mb: 0, batch_size: 3}")
+    assert ran(project.dvc("repro")) == ["settings"]
