@@ -19,6 +19,7 @@ from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.bars import Bars
 from stages.params import CorpusConfig, load_section
+from stages.project.visible import corpus_root
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -45,7 +46,7 @@ def main() -> None:
     def frames(clip: Clip) -> np.ndarray:
         from pipeline.deploy.end_to_end import clip_frames  # torchvision takes seconds
 
-        return clip_frames(clip, root=Path(corpus.root), contract=evaluation.checkpoint.contract)
+        return clip_frames(clip, root=corpus_root(corpus.root), contract=evaluation.checkpoint.contract)
 
     write_json(Path("metrics/evaluate.json"), evaluation.as_json())
     write_plots(Path("plots"), evaluation, frames=frames)

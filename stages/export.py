@@ -10,6 +10,7 @@ from pipeline.manifest import read_manifest
 from stages import console
 from stages.params import CorpusConfig, load_section
 from stages.predict import add_checkpoint_arguments
+from stages.project.visible import corpus_root
 
 _EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, sampled, resized and cropped as its metadata say
 (framecache.json), and gives probabilities, or values in the manifest's unit. B and T are free; only of a
@@ -58,7 +59,7 @@ def _first_source() -> Path:
     """The first source of the manifest. Raises CheckClipError where there is no corpus."""
     try:
         corpus = load_section("corpus", CorpusConfig)
-        return Path(corpus.root, next(iter(read_manifest(Path(corpus.manifest)))).sources[0])
+        return corpus_root(corpus.root) / next(iter(read_manifest(Path(corpus.manifest)))).sources[0]
     except (OSError, PipelineError) as error:
         raise CheckClipError(f"No clip to compare the exported file with: {error_text(error)}") from None
 

@@ -10,14 +10,14 @@ from stages.bars import Bars
 from stages.params import CorpusConfig, load_section
 from stages.places import journal_path
 from stages.project.sharing import share_journal
-from stages.project.visible import visible_manifest, visible_root
+from stages.project.visible import corpus_root, visible_manifest
 
 
 def read_job(*, only_plan: bool = False) -> Job:
     """The job that the parameters ask for; with `only_plan`, nothing is written and nothing compiled."""
     corpus = load_section("corpus", CorpusConfig)
     config = load_section("extract", ExtractConfig)
-    root = visible_root(corpus.root)
+    root = corpus_root(corpus.root)
     manifest = read_manifest(visible_manifest(corpus.manifest))
     weights, journal = weights_path(), journal_path()
     if not only_plan:

@@ -15,6 +15,7 @@ from pipeline.errors import ManifestError, few, listed
 from pipeline.frames import ClipInfo, Limits
 from pipeline.manifest import read_manifest
 from stages.params import CorpusConfig, load_section
+from stages.project.visible import corpus_root
 
 
 class ProbeConfig(BaseModel):
@@ -32,7 +33,7 @@ def run_probe(options: argparse.Namespace) -> None:
     corpus = load_section("corpus", CorpusConfig)
     config = load_section("extract", ProbeConfig)
     manifest = read_manifest(options.manifest or Path(corpus.manifest))
-    root = options.root or Path(corpus.root)
+    root = options.root or corpus_root(corpus.root)
     rows = []
     broken = {}
     with tqdm(total=len(manifest), unit="clip", desc="probe") as bar:

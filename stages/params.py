@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.system.text_files import read_text
 
 PARAMS = Path("params.yaml")
-SECTIONS = ("corpus", "digits", "weights", "extract", "train", "evaluate")
+SECTIONS = ("corpus", "weights", "extract", "train", "evaluate")
 
 Config = TypeVar("Config", bound=BaseModel)
 
