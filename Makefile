@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro check test lint stress install format
 
 repro: install
+	@python -m stages.digits
 	@dvc repro
 	@cat reports/evaluate.txt
 

@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from pipeline.learn.run import train
 from pipeline.learn.training import Metrics, TrainConfig
+from stages.digits import FOLDERS
 from stages.overrides import flags
 from stages.params import PARAMS, CorpusConfig, load_section, read_mapping
 from stages.recipe import DEFAULTS, RECIPES, Result, read_recipe, recipe_names, recipe_params
@@ -69,6 +71,14 @@ def record(name: str, result: Result) -> None:
         {"result": result.model_dump(mode="json")}, sort_keys=False, default_flow_style=None
     )
     path.write_text(f"{kept}\n{text}")
+
+
+def render_corpora(names: Iterable[str]) -> None:
+    """Render what is missing of the embedded corpus for these recipes."""
+    corpora = [read_recipe(name).params.get("corpus", {}) for name in names]
+    manifests = {corpus["manifest"] for corpus in corpora if Path(corpus.get("root", "")) in FOLDERS.values()}
+    if manifests:
+        subprocess.run([sys.executable, "-m", "stages.digits", *sorted(manifests)], check=True)
 
 
 def run_queue(names: Sequence[str], *, num_jobs: int) -> None:
@@ -153,6 +163,7 @@ def main() -> None:
     names = options.names or [name for name in recipe_names() if name != DEFAULTS]
     if unknown := set(names) - set(recipe_names()):
         parser.error(f"{RECIPES} has no {', '.join(sorted(unknown))}")
+    render_corpora(names)
     if options.check:
         check(names)
         return

@@ -1,41 +1,62 @@
-"""The embedded corpus: moving handwritten digits as H.264 videos, and their manifest."""
+"""The embedded corpus: renders those of its videos and images that a manifest names and that are missing."""
 
 import argparse
-import shutil
-from collections import Counter
+import re
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
-from pipeline.corpora.digits import DigitsConfig, render_clip, write_video
-from pipeline.manifest import write_manifest
+from pipeline.corpora.digits import NUM_SCANS, DigitsConfig, render_clip, render_image, write_video
+from pipeline.errors import ManifestError
+from pipeline.manifest import read_manifest
+from pipeline.system.files import atomic_path
 from stages import console
-from stages.params import load_section
 
-CORPUS = Path("corpus/digits")
 MANIFEST = Path("manifests/digits.csv")
+FOLDERS = {".mp4": Path("corpus/digits"), ".png": Path("corpus/digit_images")}
 
 
 def main() -> None:
-    """Write the videos of the corpus and their manifest."""
-    argparse.ArgumentParser(
+    """Render the missing sources of manifests of the embedded corpus."""
+    parser = argparse.ArgumentParser(
         prog="python -m stages.digits",
         description=__doc__,
-        epilog=f"Reads digits.* from params.yaml. Writes {CORPUS}/<clip_id>.mp4 and {MANIFEST}, whose sources"
-        f" are relative to {CORPUS}. Equal parameters give equal bytes.",
-    ).parse_args()
-    config = load_section("digits", DigitsConfig)
-    shutil.rmtree(
-        CORPUS, ignore_errors=True
-    )  # its files may be hardlinks of DVC's cache: never write into them
-    clips = []
-    for index in tqdm(range(config.num_clips), desc="digits", unit="clip"):
-        clip, frames = render_clip(index, config=config)
-        write_video(CORPUS / clip.sources[0], frames, fps=config.fps)
-        clips.append(clip)
-    write_manifest(MANIFEST, clips)
-    counts = Counter(clip.split for clip in clips)
-    print(f"{MANIFEST}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+        epilog="Writes corpus/digits/<source>.mp4 and corpus/digit_images/<source>.png. Files that are there"
+        " stay as they are. `manifests/digit*` names all manifests of the embedded corpus.",
+    )
+    parser.add_argument("manifests", nargs="*", type=Path, metavar="MANIFEST", help=f"default: {MANIFEST}")
+    manifests: list[Path] = parser.parse_args().manifests or [MANIFEST]
+    paths = sorted({path for manifest in manifests for path in _paths(manifest)})
+    missing = [path for path in paths if not path.exists()]
+    for path in tqdm(missing, desc="digits", unit="file", disable=not missing):
+        _render(path)
+    done = f"rendered {len(missing)} of" if missing else "nothing is missing of"
+    print(f"{', '.join(map(str, manifests))}: {done} {len(paths)} files.")
+
+
+def _paths(manifest: Path) -> list[Path]:
+    """The files that a manifest names. Raises ManifestError for a source that is not of this corpus."""
+    sources = [source for clip in read_manifest(manifest) for source in clip.sources]
+    for source in sources:
+        match = re.fullmatch(r"digit_\d{5}\.mp4|scan_(\d{4})\.png", source)
+        if match is None or int(match[1] or 0) >= NUM_SCANS:
+            raise ManifestError(
+                f"{manifest}: the source {source!r} is not of the embedded corpus, which has the videos"
+                f" digit_<number>.mp4 and the images scan_0000.png to scan_{NUM_SCANS - 1}.png."
+            )
+    return [FOLDERS[Path(source).suffix] / source for source in sources]
+
+
+def _render(path: Path) -> None:
+    config, number = DigitsConfig(), int(path.stem.rpartition("_")[2])
+    with atomic_path(path) as partial:
+        if path.suffix == ".mp4":
+            _, frames = render_clip(number, config=config)
+            write_video(partial, frames, fps=config.fps)
+        else:
+            _, pixels = render_image(number, config=config)
+            Image.fromarray(pixels).save(partial, format="png")
 
 
 if __name__ == "__main__":

@@ -28,12 +28,11 @@ _SPLIT_CYCLE = ("train", "train", "val", "train", "train", "test", "train")
 
 
 class DigitsConfig(BaseModel):
-    """How many clips the corpus has, and what they look like."""
+    """What the corpus looks like; the manifests of the embedded corpus have the default values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_clips: Annotated[int, Field(ge=len(_SPLIT_CYCLE))] = 1000  # at least one in each split
-    seed: Annotated[int, Field(ge=0)] = 0  # clip i is the same for every num_clips
+    seed: Annotated[int, Field(ge=0)] = 0
     size: Annotated[int, Field(ge=32, multiple_of=2)] = 64  # height and width of a frame in pixels
     digit_size: Annotated[int, Field(ge=8)] = 24  # height and width of the digit in pixels
     min_frames: Annotated[int, Field(ge=4)] = 10
@@ -161,11 +160,13 @@ def _background(rng: np.random.Generator, *, size: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, *, fps: int) -> None:
-    """Encode frames (T, H, W, 3) uint8 as H.264 in MP4; equal frames give equal bytes."""
+    """Encode frames (T, H, W, 3) uint8 as H.264 in MP4, whatever the path's suffix is.
+
+    Equal frames give equal bytes.
+    """
     # On frames this small x264's mbtree reads memory that it never wrote: other bytes in each run.
     options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(path, "w") as container:
+    with av.open(path, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -206,15 +207,15 @@ def render_image(scan: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
     return clip, pixels.round().astype(np.uint8)
 
 
-def image_sets(images: Sequence[Clip], *, config: DigitsConfig) -> list[Clip]:
-    """Clips of two to five images of one split: `config.num_clips` of them.
+def image_sets(images: Sequence[Clip], *, num_sets: int, config: DigitsConfig) -> list[Clip]:
+    """Clips of two to five images of one split: `num_sets` of them.
 
     Targets: `values`, the sum of the digits; `label`, the name of the largest.
     """
     by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
     rng = np.random.default_rng([config.seed, 2])
     clips = []
-    for index in range(config.num_clips):
+    for index in range(num_sets):
         split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
         chosen = rng.choice(len(by_split[split]), int(rng.integers(2, 6)), replace=False)
         members = [by_split[split][number] for number in chosen]

@@ -1,5 +1,6 @@
-"""Refuses a corpus that queued experiments, which run in a folder of their own, would not find."""
+"""Where a corpus is, also for queued and temporary experiments, which run in a folder of their own."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,17 +8,14 @@ from pipeline.errors import ConfigError
 from stages.project.git import run_git
 
 
-def visible_root(root: str) -> Path:
-    """The corpus root. Raises ConfigError when it is relative and tracked by neither git nor DVC."""
-    path = Path(root)
-    if not path.is_dir():
-        raise ConfigError(f"corpus.root: no folder {root!r} in {Path.cwd()}.")
-    if path.is_absolute() or _git_tracks(path) or _dvc_tracks(path):
-        return path
-    raise ConfigError(
-        f"corpus.root: {root!r} is relative and tracked by neither git nor DVC, so queued experiments"
-        f" would not find it. Give the absolute path, {str(path.resolve())!r}, or track it: `dvc add {root}`."
-    )
+def corpus_root(root: str) -> Path:
+    """The folder of the corpus, which may be missing. A relative one is below the project.
+
+    An experiment in a folder of its own has there what git and DVC track, and takes it. Everything else is
+    only in the project, which DVC_ROOT then names. A folder of hidden files alone (.gitkeep) is no corpus.
+    """
+    here, project = Path(root), Path(os.environ.get("DVC_ROOT", "."), root)
+    return here if any(here.glob("[!.]*")) else project
 
 
 def visible_manifest(manifest: str) -> Path:

@@ -1,17 +1,21 @@
 """The embedded corpus: its targets are true, and its frames do not give the answer away."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 import stages.digits
 from pipeline.contract import Sampling
+from pipeline.corpora import digits
 from pipeline.corpora.digits import (
     DIRECTIONS,
     NAMES,
+    NUM_SCANS,
     DigitsConfig,
     image_sets,
     render_clip,
@@ -19,17 +23,18 @@ from pipeline.corpora.digits import (
     write_video,
 )
 from pipeline.frames import read_frames
-from pipeline.manifest import Clip, Question, check_sources, read_manifest
+from pipeline.manifest import Clip, Question, check_sources, read_manifest, write_manifest
 from tests.support.in_process import run_main
+from tests.support.project import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-CONFIG = DigitsConfig(num_clips=140)
+CONFIG = DigitsConfig()
 
 
 @pytest.fixture(scope="module")
 def corpus() -> list[tuple[Clip, np.ndarray]]:
-    return [render_clip(index, config=CONFIG) for index in range(CONFIG.num_clips)]
+    return [render_clip(index, config=CONFIG) for index in range(140)]
 
 
 def measured_step(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
@@ -93,10 +98,9 @@ def test_questions_have_true_answers_and_one_is_yes_in_half_of_the_clips(
 
 
 def test_splits_share_no_scan_even_when_scans_are_used_again() -> None:
-    config = DigitsConfig(num_clips=2000)
     split_of: dict[str | None, str] = {}
     for index in [*range(0, 300), *range(1797, 2000)]:
-        clip, _ = render_clip(index, config=config)
+        clip, _ = render_clip(index, config=CONFIG)
         assert split_of.setdefault(clip.group, clip.split) == clip.split
     assert len(split_of) == 300
 
@@ -124,13 +128,10 @@ def test_positions_do_not_tell_opposite_directions_apart() -> None:
         assert (abs(difference) < 3 * spread).all()
 
 
-def test_clips_do_not_depend_on_how_many_there_are_but_on_the_seed() -> None:
-    clip, frames = render_clip(3, config=CONFIG)
-    same_clip, same_frames = render_clip(3, config=DigitsConfig(num_clips=1000))
+def test_clips_depend_on_the_seed() -> None:
+    clip, _ = render_clip(3, config=CONFIG)
     other_clip, _ = render_clip(3, config=DigitsConfig(seed=1))
-    assert same_clip == clip
     assert other_clip != clip
-    np.testing.assert_array_equal(same_frames, frames)
 
 
 def test_a_video_shows_the_rendered_frames_and_its_bytes_are_always_the_same(tmp_path: Path) -> None:
@@ -148,7 +149,6 @@ def test_a_video_shows_the_rendered_frames_and_its_bytes_are_always_the_same(tmp
 @pytest.mark.parametrize(
     "values",
     [
-        {"num_clips": 6},
         {"min_frames": 12, "max_frames": 11},
         {"min_speed": 7},
         {"max_speed": 32},
@@ -162,29 +162,70 @@ def test_impossible_parameters_are_refused(values: dict[str, object]) -> None:
         DigitsConfig.model_validate(values)
 
 
-def test_the_stage_writes_a_corpus_that_its_manifest_describes(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("digits: {num_clips: 14}\n")
-    (tmp_path / "corpus/digits").mkdir(parents=True)
-    (tmp_path / "corpus/digits/old.mp4").touch()
+def test_the_committed_manifests_are_what_the_code_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make them anew: `write_manifest` of these clips."""
+    background = digits._background
+    monkeypatch.setattr(digits, "_background", lambda rng, **_: background(rng, size=1))
+    monkeypatch.setattr(digits, "_moved", lambda image, *_: image[:1, :1])  # frames of one pixel: quicker
+    clips = [render_clip(index, config=CONFIG)[0] for index in range(6000)]
+    images = [render_image(scan, config=CONFIG)[0] for scan in range(NUM_SCANS)]
+    made = {
+        "digits.csv": clips[:1000],
+        "digits_4000.parquet": clips[:4000],
+        "digits_6000.parquet": clips,
+        "digit_images.csv": images,
+        "digit_sets.csv": image_sets(images, num_sets=1000, config=CONFIG),
+    }
+    assert {path.name for path in (REPOSITORY / "manifests").glob("digit*")} == made.keys()
+    for name, expected in made.items():
+        assert list(read_manifest(REPOSITORY / "manifests" / name)) == expected, name
 
-    def run() -> dict[str, bytes]:
-        status, stdout, stderr = run_main(stages.digits.main, tmp_path)
-        assert (status, stdout) == (0, "manifests/digits.csv: 10 train, 2 val, 2 test\n")
-        assert "14/14" in stderr
-        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    files = run()
-    manifest = read_manifest(tmp_path / "manifests/digits.csv")
-    check_sources(manifest, root=tmp_path / "corpus/digits")
-    config = DigitsConfig(num_clips=14)
-    assert list(manifest) == [render_clip(index, config=config)[0] for index in range(14)]
-    assert len(list((tmp_path / "corpus/digits").iterdir())) == 14
-    assert run() == files
+def test_the_stage_renders_what_is_missing_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    clips = [render_clip(index, config=CONFIG)[0] for index in range(14)]
+    write_manifest(tmp_path / "manifests/digits.csv", clips)
+    old = tmp_path / "corpus/digits/digit_00003.mp4"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+
+    status, stdout, stderr = run_main(stages.digits.main, tmp_path)
+    assert (status, stdout) == (0, "manifests/digits.csv: rendered 13 of 14 files.\n")
+    assert "13/13" in stderr
+    assert sorted(path.name for path in old.parent.iterdir()) == [clip.sources[0] for clip in clips]
+    assert old.read_bytes() == b"old"
+    check_sources(read_manifest(tmp_path / "manifests/digits.csv"), root=old.parent)
+    _, frames = render_clip(13, config=CONFIG)
+    write_video(tmp_path / "video", frames, fps=CONFIG.fps)
+    assert (old.parent / "digit_00013.mp4").read_bytes() == (tmp_path / "video").read_bytes()
+
+    status, stdout, stderr = run_main(stages.digits.main, tmp_path)
+    assert (status, stdout, stderr) == (0, "manifests/digits.csv: nothing is missing of 14 files.\n", "")
+
+
+def test_the_stage_renders_the_images_of_several_manifests_once(tmp_path: Path) -> None:
+    images = [render_image(scan, config=CONFIG)[0] for scan in range(70)]
+    write_manifest(tmp_path / "images.csv", images[:60])
+    write_manifest(tmp_path / "sets.parquet", image_sets(images, num_sets=100, config=CONFIG))
+    status, stdout, _ = run_main(stages.digits.main, tmp_path, "images.csv", "sets.parquet")
+    assert (status, stdout) == (0, "images.csv, sets.parquet: rendered 70 of 70 files.\n")
+    for clip in images:
+        _, pixels = render_image(int(clip.clip_id.removeprefix("scan_")), config=CONFIG)
+        with Image.open(tmp_path / "corpus/digit_images" / clip.sources[0]) as image:
+            np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("source", ["mine.mp4", "digit_00001.png", "a/digit_00001.mp4", "scan_1797.png"])
+def test_a_manifest_of_another_corpus_is_refused_and_nothing_is_rendered(tmp_path: Path, source: str) -> None:
+    clips = [render_clip(index, config=CONFIG)[0] for index in range(14)]
+    write_manifest(tmp_path / "mine.csv", [*clips, replace(clips[0], clip_id="mine", sources=(source,))])
+    status, _, stderr = run_main(stages.digits.main, tmp_path, "mine.csv")
+    assert status == 1
+    assert f"mine.csv: the source '{source}' is not of the embedded corpus" in stderr
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> None:
-    config = DigitsConfig(num_clips=50)
-    rendered = [render_image(scan, config=config) for scan in range(100)]
+    rendered = [render_image(scan, config=CONFIG) for scan in range(100)]
     digits = load_digits().target
     num_located = 0
     for scan, (clip, pixels) in enumerate(rendered):
@@ -202,7 +243,7 @@ def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> N
         assert second.answer == ("yes" if asked in clip.captions[0].split() else "no")
     assert num_located > 70
     images = {clip.sources[0]: clip for clip, _ in rendered}
-    for clip in image_sets(list(images.values()), config=config):
+    for clip in image_sets(list(images.values()), num_sets=50, config=CONFIG):
         members = [images[source] for source in clip.sources]
         assert 2 <= len(members) <= 5
         assert {member.split for member in members} == {clip.split}
@@ -211,9 +252,8 @@ def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> N
 
 
 def test_an_image_and_a_video_of_one_scan_are_in_the_same_split() -> None:
-    config = DigitsConfig()
     for index in range(20):
-        clip, _ = render_clip(index, config=config)
+        clip, _ = render_clip(index, config=CONFIG)
         assert clip.group is not None
-        image, _ = render_image(int(clip.group.removeprefix("scan_")), config=config)
+        image, _ = render_image(int(clip.group.removeprefix("scan_")), config=CONFIG)
         assert image.split == clip.split

@@ -117,7 +117,7 @@ def test_a_pulled_clone_extracts_nothing_and_an_added_clip_is_one_clip(
     project.dvc("push")
     project.commit()
     clone = project.clone(tmp_path / "clone")
-    clone.dvc("pull", "--allow-missing")  # the embedded corpus was never made
+    clone.dvc("pull")
     assert "up to date" in clone.dvc("repro")
     assert not (clone.path / ".framecache/contracts").exists()
 
@@ -167,18 +167,56 @@ def test_a_failed_extraction_says_how_to_get_the_last_features_back(project: Pro
     assert remedy not in project.dvc("exp", "run", "--temp", "extract", check=False)  # in a folder of its own
 
 
-def test_a_root_that_experiments_cannot_see_is_refused_with_the_remedy(project: Project) -> None:
-    shutil.copytree(project.videos, project.path / "corpus/mine")
+def move_videos(project: Project, root: str) -> None:
+    """Make `root` the corpus root, unknown to git, and to the stage extract in dvc.yaml."""
+    project.run("git", "rm", "-r", "--cached", "--quiet", "videos")
+    (project.path / root).parent.mkdir()
+    project.videos.rename(project.path / root)
+    project.set({"corpus.root": root})
+    pipeline = project.path / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("      - ${corpus.root}\n", ""))
+
+
+def test_queued_temporary_and_direct_runs_find_a_relative_root_that_git_ignores(project: Project) -> None:
+    move_videos(project, "corpus/mine")
     with (project.path / ".gitignore").open("a") as file:
         file.write("/corpus/mine\n")
-    project.set({"corpus.root": "corpus/mine"})
-    output = project.dvc("repro", "extract", check=False)
-    assert "corpus.root: 'corpus/mine' is relative" in output
-    assert f"Give the absolute path, '{project.path}/corpus/mine'" in output
+    project.commit()
+    project.dvc("exp", "run", "--queue", "-S", "extract.sampling.every=2,3", "extract")
+    outputs = [
+        *run_queue(project),
+        project.dvc("exp", "run", "--temp", "-S", "extract.sampling={every:4}", "extract"),
+        project.dvc("exp", "run", "-S", "extract.sampling={every:5}", "extract"),
+    ]
+    for output in outputs:
+        assert re.match(r"8 sampling changed: .* -> {'every': \d}, 0 unchanged", plan_of(output))
 
 
-def test_the_digits_stage_is_not_run_for_a_corpus_of_ones_own(finished: Project) -> None:
-    assert not (finished.path / "corpus/digits").exists()
+def test_an_experiment_of_its_own_folder_reads_the_root_that_dvc_put_there(project: Project) -> None:
+    move_videos(project, "corpus/mine")
+    project.dvc("add", "corpus/mine")
+    project.commit()
+    (project.path / "corpus/mine/clip3.mp4").unlink()
+    assert plan_of(project.dvc("exp", "run", "--temp")) == "8 unchanged"
+
+
+def test_with_a_corpus_of_ones_own_no_command_of_dvc_complains(project: Project, tmp_path: Path) -> None:
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    project.commit()
+    other = "evaluate.num_resamples="
+    outputs = [
+        project.dvc("exp", "run", "--name", "direct", "-S", f"{other}51"),
+        project.dvc("exp", "run", "--name", "temporary", "--temp", "-S", f"{other}52"),
+        project.dvc("exp", "run", "--queue", "-S", f"{other}53,54"),
+        *run_queue(project),
+        project.dvc("exp", "apply", "temporary"),
+        project.dvc("checkout"),
+        project.dvc("status"),
+        project.dvc("push"),
+    ]
+    project.commit()
+    outputs += [project.clone(tmp_path / "clone").dvc("pull"), project.dvc("status")]
+    assert not re.findall(r"(?i).*(?:warn|error|digit).*", "\n".join(outputs))
 
 
 def test_dvc_shows_metrics_and_plots(project: Project) -> None:

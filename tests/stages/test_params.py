@@ -35,7 +35,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ),
         ("extract: {store: {shards: 3}}", r"unknown key 'extract.store.shards'. Available: format, codec"),
         ("extract: {preprocessing: {crop: 300}}", r"resize 256 is smaller than crop 300"),
-        ("extrcat: {}", r"unknown section 'extrcat'. Available: corpus, digits, weights, extract"),
+        ("extrcat: {}", r"unknown section 'extrcat'. Available: corpus, weights, extract"),
         ("corpus: {}", r"section 'extract' is missing"),
         ("[1]", r"must be a mapping of keys to values"),
         ("a: [", r"is not YAML"),
@@ -59,13 +59,11 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 
 def test_the_shipped_parameters_are_valid() -> None:
     from pipeline.backbone.weights import WeightsConfig
-    from pipeline.corpora.digits import DigitsConfig
     from pipeline.learn.comparison import EvaluateConfig
     from pipeline.learn.training import TrainConfig
 
     for name, model in {
         "corpus": CorpusConfig,
-        "digits": DigitsConfig,
         "weights": WeightsConfig,
         "extract": ExtractConfig,
         "train": TrainConfig,

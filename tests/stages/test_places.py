@@ -19,7 +19,7 @@ from pipeline.system.files import file_lock, make_folder, remove_folder, write_a
 from stages import console
 from stages.places import journal_path, training_folder
 from stages.project.sharing import share_journal
-from stages.project.visible import visible_manifest
+from stages.project.visible import corpus_root, visible_manifest
 from tests.support.features import fill
 from tests.support.sharing import (
     ANN,
@@ -224,6 +224,23 @@ def test_a_manifest_that_experiments_can_not_see_is_refused_until_git_tracks_it(
     assert visible_manifest(str(manifest)) == manifest
     subprocess.run(["git", "add", "mine.csv"], check=True)
     assert visible_manifest("mine.csv") == Path("mine.csv")
+
+
+def test_a_relative_root_is_in_the_experiments_folder_or_else_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, project = tmp_path / "experiment/videos", tmp_path / "project/videos"
+    own.mkdir(parents=True)
+    monkeypatch.chdir(own.parent)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert corpus_root("videos") == Path("videos")
+    monkeypatch.setenv("DVC_ROOT", str(project.parent))
+    assert corpus_root("videos") == project  # which is missing, too
+    (own / ".gitkeep").touch()
+    assert corpus_root("videos") == project
+    (own / "a.mp4").touch()
+    assert corpus_root("videos") == Path("videos")
+    assert corpus_root(str(project)) == project
 
 
 ERRORS = {

@@ -14,12 +14,13 @@ from dvc.utils.serialize import load_yaml
 from benchmarks.recipes import record, table
 from pipeline.backbone.networks import check_taps
 from pipeline.backbone.weights import WeightsConfig
-from pipeline.corpora.digits import DigitsConfig
 from pipeline.errors import ConfigError
 from pipeline.extraction import ExtractConfig
 from pipeline.learn.comparison import EvaluateConfig
 from pipeline.learn.training import TrainConfig
+from pipeline.manifest import read_manifest
 from stages import recipe
+from stages.digits import FOLDERS
 from stages.overrides import flags, overlaid
 from stages.params import SECTIONS, CorpusConfig, load_section
 from stages.recipe import DEFAULTS, Result, read_recipe, recipe_names, recipe_params
@@ -77,11 +78,12 @@ def test_a_recipes_parameters_are_accepted(name: str, tmp_path: Path) -> None:
     arch = load_section("weights", WeightsConfig, path=path).arch
     if config.tail:
         check_taps(arch, [config.tail])
-    load_section("digits", DigitsConfig, path=path)
     load_section("evaluate", EvaluateConfig, path=path)
     corpus = load_section("corpus", CorpusConfig, path=path)
-    outs = yaml.safe_load(Path("manifests/dvc.yaml").read_text())["stages"].values()
-    assert {corpus.manifest, corpus.root} <= {out for stage in outs for out in stage["outs"]}
+    manifest = read_manifest(Path(corpus.manifest))
+    assert {FOLDERS[Path(source).suffix] for clip in manifest for source in clip.sources} == {
+        Path(corpus.root)
+    }
 
 
 @pytest.mark.slow

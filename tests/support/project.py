@@ -127,9 +127,9 @@ def make_project(folder: Path) -> Project:
     project.videos.mkdir(parents=True)
     for name in ("pipeline", "stages"):
         shutil.copytree(REPOSITORY / name, project.path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", ".dvcignore", "dvc.yaml", "params.yaml", "manifests/dvc.yaml"):
-        (project.path / name).parent.mkdir(exist_ok=True)
+    for name in (".gitignore", ".dvcignore", "dvc.yaml", "params.yaml"):
         shutil.copy(REPOSITORY / name, project.path / name)
+    (project.path / "manifests").mkdir()
     project.run("git", "init", "--quiet", "--initial-branch", "main")
     project.run("git", "config", "user.email", "test@example.com")
     project.run("git", "config", "user.name", "Test")
