@@ -25,17 +25,11 @@ from benchmarks.report import Report, Row, alternate, arguments, in_fresh_proces
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
-from pipeline.extraction import (
-    ExtractConfig,
-    PlannedClip,
-    Target,
-    clip_key,
-    make_plan,
-    make_targets,
-    publish_view,
-)
+from pipeline.extraction import PlannedClip, Target, clip_key, make_plan, make_targets, publish_view
 from pipeline.extraction.cluster import dask as extract_dask
 from pipeline.manifest import SPLITS, Clip, write_manifest
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
@@ -231,11 +225,19 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
     out = folder / "out"
 
     def alone() -> None:
-        config = ExtractConfig(preprocessing=FULL_SIZE, batch_size=16)
-        extract(clips, root=folder / "corpus", folder=out, weights=weights, backbone=backbone, config=config)
+        config = ExtractConfig(preprocessing=FULL_SIZE)
+        extract(
+            clips,
+            root=folder / "corpus",
+            folder=out,
+            weights=weights,
+            backbone=backbone,
+            config=config,
+            machine=Machine(batch_size=16),
+        )
 
     def over_dask(address: str) -> None:
-        config = ExtractConfig(preprocessing=FULL_SIZE, dask=address, batch_size=16)
+        config = ExtractConfig(preprocessing=FULL_SIZE)
         targets = make_targets(config, weights, backbone)
         journal = Journal(out / "journal")
         digests = journal.digest_cache()
@@ -247,6 +249,7 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
             weights=folder / "weights",
             journal=journal,
             config=config,
+            machine=Machine(dask=address, batch_size=16),
         )
         assert result.num_clips == len(clips), result
 
@@ -335,7 +338,6 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
     ]
     config = ExtractConfig()
     with pretenders(NUM_WORKERS) as address:
-        config = ExtractConfig(dask=address)
         journal = Journal(folder / "journal")
         started, cpu_started = time.perf_counter(), time.process_time()
         result = extract_dask.compute_on_workers(
@@ -345,6 +347,7 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
             weights=folder / "weights",
             journal=journal,
             config=config,
+            machine=Machine(dask=address),
         )
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         assert result.num_clips == num_clips, result

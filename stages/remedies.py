@@ -15,6 +15,7 @@ from pipeline.errors import (
     MissingTapError,
     MovedInputError,
     NonFiniteFeaturesError,
+    OutOfMemoryError,
     PipelineError,
     QuestionsError,
     TooFewFramesError,
@@ -57,6 +58,7 @@ REMEDIES: dict[type[PipelineError], str] = {
         "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
         " manifest."
     ),
+    OutOfMemoryError: "Lower batch_size in machine.yaml, then run again to go on.",
     QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",

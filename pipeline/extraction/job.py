@@ -7,15 +7,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline.backbone import Backbone, Weights
+from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.contract import FeatureContract
-from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.plan import Plan, make_plan
+from pipeline.extraction.targets import Target, make_targets
 from pipeline.manifest import Clip, Manifest, check_sources, source_faults
 from pipeline.manifest.sources import Fault
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
+
+_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Job:
     """The clips, the network and the targets of an extraction, and the journal that it fills."""
 
     config: ExtractConfig
+    machine: Machine
     clips: tuple[Clip, ...]
     root: Path  # of the clips' sources
     faults: Mapping[str, Fault]  # by name, the sources that can't be read
@@ -64,6 +68,7 @@ def make_job(
     root: Path,
     weights: Path,
     config: ExtractConfig,
+    machine: Machine = _MACHINE,
     journal: Path,
     only_plan: bool = False,
 ) -> Job:
@@ -78,13 +83,13 @@ def make_job(
     if all(faults.keys() & set(clip.sources) for clip in manifest):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
     trained = load_weights(weights)
-    if config.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
+    if machine.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
         backbone = Backbone(trained, taps=config.taps, device=torch.device("cpu"))
     else:
         backbone = Backbone(
             trained,
             taps=config.taps,
-            device=resolve_device(config.device),
+            device=resolve_device(machine.device),
             precision=config.precision,
             backend="eager" if only_plan else config.backend,
         )
@@ -92,6 +97,7 @@ def make_job(
     opened = Journal(journal, create=not only_plan)
     return Job(
         config=config,
+        machine=machine,
         clips=tuple(manifest),
         root=root,
         faults=faults,
@@ -101,26 +107,3 @@ def make_job(
         journal=opened,
         digests=opened.digest_cache(),
     )
-
-
-def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
-    """The contract and layout of each tap of `config`. Raises ConfigError for a crop too small for a tap."""
-    targets = []
-    for tap in config.taps:
-        contract = FeatureContract(
-            sampling=config.sampling,
-            preprocessing=config.preprocessing,
-            mean=weights.mean,
-            std=weights.std,
-            arch=weights.arch,
-            weights_sha256=weights.sha256,
-            precision=config.precision,
-            backend=config.backend,
-            tap=tap,
-            pooling=config.pooling,
-            dtype=config.dtype,
-        )
-        channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
-        row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
-        targets.append(Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype)))
-    return targets

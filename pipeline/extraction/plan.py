@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 from pipeline.contract import FeatureContract
 from pipeline.errors import DecodeError, error_text
-from pipeline.extraction.config import Damaged, Target
+from pipeline.extraction.targets import Target
 from pipeline.frames import source_files
 from pipeline.manifest import Clip
 from pipeline.manifest.sources import Fault
+from pipeline.settings.extract import Damaged
 from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
 from pipeline.system.files import combined_digest
 

@@ -114,7 +114,7 @@ def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
             found,
             contract=target.contract,
             layout=target.layout,
-            commit_seconds=job.config.store.commit_seconds,
+            commit_seconds=job.machine.commit_seconds,
             on_clip=partial(add, 1),
         )
         for target, found in zip(job.targets, keys, strict=True)

@@ -15,16 +15,16 @@ from pipeline.frames.animation import AnimatedPng, open_animation
 from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.foreign import foreign_kind
 from pipeline.frames.images import Images, read_bytes
-from pipeline.frames.limits import Limits, NotFramesError, check_prepared
+from pipeline.frames.limits import NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video import Shown, Video
 from pipeline.manifest import Clip
+from pipeline.settings.extract import Limits
 
 __all__ = [
     "ClipInfo",
     "FrameBatch",
-    "Limits",
     "clip_of_folder",
     "clip_range",
     "foreign_kind",

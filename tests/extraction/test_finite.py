@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
 from pipeline.contract import Pooling, Preprocessing, Sampling, StoredDtype
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractConfig, make_plan, make_targets, publish_view
+from pipeline.extraction import make_plan, make_targets, publish_view
 from pipeline.extraction import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from pipeline.store.format import finite
 from tests.extraction.test_extract import extract, make_backbone
@@ -125,7 +127,7 @@ def test_more_unfit_clips_than_the_share_allows_end_the_stage_with_their_reasons
 ) -> None:
     weights = scaled_weights(layer4=1.26e5)
     extract(CLIPS, root, weights, tmp_path)
-    fields = {"preprocessing": {"resize": 32, "crop": 32}, "device": "cpu"}
+    fields = {"preprocessing": {"resize": 32, "crop": 32}}
     config = ExtractConfig.model_validate(fields)
     targets = make_targets(config, weights, make_backbone(weights, config))
     journal = Journal(tmp_path / "journal")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.extraction import damaged_key, forecast
-from pipeline.extraction.config import Target
 from pipeline.extraction.plan import clip_key, make_plan, usable_key
+from pipeline.extraction.targets import Target
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
 from pipeline.system.files import file_stamp
