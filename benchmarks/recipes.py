@@ -29,11 +29,12 @@ from dvc.exceptions import DvcException
 from tqdm import tqdm
 
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics, TrainConfig
+from pipeline.learn.training import Metrics
 from stages.digits import FOLDERS
 from stages.overrides import flags
-from stages.params import PARAMS, CorpusConfig, load_section, read_mapping
+from stages.params import PARAMS, read_params
 from stages.recipe import DEFAULTS, RECIPES, Result, read_recipe, recipe_names, recipe_params
+from stages.yaml_files import read_mapping
 
 # The first of these that an experiment has is its headline.
 HEADLINES = ("exact_match", "accuracy", "rmse")
@@ -46,8 +47,7 @@ def run_dvc(*arguments: str) -> str:
 def result_of(name: str) -> Result | None:
     """The result of the experiment with this name; None before it is finished."""
     try:
-        # Not metrics_show, which leaves out lists: the intervals.
-        metrics = json.loads(dvc.api.read("metrics/evaluate.json", rev=name))
+        metrics = json.loads(dvc.api.read("reports/evaluate.json", rev=name))
         curve = dvc.api.read("dvclive/train/recurrent/curves/loss.csv", rev=name)
     except DvcException:
         return None
@@ -108,14 +108,13 @@ def first_epoch_loss(name: str) -> float:
     try:
         PARAMS.write_text(yaml.safe_dump(recipe_params(name, read_mapping(PARAMS))))
         run_dvc("repro", "extract")
-        config = load_section("train", TrainConfig)
-        manifest = load_section("corpus", CorpusConfig).manifest
+        params = read_params()
     finally:
         PARAMS.write_text(before)
     with TemporaryDirectory() as folder:
         try:
-            features = Path("features") / config.tap
-            train(features, manifest, config=config, checkpoints=folder, state=folder, on_epoch=end)
+            features = Path("features") / params.train.tap
+            train(features, params.corpus.manifest, config=params.train, models=["recurrent"], checkpoints=folder, state=folder, on_epoch=end)
         except FirstEpochEnds as ended:
             metrics: Metrics = ended.args[0]
     return metrics["val"]["loss"]

@@ -36,8 +36,9 @@ from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.extract import ExtractConfig, StoreConfig
 from pipeline.store import FeatureView, layout_for, open_view, read_record
-from stages.extract_settings import weights_path
-from stages.params import CorpusConfig, load_section
+from stages.params import read_params
+from stages.places import weights_path
+from stages.project.visible import corpus_root
 
 CODECS: tuple[Codec, ...] = ("none", "lz4", "zstd")
 SEEDS = (0, 1, 2)
@@ -51,7 +52,7 @@ def main() -> None:
         title = "Uncompressed, relative to a plain write + fsync of the same bytes"
         report.add(title, plain(Path(name), num_clips, num_rounds))
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        clips = list(read_manifest(Path(load_section("corpus", CorpusConfig).manifest)))
+        clips = list(read_manifest(Path(read_params().corpus.manifest)))
         clips = clips[:30] if args.quick else clips
         view = extract(Path(name), clips)
         report.add("What the layout costs, on features of the corpus", layouts(Path(name), view, num_rounds))
@@ -102,11 +103,12 @@ def write_plainly(folder: Path, clips: Sequence[np.ndarray]) -> None:
 
 def extract(folder: Path, clips: Sequence[Clip]) -> FeatureView:
     """float32 features of the corpus in params.yaml, made with its parameters: `dvc repro weights` first."""
-    config = load_section("extract", ExtractConfig).model_copy(update={"dtype": "float32"})
-    weights = load_weights(weights_path())
+    params = read_params()
+    config = params.extract.model_copy(update={"dtype": "float32"})
+    weights = load_weights(weights_path(params.weights.arch))
     corpora.extract(
         clips,
-        root=Path(load_section("corpus", CorpusConfig).root),
+        root=corpus_root(params.corpus.root),
         folder=folder,
         weights=weights,
         backbone=Backbone(weights, taps=config.taps, device=default_device()),
@@ -204,7 +206,7 @@ def as_int8(maps: np.ndarray) -> np.ndarray:
 
 def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: int, folder: Path) -> float:
     """Train on the train split, choose the epoch on val, evaluate on test."""
-    config = load_section("train", TrainConfig).model_copy(update={"seed": seed})
+    config = read_params().train.model_copy(update={"seed": seed})
     splits = {split: [clip for clip in clips if clip.split == split] for split in ("train", "val", "test")}
     task = TASKS[config.task].from_clips(splits["train"])
     model = build_model(

@@ -80,7 +80,8 @@ def recipe_params(name: str, now: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises as `read_recipe` does.
     """
-    return overlaid({**now, **read_recipe(DEFAULTS).params}, read_recipe(name).params)
+    kept = {section: now[section] for section in ("corpus", "weights") if section in now}
+    return overlaid(kept | read_recipe(DEFAULTS).params, read_recipe(name).params)
 
 
 def _row(name: str) -> dict[str, str]:

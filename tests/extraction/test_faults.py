@@ -215,7 +215,7 @@ def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_aga
     with open_view(project.path / "features/layer4") as view:
         assert view.clip_ids() == ["clip0", "clip1", "clip2", "clip3", "clip6", "clip7"]
         assert len(view.read("clip3")) == num_kept
-    report = json.loads((project.path / "metrics/extract.json").read_text())
+    report = json.loads((project.path / "reports/extract.json").read_text())
     assert (report["clips_with_features"], report["clips_left_out"], report["clips_damaged_kept"]) == (
         6,
         2,

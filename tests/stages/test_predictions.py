@@ -1,4 +1,4 @@
-"""reports/predictions.parquet: every metric of metrics/evaluate.json can be computed from it by hand."""
+"""reports/predictions.parquet: every metric of reports/evaluate.json can be computed from it by hand."""
 
 import json
 import math

@@ -12,17 +12,14 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 
 from benchmarks.recipes import record, table
-from pipeline.backbone.networks import check_taps
-from pipeline.backbone.weights import WeightsConfig
 from pipeline.errors import ConfigError
 from pipeline.extraction import ExtractConfig
-from pipeline.learn.comparison import EvaluateConfig
-from pipeline.learn.training import TrainConfig
 from pipeline.manifest import read_manifest
 from stages import recipe
 from stages.digits import FOLDERS
 from stages.overrides import flags, overlaid
-from stages.params import SECTIONS, CorpusConfig, load_section
+from stages.params import read_params
+from stages.resolution import check_together
 from stages.recipe import DEFAULTS, Result, read_recipe, recipe_names, recipe_params
 from tests.support.in_process import run_main
 from tests.support.project import REPOSITORY, Project, make_project
@@ -39,8 +36,8 @@ params:
   weights: {mean: [0.5, 0.25, 0.125], std: null}
   extract:
     sampling: {fps: 5, max_frames: 64}
-    preprocessing: {resize: [32, 48], crop: null}
-    dask: {scheduler: "tcp://host:8786"}
+    preprocessing: {resize: [32, 48], crop: 32}
+    store: {codec: lz4, shard_mb: 1}
   train: {monitor: loss, learning_rate: 0.00002}
 """
 
@@ -52,7 +49,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_defaults_are_the_shipped_parameters_without_corpus_and_weights() -> None:
     defaults = read_recipe(DEFAULTS).params
-    assert defaults == {name: SHIPPED[name] for name in SECTIONS if name not in ("corpus", "weights")}
+    assert defaults == {name: SHIPPED[name] for name in SHIPPED if name not in ("corpus", "weights")}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -73,17 +70,11 @@ def num_values(params: dict[str, Any]) -> int:
 def test_a_recipes_parameters_are_accepted(name: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(recipe_params(name, SHIPPED)))
-    config = load_section("train", TrainConfig, path=path)
-    assert config.tap in load_section("extract", ExtractConfig, path=path).taps
-    arch = load_section("weights", WeightsConfig, path=path).arch
-    if config.tail:
-        check_taps(arch, [config.tail])
-    load_section("evaluate", EvaluateConfig, path=path)
-    corpus = load_section("corpus", CorpusConfig, path=path)
-    manifest = read_manifest(Path(corpus.manifest))
-    assert {FOLDERS[Path(source).suffix] for clip in manifest for source in clip.sources} == {
-        Path(corpus.root)
-    }
+    params = read_params(path)
+    manifest = read_manifest(Path(params.corpus.manifest))
+    check_together(params, manifest)
+    folders = {FOLDERS[Path(source).suffix] for clip in manifest for source in clip.sources}
+    assert folders == {Path(params.corpus.root)}
 
 
 @pytest.mark.slow
@@ -211,13 +202,12 @@ class TestWithDvc:
         params = self.params(project)
         assert params["extract"] == SHIPPED["extract"] | {
             "sampling": {"fps": 5, "max_frames": 64},
-            "preprocessing": {"resize": [32, 48], "crop": None, "interpolation": "bilinear"},
-            "dask": {"scheduler": "tcp://host:8786"},
+            "preprocessing": {"resize": [32, 48], "crop": 32},
+            "store": {"codec": "lz4", "shard_mb": 1},
         }
         assert params["train"] == SHIPPED["train"] | {"monitor": "loss", "learning_rate": 0.00002}
         assert params["weights"]["mean"] == [0.5, 0.25, 0.125]
-        config = load_section("train", TrainConfig, path=project.path / "params.yaml")
-        assert config.learning_rate == 0.00002
+        assert read_params(project.path / "params.yaml").train.learning_rate == 0.00002
         project.set({"extract.sampling": {"every": 2}, "train.left": None, "train.behind": {"a": [1]}})
         project.commit()
         self.run(project, "odd")

@@ -22,7 +22,7 @@ import stages.train
 from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.run import run_digest, train
-from pipeline.learn.training import TrainConfig
+from pipeline.settings.training import TrainConfig
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, committing, open_view
@@ -50,9 +50,9 @@ TRAIN = {
     "epochs": 4,
     "patience": None,
     "batch_size": 5,
-    "device": "cpu",
 }
 LONG = {"epochs": 40}
+MODELS = ("recurrent", "baseline")
 
 
 def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contract_changes: object) -> Path:
@@ -85,8 +85,8 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
     params = {
         "corpus": {"manifest": "manifests/toy.csv", "root": "/nowhere"},
         "train": {**TRAIN, **train},
-        "evaluate": {"device": "cpu"},
     }
+    (path / "machine.yaml").write_text("device: cpu")
     (path / "params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -126,7 +126,7 @@ def read_table(path: Path, *, delimiter: str = ",") -> list[dict[str, str]]:
 
 def outputs(workspace: Path) -> dict[str, bytes]:
     """All that the stage train leaves for DVC, except times."""
-    files = [*workspace.glob("checkpoints/**/*"), *workspace.glob("metrics/train.json")]
+    files = [*workspace.glob("checkpoints/**/*"), *(workspace / f"reports/{model}.json" for model in MODELS)]
     found = {str(path.relative_to(workspace)): path.read_bytes() for path in files if path.is_file()}
     for path in workspace.glob("dvclive/**/*.tsv"):
         values = [(row["step"], row[path.stem]) for row in read_table(path, delimiter="\t")]
@@ -144,7 +144,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_train_writes_checkpoints_metrics_and_curves(trained):
     workspace, stderr = trained
     assert set(outputs(workspace)) == {
-        "metrics/train.json",
+        "reports/recurrent.json",
+        "reports/baseline.json",
         *(
             f"checkpoints/{model}/{file}"
             for model in ("recurrent", "baseline")
@@ -160,12 +161,12 @@ def test_train_writes_checkpoints_metrics_and_curves(trained):
             for metric in metrics
         ),
     }
-    metrics = json.loads((workspace / "metrics/train.json").read_text())
-    assert metrics["recurrent"]["num_epochs"] == 4
+    metrics = json.loads((workspace / "reports/recurrent.json").read_text())
+    assert metrics["num_epochs"] == 4
     curve = workspace / "dvclive/train/recurrent/plots/metrics/val/loss.tsv"
     losses = [float(row["loss"]) for row in read_table(curve, delimiter="\t")]
     assert len(losses) == 4
-    assert losses[metrics["recurrent"]["best_epoch"]] == pytest.approx(metrics["recurrent"]["val_loss"])
+    assert losses[metrics["best_epoch"]] == pytest.approx(metrics["val_loss"])
     curves = read_table(workspace / "dvclive/train/recurrent/curves/loss.csv")
     assert [float(row["val"]) for row in curves] == pytest.approx(losses)
     only_val = read_table(workspace / "dvclive/train/recurrent/curves/mAP.csv")
@@ -181,7 +182,15 @@ def test_nothing_of_a_finished_run_is_left_but_its_outputs(trained):
 def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split(trained):
     workspace, _ = trained
     stdout, _ = run("evaluate", workspace)
-    metrics = json.loads((workspace / "metrics/evaluate.json").read_text())
+    metrics = json.loads((workspace / "reports/evaluate.json").read_text())
+    shown = json.loads((workspace / "metrics/evaluate.json").read_text())
+    assert shown == {
+        "accuracy": metrics["recurrent"]["accuracy"],
+        "shuffled": metrics["shuffled"]["accuracy"],
+        "baseline": metrics["baseline"]["accuracy"],
+        "loss": metrics["recurrent"]["loss"],
+        "val_accuracy": json.loads((workspace / "reports/recurrent.json").read_text())["val_accuracy"],
+    }
     confusion = read_table(workspace / "plots/confusion.csv")
     assert [row["clip_id"] for row in confusion] == CLIP_IDS[-5:]
     hits = sum(row["actual"] == row["predicted"] for row in confusion)
@@ -221,7 +230,7 @@ def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) 
     process.send_signal(signal.SIGKILL)
     _, stderr = process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert not (workspace / "metrics/train.json").exists()
+    assert not (workspace / "reports/baseline.json").exists()
     return stderr
 
 
@@ -285,7 +294,7 @@ def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"tap": "layer3"}, "No features at features/layer3"),
+        ({"tap": "layer3"}, "train.tap: 'layer3' is not among extract.taps (layer4)"),
         ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
         ({"scan_size": 2}, "params.yaml: train: scan_size 2 is for strips; set scan to"),
         ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
@@ -303,9 +312,10 @@ def run_here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict
     monkeypatch.setattr(sys, "argv", ["stage"])
     stages.train.main()
     stages.evaluate.main()
-    for path in (*Path().glob("metrics/*.json"), *Path().glob("checkpoints/*/*.json")):
-        read_strictly(path)
-    metrics: dict[str, dict[str, Any]] = read_strictly(Path("metrics/evaluate.json"))
+    for pattern in ("metrics/*.json", "reports/*.json", "checkpoints/*/*.json"):
+        for path in Path().glob(pattern):
+            read_strictly(path)
+    metrics: dict[str, dict[str, Any]] = read_strictly(Path("reports/evaluate.json"))
     return metrics
 
 
@@ -338,7 +348,8 @@ def test_frames_whose_labels_lie_between_them_leave_metrics_undefined_and_not_na
     metrics = run_here(workspace, monkeypatch)
     assert metrics["recurrent"]["accuracy"] is None
     assert metrics["recurrent"]["intervals"]["accuracy"] is None
-    assert read_strictly(workspace / "metrics/train.json")["recurrent"]["val_accuracy"] is None
+    assert read_strictly(workspace / "reports/recurrent.json")["val_accuracy"] is None
+    assert read_strictly(workspace / "metrics/evaluate.json")["accuracy"] is None
     assert "nan" not in (workspace / "reports/evaluate.txt").read_text()
     assert not list(workspace.glob("dvclive/**/accuracy.tsv"))
 
@@ -348,7 +359,8 @@ def test_frames_whose_labels_lie_between_them_leave_metrics_undefined_and_not_na
 def test_features_that_are_not_finite_end_a_stage_with_the_name_of_their_clip(
     tmp_path, monkeypatch, number, stage, resident_mb
 ):
-    workspace = make_workspace(tmp_path, train={"epochs": 1, "resident_mb": resident_mb})
+    workspace = make_workspace(tmp_path, train={"epochs": 1})
+    (workspace / "machine.yaml").write_text(f"{{device: cpu, resident_mb: {resident_mb}}}")
     if stage == "evaluate":
         run_here(workspace, monkeypatch)
     contract = make_contract()

@@ -59,7 +59,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
     monkeypatch.setattr(captions, "beam_search", watch)
     stages.evaluate.main()
     assert asked == {(3, 0.5)}
-    again = json.loads((workspace / "metrics/evaluate.json").read_text())
+    again = json.loads((workspace / "reports/evaluate.json").read_text())
     assert again["recurrent"]["perplexity"] == metrics["recurrent"]["perplexity"]
     params["train"]["task"] = "question_answering"
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ConfigError, TextFileError
 from pipeline.system.text_files import read_csv, read_lines, read_text
-from stages.params import CorpusConfig, load_section
+from stages.params import read_params
 
 TEXT = "source,label\r\na.mp4,Käfig 籠\r\nb.mp4,run\r\n"
 
@@ -111,10 +111,10 @@ def test_an_empty_csv_and_one_with_other_separators_are_refused(tmp_path: Path) 
 def test_parameters_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes("corpus: {manifest: größe.csv, root: /tmp}\n".encode())
-    assert load_section("corpus", CorpusConfig, path=path).manifest == "größe.csv"
+    assert read_params(path).corpus.manifest == "größe.csv"
     path.write_bytes("corpus:\n  manifest: größe.csv\n".encode("cp1252"))
     with pytest.raises(TextFileError, match=r"params\.yaml: line 2 is not UTF-8"):
-        load_section("corpus", CorpusConfig, path=path)
+        read_params(path)
     path.write_bytes(b"corpus: [\n")
     with pytest.raises(ConfigError, match="is not YAML"):
-        load_section("corpus", CorpusConfig, path=path)
+        read_params(path)
