@@ -170,53 +170,29 @@ def test_a_failed_extraction_says_how_to_get_the_last_features_back(project: Pro
     assert remedy not in project.dvc("exp", "run", "--temp", "extract", check=False)  # in a folder of its own
 
 
-def move_videos(project: Project, root: str) -> None:
-    """Make `root` the corpus root, unknown to git."""
-    project.run("git", "rm", "-r", "--cached", "--quiet", "videos")
-    (project.path / root).parent.mkdir()
-    project.videos.rename(project.path / root)
-    project.set({"corpus.root": root})
-
-
-def test_queued_temporary_and_direct_runs_find_a_relative_root_that_git_ignores(project: Project) -> None:
-    move_videos(project, "corpus/mine")
+def test_every_run_finds_a_relative_root_that_git_ignores_and_no_command_of_dvc_complains(
+    project: Project, tmp_path: Path
+) -> None:
+    (project.path / "corpus").mkdir()
+    project.videos.rename(project.path / "corpus/mine")
+    project.set({"corpus.root": "corpus/mine"})
     with (project.path / ".gitignore").open("a") as file:
         file.write("/corpus/mine\n")
-    project.commit()
-    project.dvc("exp", "run", "--queue", "-S", "extract.sampling.every=2,3", "extract")
-    outputs = [
-        *run_queue(project),
-        project.dvc("exp", "run", "--temp", "-S", "extract.sampling={every:4}", "extract"),
-        project.dvc("exp", "run", "-S", "extract.sampling={every:5}", "extract"),
-    ]
-    for output in outputs:
-        assert re.match(r"8 sampling changed: .* -> {'every': \d}, 0 unchanged", plan_of(output))
-
-
-def test_an_experiment_of_its_own_folder_reads_the_root_that_dvc_put_there(project: Project) -> None:
-    move_videos(project, "corpus/mine")
-    project.dvc("add", "corpus/mine")
-    project.commit()
-    (project.path / "corpus/mine/clip3.mp4").unlink()
-    assert plan_of(project.dvc("exp", "run", "--temp")) == "8 unchanged"
-
-
-def test_with_a_corpus_of_ones_own_no_command_of_dvc_complains(project: Project, tmp_path: Path) -> None:
     project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
     project.commit()
-    other = "evaluate.num_resamples="
+    project.dvc("exp", "run", "--queue", "-S", "extract.preprocessing.crop=31,30", "extract")
     outputs = [
-        project.dvc("exp", "run", "--name", "direct", "-S", f"{other}51"),
-        project.dvc("exp", "run", "--name", "temporary", "--temp", "-S", f"{other}52"),
-        project.dvc("exp", "run", "--queue", "-S", f"{other}53,54"),
         *run_queue(project),
-        project.dvc("exp", "apply", "temporary"),
-        project.dvc("checkout"),
-        project.dvc("status"),
-        project.dvc("push"),
+        project.dvc("exp", "run", "--temp", "-n", "temp", "-S", "extract.preprocessing.crop=29", "extract"),
+        project.dvc("exp", "run", "-S", "extract.preprocessing.crop=28", "extract"),
+    ]
+    for output in outputs:
+        assert re.fullmatch(r"8 preprocessing.crop changed: .*, 0 unchanged", plan_of(output))
+    outputs += [
+        project.dvc(*words) for words in (["exp", "apply", "temp"], ["checkout"], ["status"], ["push"])
     ]
     project.commit()
-    outputs += [project.clone(tmp_path / "clone").dvc("pull"), project.dvc("status")]
+    outputs += [project.clone(tmp_path / "clone").dvc("pull")]
     assert not re.findall(r"(?i).*(?:warn|error|digit).*", "\n".join(outputs))
 
 
