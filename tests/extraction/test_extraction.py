@@ -18,7 +18,7 @@ from pipeline.manifest import read_manifest
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from tests.extraction.test_extract import plain_features
-from tests.support.configs import settings_of
+from tests.support.extraction import settings_of
 from tests.support.media import write_video
 
 FRAMES = {"a": 5, "b": 7, "c": 3}
