@@ -17,6 +17,7 @@ from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal
+from tests.support.extraction import sources_of
 
 VIDEO = Path(__file__).parent.parent / "tests/data/bigbuckbunny.mp4"  # 1280x720
 VIDEO_FRAMES = 132
@@ -95,7 +96,8 @@ def extract(
     """From a corpus to a published view in `folder`, with a journal that is new."""
     targets = make_targets(config, weights, backbone)
     journal = Journal(folder / "journal")
-    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(clips, root=root, digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
     assert len(todo.to_extract) == len(clips)
     result = compute_clips(
         todo.to_extract,

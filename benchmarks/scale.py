@@ -34,6 +34,7 @@ from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
 from pipeline.system.files import write_atomically
+from tests.support.extraction import sources_of
 from tests.support.project import make_project
 
 CLIPS_PER_SOURCE = 100  # time ranges of one file
@@ -67,8 +68,8 @@ def large_store(folder: Path, num_clips: int) -> list[Row]:
     planned: list[Any] = []
 
     def run_plan() -> None:
-        digests = journal.digest_cache()
-        planned.append(make_plan(clips, root=root, targets=targets, journal=journal, digests=digests))
+        sources = sources_of(clips, root=root, digests=journal.digest_cache())
+        planned.append(make_plan(clips, sources=sources, targets=targets, journal=journal))
 
     plan_seconds = seconds_of(run_plan)
     assert planned[0].num_unchanged == num_clips
@@ -109,7 +110,8 @@ def make_corpus(root: Path, num_clips: int) -> list[Clip]:
 def fill(journal: Journal, target: Target, clips: Sequence[Clip], root: Path) -> dict[str, bytes]:
     """Commit these clips, without values; the keys by clip id."""
     digests = DigestCache(root.parent / "digests.arrow")
-    keys = {clip.clip_id: clip_key(clip, root=root, digests=digests) for clip in clips}
+    contents = sources_of(clips, root=root, digests=digests).contents
+    keys = {clip.clip_id: clip_key(clip, contents) for clip in clips}
     commit(journal, target, clips, keys)
     return keys
 
@@ -240,8 +242,8 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
         config = ExtractConfig(preprocessing=FULL_SIZE)
         targets = make_targets(config, weights, backbone)
         journal = Journal(out / "journal")
-        digests = journal.digest_cache()
-        todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+        sources = sources_of(clips, root=folder / "corpus", digests=journal.digest_cache())
+        todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
         result = extract_dask.compute_on_workers(
             todo.to_extract,
             root=folder / "corpus",

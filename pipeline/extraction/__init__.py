@@ -4,7 +4,7 @@ from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.extracted import Extracted
 from pipeline.extraction.forecast import Forecast, make_forecast
 from pipeline.extraction.job import Job, make_job
-from pipeline.extraction.plan import Plan, PlannedClip, clip_key, damaged_key, make_plan, source_paths
+from pipeline.extraction.plan import Plan, PlannedClip, clip_key, damaged_key, make_plan
 from pipeline.extraction.prepare import preview
 from pipeline.extraction.progress import Progress
 from pipeline.extraction.publish import Faulty, Published, publish_view
@@ -34,5 +34,4 @@ __all__ = [
     "preview",
     "publish_view",
     "run_job",
-    "source_paths",
 ]

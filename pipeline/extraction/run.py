@@ -142,7 +142,7 @@ def _compute(
     for group in filter(None, groups):
         total.add(_compute_now(job, group, notes=notes, on_work=add))
     if job.config.damaged == "keep" and total.num_quarantined:
-        damaged = [clip for clip in job.plan().to_extract if clip.keep_damaged]
+        damaged = [clip for clip in job.plan(todo.sources).to_extract if clip.keep_damaged]
         if damaged:
             add = counter(on_progress, "extract damaged clips", num_total=len(damaged))
             total.add(_compute_now(job, damaged, notes=notes, on_work=add))

@@ -21,7 +21,7 @@ from pipeline.learn.models import ModelConfig, build_model
 from pipeline.manifest import Clip
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import FeatureView, Journal, layout_for, open_view
-from tests.support.configs import settings_of
+from tests.support.extraction import settings_of, sources_of
 from tests.support.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,8 @@ def extract(root: Path, weights: Weights, path: Path, **changes: object) -> Feat
     row_shape = (256, 2, 2) if config.pooling == "none" else (256, 1, 1)
     targets = [Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype))]
     journal = Journal(path / "journal")
-    todo = make_plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(CLIPS, root=root, digests=journal.digest_cache())
+    todo = make_plan(CLIPS, sources=sources, targets=targets, journal=journal)
     compute_clips(
         todo.to_extract,
         root=root,

@@ -26,7 +26,7 @@ from pipeline.settings.machine import DaskConfig, Machine
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from tests.extraction.test_finite import scaled_weights
-from tests.support.configs import settings_of
+from tests.support.extraction import settings_of, sources_of
 from tests.support.features import make_contract, make_layout
 from tests.support.media import write_video
 
@@ -112,8 +112,8 @@ def prepare(
     targets = make_targets(config, weights, Backbone(weights, taps=config.taps, device=CPU))
     journal = Journal(path / "journal")
     clips = [Clip(clip_id=name, sources=(f"{name}.mp4",), split="train") for name in names]
-    digests = journal.digest_cache()
-    todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+    sources = sources_of(clips, root=folder / "corpus", digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
     return todo, config, machine, targets, journal
 
 

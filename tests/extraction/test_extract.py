@@ -21,7 +21,7 @@ from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, Layout, open_view
 from pipeline.system.devices import resolve_device
-from tests.support.configs import settings_of
+from tests.support.extraction import settings_of, sources_of
 from tests.support.little_memory import little_memory
 from tests.support.media import write_image_folder, write_video
 
@@ -68,7 +68,8 @@ def extract(
     backbone = backbone or make_backbone(weights, config, device=machine.device)
     targets = make_targets(config, weights, backbone)
     journal = Journal(path / "journal")
-    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(clips, root=root, digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
     result = compute_clips(
         todo.to_extract,
         root=root,

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.backbone import Weights
@@ -14,12 +16,14 @@ from pipeline.errors import JournalError, ManifestError, PipelineError, WeightsF
 from pipeline.extraction import Extracted, Job, Progress, extract, make_job, run_job
 from pipeline.extraction.adoption import adopt_files, view_files
 from pipeline.extraction.prepare import prepare
-from pipeline.manifest import read_manifest
+from pipeline.manifest import SCHEMA, Clip, Manifest, read_manifest
+from pipeline.manifest.clips import row_of_clip
+from pipeline.manifest.recorded import Contents, scan_sources
 from pipeline.settings.weights import WeightsConfig
-from pipeline.store import Journal, open_view
+from pipeline.store import DigestCache, Journal, open_view
 from tests.extraction.test_extract import plain_features
-from tests.support.configs import settings_of
-from tests.support.media import write_video
+from tests.support.extraction import settings_of
+from tests.support.media import write_image_folder, write_video
 
 FRAMES = {"a": 5, "b": 7, "c": 3}
 CONFIG = {"preprocessing": {"resize": 32, "crop": 32}, "batch_size": 4, "device": "cpu"}
@@ -160,3 +164,121 @@ def test_clips_without_features_need_a_journal_that_can_be_written(
         JournalError, match=r"3 clips have no features, and the journal .* can't be written\.$"
     ):
         run_job(job, features=tmp_path / "features")
+
+
+@pytest.fixture
+def mixed(corpus: Path, tmp_path: Path) -> Path:
+    """A corpus of its own: a video, a folder of images, and a video that ends too early."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    shutil.copy(corpus / "videos/a.mp4", root)
+    write_image_folder(root / "images", num_images=4, size=(32, 32))
+    (root / "damaged.mp4").write_bytes(b"no video")
+    return root
+
+
+class Recorded:
+    """Runs with the manifest of `mixed` and what an earlier run recorded of its sources."""
+
+    def __init__(self, root: Path, corpus: Path) -> None:
+        self.root, self.folder, self.corpus = root, root.parent, corpus
+        self.names = {"a": "a.mp4", "images": "images", "damaged": "damaged.mp4"}
+        self.contents: Contents = {}
+
+    def job(self, **changes: object) -> Job:
+        clips = [Clip(name, (source,), split="train") for name, source in self.names.items()]
+        table = pa.Table.from_pylist(list(map(row_of_clip, clips)), schema=SCHEMA)
+        config, machine = settings_of({**CONFIG, **changes})
+        return make_job(
+            Manifest(table, np.arange(len(table))),
+            root=self.root,
+            weights=self.corpus / "weights",
+            config=config,
+            machine=machine,
+            journal=self.folder / "journal",
+            recorded=self.contents,
+        )
+
+    def run(self, *, retry: bool = False, **changes: object) -> Extracted:
+        return run_job(self.job(**changes), features=self.folder / "features", retry=retry)
+
+    def record_and_move_away(self) -> None:
+        """Extract, record the sources, and take the corpus away."""
+        self.run()
+        digests = DigestCache(self.folder / "digests.arrow")
+        self.contents = scan_sources(self.names.values(), root=self.root, digests=digests).contents
+        self.root.rename(self.folder / "away")
+
+
+@pytest.fixture
+def recorded(mixed: Path, corpus: Path) -> Recorded:
+    runs = Recorded(mixed, corpus)
+    runs.record_and_move_away()
+    return runs
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    with open_view(folder / "features/layer4") as view:
+        return {name: view.read(name).tobytes() for name in view.clip_ids()}
+
+
+def test_features_of_recorded_sources_are_published_without_the_corpus(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read_all(recorded.folder)
+    shutil.rmtree(recorded.folder / "features")
+    done = recorded.run()
+    assert (done.num_computed, done.clips_by_tap, list(done.left_out)) == (0, {"layer4": 2}, ["damaged"])
+    assert read_all(recorded.folder) == before
+    assert before.keys() == {"a", "images"}
+    assert (
+        "3 sources can't be read here; their recorded content stands: a.mp4, images, damaged.mp4"
+        in caplog.text
+    )
+
+
+def test_another_layout_is_repacked_and_a_new_journal_adopts_without_the_corpus(recorded: Recorded) -> None:
+    before = read_all(recorded.folder)
+    recorded.run(store={"format": "hdf5"})
+    assert read_all(recorded.folder) == before
+    assert (recorded.folder / "features/layer4/features.h5").exists()
+
+    del recorded.names["damaged"]  # a view has no features of it, and the quarantine is the journal's
+    shutil.rmtree(recorded.folder / "journal")
+    assert recorded.run(store={"format": "hdf5"}).num_computed == 0
+    assert read_all(recorded.folder) == before
+
+
+def test_only_clips_that_must_be_computed_are_named_where_the_corpus_is_not(recorded: Recorded) -> None:
+    recorded.names["added"] = "added.mp4"
+    done = recorded.run()
+    assert done.failed == {"added": "source added.mp4 does not exist. Correct it, or the corpus's root."}
+    assert (done.clips_by_tap, done.num_computed) == ({}, 0)
+    del recorded.names["added"]
+
+    other = recorded.run(sampling={"every": 2})
+    assert other.failed.keys() == {"a", "images", "damaged"}
+    assert recorded.run().clips_by_tap == {"layer4": 2}
+
+
+def test_a_clip_with_the_content_of_one_that_is_here_needs_no_source(recorded: Recorded) -> None:
+    """The same video under two names, of which one was taken away."""
+    recorded.contents = {**recorded.contents, "twin.mp4": recorded.contents["a.mp4"]}
+    recorded.names = {"twin": "twin.mp4", "a": "a.mp4"}
+    recorded.root.mkdir()
+    shutil.copy(recorded.folder / "away/a.mp4", recorded.root)
+    done = recorded.run(sampling={"every": 2})
+    assert (done.num_computed, done.failed, done.clips_by_tap) == (1, {}, {"layer4": 2})
+
+
+def test_what_is_here_is_read_and_what_is_not_stays_in_quarantine(recorded: Recorded) -> None:
+    recorded.root.mkdir()
+    write_video(recorded.root / "a.mp4", num_frames=2, size=(32, 32), first_index=99)
+    done = recorded.run(retry=True)
+    assert (done.num_computed, done.num_frames, list(done.left_out)) == (1, 2, ["damaged"])
+
+
+def test_without_a_record_a_corpus_that_is_not_there_is_an_error(recorded: Recorded) -> None:
+    recorded.contents = {}
+    with pytest.raises(ManifestError, match=r"source a\.mp4 does not exist"):
+        recorded.job()
