@@ -9,11 +9,15 @@ import av
 import torch
 
 from pipeline.backbone import Backbone, Weights
-from pipeline.backbone.weights import WeightsConfig, obtain_weights
+from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import Preprocessing
-from pipeline.extraction import ExtractConfig, Result, compute_clips, make_plan, make_targets, publish_view
+from pipeline.extraction import Result, compute_clips, make_plan, make_targets, publish_view
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal
+from tests.support.extraction import sources_of
 
 VIDEO = Path(__file__).parent.parent / "tests/data/bigbuckbunny.mp4"  # 1280x720
 VIDEO_FRAMES = 132
@@ -76,6 +80,9 @@ def encode_grey(path: Path, *, seconds: float, fps: int = 25, side: int = 32) ->
     return path
 
 
+_MACHINE = Machine()
+
+
 def extract(
     clips: Sequence[Clip],
     *,
@@ -84,11 +91,13 @@ def extract(
     weights: Weights,
     backbone: Backbone,
     config: ExtractConfig,
+    machine: Machine = _MACHINE,
 ) -> Result:
     """From a corpus to a published view in `folder`, with a journal that is new."""
     targets = make_targets(config, weights, backbone)
     journal = Journal(folder / "journal")
-    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(clips, root=root, digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
     assert len(todo.to_extract) == len(clips)
     result = compute_clips(
         todo.to_extract,
@@ -97,6 +106,7 @@ def extract(
         backbone=backbone,
         journal=journal,
         config=config,
+        machine=machine,
     )
     assert result.num_clips == len(clips), result
     publish_view(todo.keys, targets=targets, journal=journal, path=folder / "features")

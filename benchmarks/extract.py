@@ -28,10 +28,10 @@ from benchmarks.corpora import (
 from benchmarks.report import Report, Row, alternate, arguments, in_fresh_process, return_freed_memory
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Sampling
-from pipeline.extraction import ExtractConfig
 from pipeline.extraction.engine import default_batch_size
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
 from pipeline.store import open_view
 from pipeline.system.memory import keep_freed_memory
 
@@ -272,7 +272,7 @@ PEAK = textwrap.dedent("""
     from benchmarks.report import peak_mb
     from pipeline.backbone import Backbone
     from pipeline.contract import Preprocessing
-    from pipeline.extraction import ExtractConfig
+    from pipeline.settings.extract import ExtractConfig
     from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()

@@ -34,13 +34,15 @@ from benchmarks.corpora import (
 from benchmarks.report import Report, Row, seconds_of
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import Backend, Precision, Preprocessing
-from pipeline.extraction import ExtractConfig, make_targets
+from pipeline.extraction import make_targets
 from pipeline.extraction.decode import Piece, decoding
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import make_runner
 from pipeline.frames import FrameBatch
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.system.supervisor import Notes
 
 ROW_BYTES = 2048 * 7 * 7 * 2  # of ResNet-50's layer4 in float16
@@ -317,7 +319,6 @@ def engine_rates(
                     taps=(tap,),
                     preprocessing=scale.preprocessing,
                     precision=scale.precisions[0],
-                    batch_size=scale.batch_sizes[-2],
                 )
                 backbone = Backbone(weights, taps=[tap], device=device, precision=config.precision)
                 with frames_in_memory(scale) if source == "memory" else contextlib.nullcontext():
@@ -328,6 +329,7 @@ def engine_rates(
                         weights=weights,
                         backbone=backbone,
                         config=config,
+                        machine=Machine(batch_size=scale.batch_sizes[-2]),
                     )
                 shutil.rmtree(folder / "out")
                 limits = {

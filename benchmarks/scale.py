@@ -25,21 +25,16 @@ from benchmarks.report import Report, Row, alternate, arguments, in_fresh_proces
 from benchmarks.stores import CLIP_BYTES, CONTAINER_NAMES, NUM_FRAMES, make_target, publish_clips
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
-from pipeline.extraction import (
-    ExtractConfig,
-    PlannedClip,
-    Target,
-    clip_key,
-    make_plan,
-    make_targets,
-    publish_view,
-)
+from pipeline.extraction import PlannedClip, Target, clip_key, make_plan, make_targets, publish_view
 from pipeline.extraction.cluster import dask as extract_dask
 from pipeline.manifest import SPLITS, Clip, write_manifest
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal, Record
 from pipeline.store.format.records import CHUNK_DTYPE
 from pipeline.store.format.tables import SPAN_SCHEMA
 from pipeline.system.files import write_atomically
+from tests.support.extraction import sources_of
 from tests.support.project import make_project
 
 CLIPS_PER_SOURCE = 100  # time ranges of one file
@@ -73,8 +68,8 @@ def large_store(folder: Path, num_clips: int) -> list[Row]:
     planned: list[Any] = []
 
     def run_plan() -> None:
-        digests = journal.digest_cache()
-        planned.append(make_plan(clips, root=root, targets=targets, journal=journal, digests=digests))
+        sources = sources_of(clips, root=root, digests=journal.digest_cache())
+        planned.append(make_plan(clips, sources=sources, targets=targets, journal=journal))
 
     plan_seconds = seconds_of(run_plan)
     assert planned[0].num_unchanged == num_clips
@@ -115,7 +110,8 @@ def make_corpus(root: Path, num_clips: int) -> list[Clip]:
 def fill(journal: Journal, target: Target, clips: Sequence[Clip], root: Path) -> dict[str, bytes]:
     """Commit these clips, without values; the keys by clip id."""
     digests = DigestCache(root.parent / "digests.arrow")
-    keys = {clip.clip_id: clip_key(clip, root=root, digests=digests) for clip in clips}
+    contents = sources_of(clips, root=root, digests=digests).contents
+    keys = {clip.clip_id: clip_key(clip, contents) for clip in clips}
     commit(journal, target, clips, keys)
     return keys
 
@@ -231,15 +227,23 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
     out = folder / "out"
 
     def alone() -> None:
-        config = ExtractConfig(preprocessing=FULL_SIZE, batch_size=16)
-        extract(clips, root=folder / "corpus", folder=out, weights=weights, backbone=backbone, config=config)
+        config = ExtractConfig(preprocessing=FULL_SIZE)
+        extract(
+            clips,
+            root=folder / "corpus",
+            folder=out,
+            weights=weights,
+            backbone=backbone,
+            config=config,
+            machine=Machine(batch_size=16),
+        )
 
     def over_dask(address: str) -> None:
-        config = ExtractConfig(preprocessing=FULL_SIZE, dask=address, batch_size=16)
+        config = ExtractConfig(preprocessing=FULL_SIZE)
         targets = make_targets(config, weights, backbone)
         journal = Journal(out / "journal")
-        digests = journal.digest_cache()
-        todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
+        sources = sources_of(clips, root=folder / "corpus", digests=journal.digest_cache())
+        todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
         result = extract_dask.compute_on_workers(
             todo.to_extract,
             root=folder / "corpus",
@@ -247,6 +251,7 @@ def dask_workers(folder: Path, *, quick: bool) -> list[Row]:
             weights=folder / "weights",
             journal=journal,
             config=config,
+            machine=Machine(dask=address, batch_size=16),
         )
         assert result.num_clips == len(clips), result
 
@@ -335,7 +340,6 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
     ]
     config = ExtractConfig()
     with pretenders(NUM_WORKERS) as address:
-        config = ExtractConfig(dask=address)
         journal = Journal(folder / "journal")
         started, cpu_started = time.perf_counter(), time.process_time()
         result = extract_dask.compute_on_workers(
@@ -345,6 +349,7 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
             weights=folder / "weights",
             journal=journal,
             config=config,
+            machine=Machine(dask=address),
         )
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         assert result.num_clips == num_clips, result

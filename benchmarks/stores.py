@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.extraction import Target, publish_view
-from pipeline.store import ClipSource, Journal, ShardWriter, StoreConfig, committing
+from pipeline.settings.extract import StoreConfig
+from pipeline.store import ClipSource, Journal, ShardWriter, committing, layout_for
 
 NUM_FRAMES = 16
 ROW_SHAPE = (512, 7, 7)
@@ -34,7 +35,7 @@ def make_target(
     container: Container, codec: Codec = "none", *, row_shape: tuple[int, int, int] = ROW_SHAPE
 ) -> Target:
     config = StoreConfig(format=container, codec=codec)
-    return Target(CONTRACT, config.layout(row_shape=row_shape, dtype=CONTRACT.dtype))
+    return Target(CONTRACT, layout_for(config, row_shape=row_shape, dtype=CONTRACT.dtype))
 
 
 def make_clips(num_clips: int, *, row_shape: tuple[int, int, int] = ROW_SHAPE) -> list[np.ndarray]:

@@ -27,14 +27,15 @@ from benchmarks.stores import (
 )
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.extraction import ExtractConfig, Target
+from pipeline.extraction import Target
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
 from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import TrainConfig, fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.store import FeatureView, StoreConfig, open_view, read_record
+from pipeline.settings.extract import ExtractConfig, StoreConfig
+from pipeline.store import FeatureView, layout_for, open_view, read_record
 from stages.extract_settings import weights_path
 from stages.params import CorpusConfig, load_section
 
@@ -126,7 +127,7 @@ def layouts(folder: Path, source: FeatureView, num_rounds: int) -> list[Row]:
         reads: dict[str, Callable[[], None]] = {}
         for codec in CODECS:
             contract = source.contract.model_copy(update={"dtype": dtype})
-            layout = StoreConfig(codec=codec).layout(row_shape=source.map_shape, dtype=dtype)
+            layout = layout_for(StoreConfig(codec=codec), row_shape=source.map_shape, dtype=dtype)
             target = Target(contract, layout)
             journal = folder / f"{dtype}-{codec}"
             write_clips(journal, target, clips)

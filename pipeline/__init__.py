@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.deploy.export import export as export
     from pipeline.deploy.prediction import predict as predict
-    from pipeline.extraction import ExtractConfig as ExtractConfig
     from pipeline.extraction import extract as extract
     from pipeline.learn.comparison import EvaluateConfig as EvaluateConfig
     from pipeline.learn.comparison import evaluate as evaluate
@@ -29,13 +28,16 @@ if TYPE_CHECKING:
     from pipeline.learn.run import train as train
     from pipeline.learn.training import TrainConfig as TrainConfig
     from pipeline.manifest import read_manifest as read_manifest
+    from pipeline.settings.extract import ExtractConfig as ExtractConfig
+    from pipeline.settings.machine import Machine as Machine
 
 __version__ = "0.1.0"
 
 # Where each name is. It is imported when it is first used: torch alone takes seconds.
 _HOMES = {
     "EvaluateConfig": "pipeline.learn.comparison",
-    "ExtractConfig": "pipeline.extraction",
+    "ExtractConfig": "pipeline.settings.extract",
+    "Machine": "pipeline.settings.machine",
     "TrainConfig": "pipeline.learn.training",
     "evaluate": "pipeline.learn.comparison",
     "export": "pipeline.deploy.export",

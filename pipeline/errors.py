@@ -206,6 +206,10 @@ class NonFiniteFeaturesError(NonFiniteError):
     """Features in a store are infinite or no numbers."""
 
 
+class OutOfMemoryError(PipelineError, MemoryError):
+    """The host or its GPU has too little memory for a batch. What was committed before is safe."""
+
+
 class DiskFullError(PipelineError, OSError):
     """The disk is full. What was committed before is safe."""
 

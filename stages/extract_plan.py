@@ -31,7 +31,12 @@ def show_plan(*, reread: bool = False) -> None:
         print("Nothing to compute.")
         return
     cost = make_forecast(
-        todo.to_extract, root=job.root, targets=job.targets, backbone=job.backbone, config=job.config
+        todo.to_extract,
+        root=job.root,
+        targets=job.targets,
+        backbone=job.backbone,
+        config=job.config,
+        machine=job.machine,
     )
     if cost is None:
         print("None of the clips that were looked at can be decoded: a run would quarantine them.")

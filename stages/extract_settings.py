@@ -1,13 +1,16 @@
 """What params.yaml asks of extraction, and how a terminal shows its progress."""
 
+import os
 from pathlib import Path
 
-from pipeline.backbone.weights import WeightsConfig
-from pipeline.extraction import ExtractConfig, Job, Progress, make_job
+from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
+from pipeline.settings.weights import WeightsConfig
 from stages.bars import Bars
-from stages.params import CorpusConfig, load_section
+from stages.params import CorpusConfig, checked, load_section, read_mapping
 from stages.places import journal_path
 from stages.project.sharing import share_journal
 from stages.project.visible import visible_manifest, visible_root
@@ -22,7 +25,21 @@ def read_job(*, only_plan: bool = False) -> Job:
     weights, journal = weights_path(), journal_path()
     if not only_plan:
         share_journal(journal)
-    return make_job(manifest, root=root, weights=weights, config=config, journal=journal, only_plan=only_plan)
+    return make_job(
+        manifest,
+        root=root,
+        weights=weights,
+        config=config,
+        machine=read_machine(),
+        journal=journal,
+        only_plan=only_plan,
+    )
+
+
+def read_machine() -> Machine:
+    """machine.yaml of the project, which queued experiments share; without one, the defaults."""
+    path = Path(os.environ.get("DVC_ROOT", "."), "machine.yaml")
+    return checked(read_mapping(path), Machine, path=path) if path.exists() else Machine()
 
 
 def weights_path() -> Path:

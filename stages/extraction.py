@@ -70,7 +70,7 @@ def write_report(extracted: Extracted, *, num_restarts: int) -> None:
 
 
 def _quieten_dask(job: Job) -> None:
-    if job.config.dask:
+    if job.machine.dask:
         import distributed  # noqa: F401 - its import sets the level, and takes a second
 
         logging.getLogger("distributed").setLevel(logging.ERROR)

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.corpora import measure_clips, write_measured
 from pipeline.errors import ManifestError, few, listed
-from pipeline.frames import ClipInfo, Limits
+from pipeline.frames import ClipInfo
 from pipeline.manifest import read_manifest
+from pipeline.settings.extract import Limits
 from stages.params import CorpusConfig, load_section
 
 

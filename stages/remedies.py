@@ -14,6 +14,7 @@ from pipeline.errors import (
     MissingNetworkError,
     MissingTapError,
     NonFiniteFeaturesError,
+    OutOfMemoryError,
     PipelineError,
     QuestionsError,
     TooFewFramesError,
@@ -55,6 +56,7 @@ REMEDIES: dict[type[PipelineError], str] = {
         "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
         " manifest."
     ),
+    OutOfMemoryError: "Lower batch_size in machine.yaml, then run again to go on.",
     QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.settings.weights import WeightsConfig
 from stages import console
 from stages.params import load_section
 

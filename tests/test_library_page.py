@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
 from pipeline.manifest import Clip, write_manifest
+from pipeline.settings.weights import WeightsConfig
 from tests.support.media import write_video
 
 pytestmark = pytest.mark.slow

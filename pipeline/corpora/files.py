@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ManifestError, few, listed
-from pipeline.frames import foreign_kind, images_in_folder, is_image, is_video
-from pipeline.manifest import Clip, Fault, fault_of, fault_sentences
+from pipeline.frames import foreign_kind
+from pipeline.manifest import Clip, Fault, fault_of, fault_sentences, images_in_folder, is_image, is_video
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ from pipeline.corpora.files import (
     walk,
 )
 from pipeline.errors import DecodeError, FolderTreeError, few, listed
-from pipeline.frames import clip_of_folder, images_in_folder
-from pipeline.manifest import SPLITS, Clip, fault_of, split_named
+from pipeline.manifest import SPLITS, Clip, clip_of_folder, fault_of, images_in_folder, split_named
 
 log = logging.getLogger(__name__)
 

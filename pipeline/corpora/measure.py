@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError, error_text
-from pipeline.frames import ClipInfo, Limits, clip_range, probe
+from pipeline.frames import ClipInfo, clip_range, probe
 from pipeline.manifest import Clip, fault_of
+from pipeline.settings.extract import Limits
 from pipeline.system.files import write_atomically
 from pipeline.system.parallel import in_threads
 

@@ -11,11 +11,10 @@ from pipeline.backbone.weights import find_weights
 from pipeline.corpora import walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
-from pipeline.frames import is_image, is_video
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.streaming import make_loader
-from pipeline.manifest import Clip, Question
+from pipeline.manifest import Clip, Question, is_image, is_video
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory
 

@@ -1,19 +1,18 @@
 """Extraction: plan, then decode, compute and write side by side, then publish a view."""
 
-from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.extracted import Extracted
 from pipeline.extraction.forecast import Forecast, make_forecast
-from pipeline.extraction.job import Job, make_job, make_targets
-from pipeline.extraction.plan import Plan, PlannedClip, clip_key, damaged_key, make_plan, source_paths
+from pipeline.extraction.job import Job, make_job
+from pipeline.extraction.plan import Plan, PlannedClip, clip_key, damaged_key, make_plan
 from pipeline.extraction.prepare import preview
 from pipeline.extraction.progress import Progress
 from pipeline.extraction.publish import Faulty, Published, publish_view
 from pipeline.extraction.result import Result
 from pipeline.extraction.run import extract, run_job
+from pipeline.extraction.targets import Target, make_targets
 
 __all__ = [
-    "ExtractConfig",
     "Extracted",
     "Faulty",
     "Forecast",
@@ -35,5 +34,4 @@ __all__ = [
     "preview",
     "publish_view",
     "run_job",
-    "source_paths",
 ]

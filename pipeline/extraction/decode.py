@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.extraction.config import ExtractConfig
 from pipeline.extraction.lanes import ByteQueue, Lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
+from pipeline.settings.extract import ExtractConfig
 from pipeline.system.supervisor import Notes
 
 log = logging.getLogger(__name__)

@@ -14,16 +14,19 @@ import torch
 
 from pipeline.backbone import Backbone
 from pipeline.extraction.compute import Packer
-from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.decode import decoding
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
 from pipeline.extraction.runners import make_runner
+from pipeline.extraction.targets import Target
 from pipeline.extraction.write import OnWork, Writer
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import Journal, ShardWriter, committing
 from pipeline.system.supervisor import Notes
 
+_MACHINE = Machine()
 _UNHEARD = Notes()
 
 
@@ -35,11 +38,12 @@ def compute_clips(
     backbone: Backbone,
     journal: Journal,
     config: ExtractConfig,
+    machine: Machine = _MACHINE,
     on_progress: OnWork = lambda _clips, _frames, _bytes: None,
     notes: Notes = _UNHEARD,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Compute the planned clips, on the backbone's device, into the journal.
+    """Compute the planned clips into the journal, on the backbone's device; `machine.device` has no effect.
 
     `on_progress(clips, frames, bytes)` is called on the writer's thread with what was finished since the
     last call. `notes` tell a supervisor of each clip. The caller holds the journal's lock of the forward
@@ -50,13 +54,13 @@ def compute_clips(
     """
     started = time.monotonic()
     device = backbone.device
-    lanes = make_lanes(num_decoders=config.num_decoders or default_num_decoders(device))
+    lanes = make_lanes(num_decoders=machine.num_decoders or default_num_decoders(device))
     result = Result(lanes=lanes)
     runner = make_runner(
         backbone,
         targets,
         preprocessing=config.preprocessing,
-        batch_size=config.batch_size or default_batch_size(device),
+        batch_size=machine.batch_size or default_batch_size(device),
         lanes=lanes,
     )
     result.setup_seconds = time.monotonic() - started
@@ -65,14 +69,14 @@ def compute_clips(
             journal.directory(t.contract, t.layout),
             contract=t.contract,
             layout=t.layout,
-            commit_seconds=config.store.commit_seconds,
+            commit_seconds=machine.commit_seconds,
         )
         for t in targets
     }
     packer = Packer(runner)
     with (
         committing(*writers.values()),
-        notes.judged(config.stall_seconds),
+        notes.judged(machine.stall_seconds),
         Writer(writers, targets, journal, result, on_progress, notes) as writer,
         decoding(
             planned,
@@ -96,11 +100,11 @@ def compute_clips(
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Frames of a batch where the config leaves it open."""
+    """Frames of a batch where `Machine` leaves it open."""
     return 256 if device.type == "cuda" else 32
 
 
 def default_num_decoders(device: torch.device) -> int:
-    """Decoder threads where the config leaves it open: all cores beside a GPU, else half of them."""
+    """Decoder threads where `Machine` leaves it open: all cores beside a GPU, else half of them."""
     cores = torch.get_num_threads()
     return cores if device.type == "cuda" else max(1, cores // 2)

@@ -12,18 +12,22 @@ import torch
 
 from pipeline.backbone import Backbone, seconds_saved_by_compiling
 from pipeline.errors import DecodeError
-from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.engine import default_batch_size, default_num_decoders
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import make_runner
+from pipeline.extraction.targets import Target
 from pipeline.frames import clip_range, probe, read_frames
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 
 _COUNT_SECONDS = 1.5
 _DECODE_SECONDS = 1.5
 _COMPUTE_SECONDS = 2.0
 
 T = TypeVar("T")
+
+_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def make_forecast(
     targets: Sequence[Target],
     backbone: Backbone,
     config: ExtractConfig,
+    machine: Machine = _MACHINE,
     seed: int = 0,
 ) -> Forecast | None:
     """Count the frames of some clips, decode some and run the network on them, in about 5 seconds.
@@ -71,7 +76,7 @@ def make_forecast(
     decode_seconds = (time.monotonic() - started) / max(num_measured, 1)
     if not num_frames_of or pixels is None:
         return None
-    compute_seconds = _compute_seconds(torch.from_numpy(pixels), targets, backbone, config)
+    compute_seconds = _compute_seconds(torch.from_numpy(pixels), targets, backbone, config, machine)
 
     mean_frames = sum(num_frames_of.values()) / len(num_frames_of)
     num_frames = round(mean_frames * len(planned))
@@ -79,7 +84,7 @@ def make_forecast(
     for target in targets:
         num_clips = sum(target.contract.tap in clip.taps for clip in planned)
         bytes_by_tap[target.contract.tap] = round(mean_frames * num_clips) * target.layout.row_bytes
-    num_decoders = config.num_decoders or default_num_decoders(backbone.device)
+    num_decoders = machine.num_decoders or default_num_decoders(backbone.device)
     if backbone.device.type == "cuda":
         seconds_each = max(compute_seconds, decode_seconds / num_decoders)
     else:  # decoders and network share the cores
@@ -100,14 +105,18 @@ def make_forecast(
 
 
 def _compute_seconds(
-    pixels: torch.Tensor, targets: Sequence[Target], backbone: Backbone, config: ExtractConfig
+    pixels: torch.Tensor,
+    targets: Sequence[Target],
+    backbone: Backbone,
+    config: ExtractConfig,
+    machine: Machine,
 ) -> float:
     """Seconds a frame: to preprocess `pixels` (T, H, W, 3) and to compute full batches, each warmed up."""
     runner = make_runner(
         backbone,
         targets,
         preprocessing=config.preprocessing,
-        batch_size=config.batch_size or default_batch_size(backbone.device),
+        batch_size=machine.batch_size or default_batch_size(backbone.device),
         lanes=make_lanes(num_decoders=1),
     )
 

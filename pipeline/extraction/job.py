@@ -3,19 +3,23 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from pipeline.backbone import Backbone, Weights
+from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
-from pipeline.contract import FeatureContract
-from pipeline.extraction.config import ExtractConfig, Target
 from pipeline.extraction.plan import Plan, make_plan
-from pipeline.manifest import Clip, Manifest, check_sources, source_faults
-from pipeline.manifest.sources import Fault
+from pipeline.extraction.targets import Target, make_targets
+from pipeline.manifest import Clip, Manifest, check_sources, fault_of
+from pipeline.manifest.recorded import NO_RECORD, Contents, Sources
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
+
+_MACHINE = Machine()
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,20 @@ class Job:
     """The clips, the network and the targets of an extraction, and the journal that it fills."""
 
     config: ExtractConfig
-    clips: tuple[Clip, ...]
+    machine: Machine
+    manifest: Manifest
     root: Path  # of the clips' sources
-    faults: Mapping[str, Fault]  # by name, the sources that can't be read
+    recorded: Contents  # stands for a source that can't be read below `root`
     weights: Path  # the backbone's weights file
     backbone: Backbone
     targets: tuple[Target, ...]
     journal: Journal
     digests: DigestCache
+
+    @cached_property
+    def clips(self) -> tuple[Clip, ...]:
+        """The manifest's clips."""
+        return tuple(self.manifest)
 
     @property
     def forward_digest(self) -> str:
@@ -39,6 +49,7 @@ class Job:
 
     def plan(
         self,
+        sources: Sources,
         *,
         copies: Mapping[str, AbstractSet[bytes]] | None = None,
         retried: AbstractSet[bytes] = frozenset(),
@@ -46,15 +57,13 @@ class Job:
         """What is missing in the journal now; see `make_plan`."""
         return make_plan(
             self.clips,
-            root=self.root,
+            sources=sources,
             targets=self.targets,
             journal=self.journal,
-            digests=self.digests,
             damaged=self.config.damaged,
             min_frames=self.config.min_frames,
             copies=copies,
             retried=retried,
-            faults=self.faults,
         )
 
 
@@ -64,27 +73,29 @@ def make_job(
     root: Path,
     weights: Path,
     config: ExtractConfig,
+    machine: Machine = _MACHINE,
     journal: Path,
+    recorded: Contents = NO_RECORD,
     only_plan: bool = False,
 ) -> Job:
     """Check what can be checked before anything is computed, and put a job together.
 
-    With `only_plan`, no journal is created and the network is not compiled.
+    `recorded` stands for the content of sources that can't be read here: features of it need no source. With
+    `only_plan`, no journal is created and the network is not compiled.
 
-    Raises ManifestError when no clip's sources can be read, WeightsFileError, ForeignWeightsError,
+    Raises ManifestError when no source can be read or is recorded, WeightsFileError, ForeignWeightsError,
     ConfigError for what this machine or network can't do, and StoreError for a journal that can't be used.
     """
-    faults = source_faults(manifest, root=root)
-    if all(faults.keys() & set(clip.sources) for clip in manifest):
+    if not any(source in recorded or not fault_of(root, source) for source in manifest.sources()):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
     trained = load_weights(weights)
-    if config.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
+    if machine.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
         backbone = Backbone(trained, taps=config.taps, device=torch.device("cpu"))
     else:
         backbone = Backbone(
             trained,
             taps=config.taps,
-            device=resolve_device(config.device),
+            device=resolve_device(machine.device),
             precision=config.precision,
             backend="eager" if only_plan else config.backend,
         )
@@ -92,35 +103,13 @@ def make_job(
     opened = Journal(journal, create=not only_plan)
     return Job(
         config=config,
-        clips=tuple(manifest),
+        machine=machine,
+        manifest=manifest,
         root=root,
-        faults=faults,
+        recorded=recorded,
         weights=weights,
         backbone=backbone,
         targets=tuple(targets),
         journal=opened,
         digests=opened.digest_cache(),
     )
-
-
-def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
-    """The contract and layout of each tap of `config`. Raises ConfigError for a crop too small for a tap."""
-    targets = []
-    for tap in config.taps:
-        contract = FeatureContract(
-            sampling=config.sampling,
-            preprocessing=config.preprocessing,
-            mean=weights.mean,
-            std=weights.std,
-            arch=weights.arch,
-            weights_sha256=weights.sha256,
-            precision=config.precision,
-            backend=config.backend,
-            tap=tap,
-            pooling=config.pooling,
-            dtype=config.dtype,
-        )
-        channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
-        row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
-        targets.append(Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype)))
-    return targets

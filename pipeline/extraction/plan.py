@@ -1,22 +1,17 @@
 """The plan: which clips must be computed, for which taps, and why."""
 
-import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from types import MappingProxyType
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import DecodeError, error_text
-from pipeline.extraction.config import Damaged, Target
-from pipeline.frames import source_files
+from pipeline.extraction.targets import Target
 from pipeline.manifest import Clip
-from pipeline.manifest.sources import Fault
-from pipeline.store import DigestCache, Journal, Quarantined, stored_keys
+from pipeline.manifest.recorded import Contents, Sources
+from pipeline.settings.extract import Damaged
+from pipeline.store import Journal, Quarantined, stored_keys
 from pipeline.system.files import combined_digest
 
 _MOST_OTHERS = 8  # contracts that are looked at for a reason
@@ -37,12 +32,19 @@ class PlannedClip:
 class Plan:
     """What a run has to do."""
 
-    keys: Mapping[str, bytes]  # by clip id, of every clip whose sources could be read
+    sources: Sources  # as they were when it was made
+    keys: Mapping[str, bytes]  # by clip id, of every clip whose sources' content is known
     to_extract: tuple[PlannedClip, ...]
+    out_of_reach: tuple[PlannedClip, ...]  # lack features, too, and their sources can't be read here
     num_unchanged: int
     num_quarantined: int  # in quarantine before this run, for every tap that is missing
-    unreadable: Mapping[str, str]  # clip id -> the error that reading its source gave
+    unreadable: Mapping[str, str]  # clip id -> why its source can't be read, of clips that lack features
     num_to_copy: int = 0  # counted only when `copies` are given
+
+    @property
+    def lacking(self) -> tuple[PlannedClip, ...]:
+        """All clips that lack features."""
+        return (*self.to_extract, *self.out_of_reach)
 
     def summary(self) -> str:
         """A line for each reason, e.g. `1 new` and `320 unchanged`."""
@@ -61,21 +63,18 @@ class Plan:
 def make_plan(
     clips: Sequence[Clip],
     *,
-    root: Path,
+    sources: Sources,
     targets: Sequence[Target],
     journal: Journal,
-    digests: DigestCache,
     damaged: Damaged = "drop",
     min_frames: int = 1,
     copies: Mapping[str, AbstractSet[bytes]] | None = None,
     retried: AbstractSet[bytes] = frozenset(),
-    faults: Mapping[str, Fault] = MappingProxyType({}),
 ) -> Plan:
     """Compare the manifest's clips with the journal: which must be computed, and why.
 
-    `copies` has, by tap, the keys of features that exist elsewhere and will be copied. `retried` has the keys
-    of clips that were in quarantine until now. `faults` has the sources that can't be read. The caller saves
-    `digests`, in which new ones are noted.
+    `sources` has the clips' sources. `copies` has, by tap, the keys of features that exist elsewhere and will
+    be copied. `retried` has the keys of clips that were in quarantine until now.
     """
     forward_digest = targets[0].contract.forward_digest()
     stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
@@ -86,13 +85,10 @@ def make_plan(
     missing: dict[bytes, tuple[Clip, tuple[str, ...]]] = {}
     num_unchanged = num_quarantined = num_to_copy = 0
     for clip in clips:
-        if fault := next((name for name in clip.sources if name in faults), None):
-            unreadable[clip.clip_id] = f"source {faults[fault].sentence(fault)}"
-            continue
         try:
-            key = clip_key(clip, root=root, digests=digests)
-        except OSError as error:
-            unreadable[clip.clip_id] = error_text(error)
+            key = clip_key(clip, sources.contents)
+        except KeyError as source:
+            unreadable[clip.clip_id] = sources.unread[source.args[0]]
             continue
         keys[clip.clip_id] = key
         usable = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
@@ -104,10 +100,12 @@ def make_plan(
             num_quarantined += 1
         elif copies and all(usable in copies[tap] for tap in taps):
             num_to_copy += 1
-        else:
-            missing.setdefault(usable, (clip, tuple(taps)))
+        elif usable not in missing or _why_unread(
+            missing[usable][0], sources
+        ):  # one of equal clips is enough
+            missing[usable] = (clip, tuple(taps))
     reason_of = _Reasons(journal, targets)
-    to_extract = []
+    to_extract, out_of_reach = [], []
     for key, (clip, wanted) in missing.items():
         keep_damaged = key != keys[clip.clip_id]
         if keep_damaged:
@@ -116,8 +114,26 @@ def make_plan(
             reason = "quarantined before, tried again"
         else:
             reason = reason_of(clip.clip_id, key, wanted)
-        to_extract.append(PlannedClip(clip, key, reason, wanted, keep_damaged=keep_damaged))
-    return Plan(keys, tuple(to_extract), num_unchanged, num_quarantined, unreadable, num_to_copy)
+        planned = PlannedClip(clip, key, reason, wanted, keep_damaged=keep_damaged)
+        if why := _why_unread(clip, sources):
+            unreadable[clip.clip_id] = why
+            out_of_reach.append(planned)
+        else:
+            to_extract.append(planned)
+    return Plan(
+        sources=sources,
+        keys=keys,
+        to_extract=tuple(to_extract),
+        out_of_reach=tuple(out_of_reach),
+        num_unchanged=num_unchanged,
+        num_quarantined=num_quarantined,
+        unreadable=unreadable,
+        num_to_copy=num_to_copy,
+    )
+
+
+def _why_unread(clip: Clip, sources: Sources) -> str | None:
+    return next((sources.unread[name] for name in clip.sources if name in sources.unread), None)
 
 
 def usable_key(
@@ -140,37 +156,13 @@ def damaged_key(key: bytes) -> bytes:
     return combined_digest([key], extra="damaged")
 
 
-def clip_key(clip: Clip, *, root: Path, digests: DigestCache) -> bytes:
+def clip_key(clip: Clip, contents: Contents) -> bytes:
     """16 bytes that change with the content of the clip's sources and with its time range.
 
-    Raises OSError when a source can't be read.
+    Raises KeyError for a source of which `contents` has nothing.
     """
-    # A string and one stat a source: a million clips take seconds.
-    contents = [digest for source in clip.sources for digest in _contents(f"{root}/{source}", digests)]
-    return combined_digest(contents, extra=f"{clip.start_seconds}:{clip.end_seconds}:{clip.image_fps}")
-
-
-def _contents(source: str, digests: DigestCache) -> list[bytes]:
-    """The digest of a file, or those of a folder's images."""
-    try:
-        return [digests.digest(source)]
-    except IsADirectoryError:
-        pass
-    try:
-        return [digests.digest(file) for file in source_files(Path(source))]
-    except DecodeError as error:  # the decoder rejects this clip, as long as the folder stays as it is
-        return [combined_digest([], extra=str(error))]
-
-
-def source_paths(clips: Iterable[Clip], *, root: Path) -> Iterator[str]:
-    """Every file that `plan` digests."""
-    for source in dict.fromkeys(source for clip in clips for source in clip.sources):
-        path = f"{root}/{source}"
-        if os.path.isdir(path):  # noqa: PTH112 - a million calls
-            with contextlib.suppress(DecodeError):  # the decoder rejects this clip
-                yield from map(str, source_files(Path(path)))
-        else:
-            yield path
+    digests = [contents[source] for source in clip.sources]
+    return combined_digest(digests, extra=f"{clip.start_seconds}:{clip.end_seconds}:{clip.image_fps}")
 
 
 class _Reasons:

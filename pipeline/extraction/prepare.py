@@ -4,11 +4,12 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import JournalError
+from pipeline.errors import JournalError, few
 from pipeline.extraction.adoption import EarlierFiles, adopt_files, adoptable_keys, view_files
 from pipeline.extraction.job import Job
-from pipeline.extraction.plan import Plan, damaged_key, source_paths
-from pipeline.extraction.progress import OnProgress, counter, ignore_progress
+from pipeline.extraction.plan import Plan, damaged_key
+from pipeline.extraction.progress import OnProgress, Progress, counter, ignore_progress
+from pipeline.manifest.recorded import Sources, scan_sources
 from pipeline.store import repack, repackable_keys
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ def preview(
 
     Parameters are those of `prepare`.
     """
-    read_sources(job, again=reread, on_progress=on_progress)
-    todo = job.plan()
-    if not todo.to_extract:
+    sources = read_sources(job, again=reread, on_progress=on_progress)
+    todo = job.plan(sources)
+    if not todo.lacking:
         return todo
     contracts = [target.contract for target in job.targets]
     adoptable = adoptable_keys(view_files(features, earlier_files), contracts)
@@ -37,7 +38,7 @@ def preview(
         | adoptable[target.contract.tap]
         for target in job.targets
     }
-    return job.plan(copies=copies)
+    return job.plan(sources, copies=copies)
 
 
 def prepare(
@@ -57,46 +58,55 @@ def prepare(
     Raises JournalError when clips are missing in a journal that can't be written.
     """
     try:
-        read_sources(job, again=reread, on_progress=on_progress)
+        sources = read_sources(job, again=reread, on_progress=on_progress)
     finally:  # what was read of the sources is not read again
         job.digests.save()
-    make_plan = job.plan
+    make_plan = partial(job.plan, sources)
     todo = make_plan()
-    job.digests.save()
     if retry:
-        make_plan = partial(job.plan, retried=_forgive(job, todo))
+        make_plan = partial(job.plan, sources, retried=_forgive(job, todo))
         todo = make_plan()
-    if todo.to_extract and job.journal.is_read_only:
+    if todo.lacking and job.journal.is_read_only:
         raise JournalError(
-            f"{len(todo.to_extract)} clips have no features, and the journal {job.journal.path} can't be"
+            f"{len(todo.lacking)} clips have no features, and the journal {job.journal.path} can't be"
             " written."
         )
     # Each step makes the plan anew, whatever it did: another process may have done its work meanwhile.
-    if todo.to_extract:
+    if todo.lacking:
         if num_shards := adopt_files(job.journal, view_files(features, earlier_files)):
             log.info("Adopted %d shards of an earlier view.", num_shards)
         todo = make_plan()
-    if todo.to_extract:
+    if todo.lacking:
         if num_clips := _repack_missing(job, todo, on_progress=on_progress):
             log.info("Repacked %d clips that were there in another layout or dtype.", num_clips)
         todo = make_plan()
     return todo
 
 
-def read_sources(job: Job, *, again: bool = False, on_progress: OnProgress = ignore_progress) -> None:
-    """Read the sources that are new or changed, or `again` all, for their digests."""
-    if again:
-        job.digests.forget(source_paths(job.clips, root=job.root))
-    sizes = job.digests.unknown(source_paths(job.clips, root=job.root))
-    if sizes:
-        add = counter(on_progress, "read sources", num_total=sum(sizes.values()))
-        for path in job.digests.learn(sizes):
-            add(sizes[path])
+def read_sources(job: Job, *, again: bool, on_progress: OnProgress) -> Sources:
+    """Read the sources that are new or changed, or `again` all. What can't be read stands as recorded."""
+    sources = scan_sources(
+        job.manifest.sources(),
+        root=job.root,
+        digests=job.digests,
+        recorded=job.recorded,
+        reread=again,
+        on_progress=lambda num_done, num_total: on_progress(Progress("read sources", num_done, num_total)),
+    )
+    if recorded := sources.recorded:
+        log.warning(
+            "%d sources can't be read here; their recorded content stands: %s",
+            len(recorded),
+            few(recorded, at_most=3),
+        )
+    return sources
 
 
 def _forgive(job: Job, todo: Plan) -> set[bytes]:
-    """Take the plan's clips out of quarantine. Returns the keys of those that were in it."""
-    keys = {key for clip_key in todo.keys.values() for key in (clip_key, damaged_key(clip_key))}
+    """Take clips that can be read here out of quarantine. Returns the keys of those that were in it."""
+    unread = todo.sources.unread.keys()
+    readable = [clip.clip_id for clip in job.clips if unread.isdisjoint(clip.sources)]
+    keys = {key for name in readable for key in (todo.keys[name], damaged_key(todo.keys[name]))}
     digests = [job.forward_digest, *(target.contract.digest() for target in job.targets)]
     return set[bytes]().union(*(job.journal.forgive(digest, keys) for digest in digests))
 
@@ -105,7 +115,7 @@ def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
     """Copy what the journal has of the planned clips in another layout or dtype; how many, over all taps."""
     keys = []
     for target in job.targets:
-        missing = {clip.key for clip in todo.to_extract if target.contract.tap in clip.taps}
+        missing = {clip.key for clip in todo.lacking if target.contract.tap in clip.taps}
         keys.append(missing & repackable_keys(job.journal, target.contract, target.layout))
     add = counter(on_progress, "repack", num_total=sum(map(len, keys)))
     return sum(
@@ -114,7 +124,7 @@ def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
             found,
             contract=target.contract,
             layout=target.layout,
-            commit_seconds=job.config.store.commit_seconds,
+            commit_seconds=job.machine.commit_seconds,
             on_clip=partial(add, 1),
         )
         for target, found in zip(job.targets, keys, strict=True)

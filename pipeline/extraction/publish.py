@@ -7,8 +7,9 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError, listed
-from pipeline.extraction.config import Damaged, Target
 from pipeline.extraction.plan import usable_key
+from pipeline.extraction.targets import Target
+from pipeline.settings.extract import Damaged
 from pipeline.store import Journal, clip_copies, compact, publish
 
 

@@ -4,9 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import OutOfMemoryError
 from pipeline.extraction.adoption import EarlierFiles
-from pipeline.extraction.config import ExtractConfig
 from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.extracted import Extracted, log_facts, make_extracted
 from pipeline.extraction.job import Job, make_job
@@ -17,6 +16,8 @@ from pipeline.extraction.publish import publish_view
 from pipeline.extraction.result import Result
 from pipeline.extraction.write import OnWork
 from pipeline.manifest import read_manifest
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import Quarantined
 from pipeline.system.memory import is_out_of_memory
 from pipeline.system.supervisor import Notes, Orders
@@ -24,6 +25,7 @@ from pipeline.system.supervisor import Notes, Orders
 log = logging.getLogger(__name__)
 
 _DEFAULTS = ExtractConfig()
+_MACHINE = Machine()
 _NO_ORDERS = Orders()
 _UNHEARD = Notes()
 
@@ -34,6 +36,7 @@ def extract(
     root: str | Path,
     weights: str | Path,
     config: ExtractConfig = _DEFAULTS,
+    machine: Machine = _MACHINE,
     features: str | Path = "features",
     journal: str | Path = ".framecache",
     on_progress: OnProgress | None = None,
@@ -56,6 +59,7 @@ def extract(
         root=Path(root),
         weights=Path(weights),
         config=config,
+        machine=machine,
         journal=Path(journal),
     )
     extracted = run_job(job, features=Path(features), on_progress=on_progress or ignore_progress)
@@ -130,7 +134,7 @@ def _compute(
     total = Result()
     if not planned:
         return total, set_aside
-    log.info("Computing on %s.", "Dask workers" if job.config.dask else job.backbone.device)
+    log.info("Computing on %s.", "Dask workers" if job.machine.dask else job.backbone.device)
     by_key = {clip.key: clip for clip in planned}
     # Suspects alone: the one on which the process dies again is guilty.
     groups = [[by_key.pop(key)] for key in orders.suspects if key in by_key] + [[*by_key.values()]]
@@ -138,7 +142,7 @@ def _compute(
     for group in filter(None, groups):
         total.add(_compute_now(job, group, notes=notes, on_work=add))
     if job.config.damaged == "keep" and total.num_quarantined:
-        damaged = [clip for clip in job.plan().to_extract if clip.keep_damaged]
+        damaged = [clip for clip in job.plan(todo.sources).to_extract if clip.keep_damaged]
         if damaged:
             add = counter(on_progress, "extract damaged clips", num_total=len(damaged))
             total.add(_compute_now(job, damaged, notes=notes, on_work=add))
@@ -147,7 +151,7 @@ def _compute(
 
 def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_work: OnWork) -> Result:
     on_work(0, 0, 0)
-    if job.config.dask:
+    if job.machine.dask:
         from pipeline.extraction.cluster.dask import compute_on_workers  # a second's import
 
         return compute_on_workers(
@@ -157,6 +161,7 @@ def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_w
             weights=job.weights,
             journal=job.journal,
             config=job.config,
+            machine=job.machine,
             on_progress=on_work,
         )
     try:
@@ -167,15 +172,16 @@ def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_w
             backbone=job.backbone,
             journal=job.journal,
             config=job.config,
+            machine=job.machine,
             on_progress=on_work,
             notes=notes,
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise PipelineError(
-            f"Out of memory: {error}\nWhat was committed is kept. Lower batch_size (now"
-            f" {job.config.batch_size or 'by the device'}), then run again to go on."
+        raise OutOfMemoryError(
+            f"Out of memory: {error}\nWhat was committed is kept. A smaller batch_size takes less (now"
+            f" {job.machine.batch_size or 'by the device'})."
         ) from error
 
 

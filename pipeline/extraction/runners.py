@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, preprocess
 from pipeline.contract import FeatureContract, Pooling, Preprocessing
-from pipeline.extraction.config import Target
 from pipeline.extraction.lanes import LaneName, Lanes
+from pipeline.extraction.targets import Target
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 Other = TypeVar("Other", Tensor, np.ndarray)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.errors import DecodeError, error_text
 from pipeline.extraction.compute import Computed
-from pipeline.extraction.config import Target
 from pipeline.extraction.decode import ClipEnd
 from pipeline.extraction.lanes import ByteQueue
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
+from pipeline.extraction.targets import Target
 from pipeline.store import ClipSource, Journal, Quarantined, ShardWriter, why_unfit
 from pipeline.system.memory import is_out_of_memory
 from pipeline.system.supervisor import Notes

@@ -12,29 +12,23 @@ import numpy as np
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames.animation import AnimatedPng, open_animation
-from pipeline.frames.files import clip_of_folder, images_in_folder, is_image, is_video
 from pipeline.frames.foreign import foreign_kind
 from pipeline.frames.images import Images, read_bytes
-from pipeline.frames.limits import Limits, NotFramesError, check_prepared
+from pipeline.frames.limits import NotFramesError, check_prepared
 from pipeline.frames.open_video import on_packet
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video import Shown, Video
-from pipeline.manifest import Clip
+from pipeline.manifest import Clip, is_image, source_files
+from pipeline.settings.extract import Limits
 
 __all__ = [
     "ClipInfo",
     "FrameBatch",
-    "Limits",
-    "clip_of_folder",
     "clip_range",
     "foreign_kind",
-    "images_in_folder",
-    "is_image",
-    "is_video",
     "on_packet",
     "probe",
     "read_frames",
-    "source_files",
 ]
 
 DEFAULT_LIMITS = Limits()
@@ -89,14 +83,6 @@ class Stills(Protocol):
     def frames(self, positions: np.ndarray) -> Generator[np.ndarray, None, None]:
         """The frames at `positions` (N,), strictly increasing, as (H, W, 3) uint8 RGB."""
         ...
-
-
-def source_files(path: Path) -> tuple[Path, ...]:
-    """The files that a source consists of: itself, or a folder's images in natural order.
-
-    Raises DecodeError for a folder that is no clip, as `clip_of_folder` does.
-    """
-    return clip_of_folder(path) if path.is_dir() else (path,)
 
 
 def read_frames(

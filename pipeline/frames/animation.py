@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.frames.files import IMAGE_FORMATS
 from pipeline.frames.image_bytes import PNG, orientation, png_chunk, png_chunks, split
 from pipeline.frames.images import explained, on_black, opened_image, over, to_pixels, turned
-from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
+from pipeline.frames.limits import NotFramesError, check_frame_size, check_num_frames
 from pipeline.frames.sampling import Wanted
+from pipeline.manifest.files import IMAGE_FORMATS
+from pipeline.settings.extract import Limits
 
 _ANIMATED = ("AVIF", "PNG", "WEBP")
 _DEFAULT_DURATION_MS = 100  # of a frame that has none, as browsers do

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.frames.files import IMAGE_FORMATS
 from pipeline.frames.foreign import foreign_kind
 from pipeline.frames.image_bytes import has_all_scans, jpeg_without_end, orientation, split
-from pipeline.frames.limits import Limits, NotFramesError, check_file_size, check_frame_size, check_num_frames
+from pipeline.frames.limits import NotFramesError, check_file_size, check_frame_size, check_num_frames
+from pipeline.manifest.files import IMAGE_FORMATS
+from pipeline.settings.extract import Limits
 
 with suppress(ImportError):  # HEIC, for those who have it
     from pillow_heif import register_heif_opener

@@ -1,25 +1,12 @@
-"""What a source may cost at most, and the error of one whose bytes are not frames."""
+"""The checks of what a source may cost, and the error of one whose bytes are not frames."""
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
-
 from pipeline.contract import Preprocessing
 from pipeline.errors import DecodeError
+from pipeline.settings.extract import Limits
 
 _MAX_PIXEL_BYTES = 8  # of an image, as stored: four channels of 16 bits
-
-
-class Limits(BaseModel):
-    """Refuses sources with giant frames or endless clips before memory is taken for them.
-
-    Limits are not part of the contract: they change no frame.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_frame_pixels: PositiveInt | None = 100_000_000  # height times width, resized too; null: no limit
-    max_source_frames: PositiveInt | None = 1_000_000  # of a source, or sampled from it; null: no limit
 
 
 class NotFramesError(Exception):

@@ -15,8 +15,9 @@ from av.codec.codec import UnknownCodecError
 from av.stream import Disposition
 
 from pipeline.frames.cut import read_claim
-from pipeline.frames.limits import Limits, NotFramesError, check_frame_size
+from pipeline.frames.limits import NotFramesError, check_frame_size
 from pipeline.frames.times import in_order, mended
+from pipeline.settings.extract import Limits
 
 # Told, in the reading thread's context, of each packet that is read: so a slow video is not taken to hang.
 on_packet: ContextVar[Callable[[], None]] = ContextVar("on_packet", default=lambda: None)

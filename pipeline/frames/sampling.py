@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.contract import Sampling
-from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
+from pipeline.frames.limits import NotFramesError, check_num_frames
+from pipeline.settings.extract import Limits
 
 # A frame counts as on screen this much early: Matroska rounds times to milliseconds, so that the
 # third frame of a 30 fps video, due at 0.06667 s, is stored as 0.067 s.

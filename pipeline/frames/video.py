@@ -17,10 +17,11 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from pipeline.frames.images import on_black
-from pipeline.frames.limits import Limits, NotFramesError, check_frame_size, check_num_frames
+from pipeline.frames.limits import NotFramesError, check_frame_size, check_num_frames
 from pipeline.frames.open_video import OpenVideo, blame, opened_video
 from pipeline.frames.sampling import Wanted
 from pipeline.frames.video_index import FrameIndex, begins_as_told, count_frames, read_index
+from pipeline.settings.extract import Limits
 
 # The pixels of PyAV's `to_ndarray(format="rgb24")`, whatever its defaults become.
 _INTERPOLATION = Interpolation.BILINEAR | Interpolation.BITEXACT

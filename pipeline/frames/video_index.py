@@ -14,8 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.frames.limits import Limits, NotFramesError, check_num_frames
+from pipeline.frames.limits import NotFramesError, check_num_frames
 from pipeline.frames.open_video import OpenVideo, opened_video
+from pipeline.settings.extract import Limits
 from pipeline.system.files import FileStamp, file_stamp
 
 # A longer pause is more likely a wrong time than a video's: then frames are counted.

@@ -30,8 +30,9 @@ from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import resolve_monitor
 from pipeline.manifest import SPLITS, read_manifest
 from pipeline.registry import one_of
+from pipeline.settings.machine import DeviceName
 from pipeline.store import open_view
-from pipeline.system.devices import DeviceName, resolve_device
+from pipeline.system.devices import resolve_device
 
 # Of a model's name, the number of batches done, and of all.
 OnBatch = Callable[[str, int, int], None]

@@ -27,7 +27,7 @@ from pipeline.learn.streaming import Loader, LoaderConfig
 from pipeline.learn.tasks import TASKS, Task, TaskConfig
 from pipeline.manifest import Clip
 from pipeline.registry import either, one_of
-from pipeline.system.devices import DeviceName
+from pipeline.settings.machine import DeviceName
 from pipeline.system.files import write_atomically
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""The manifest: clips, what their columns mean, and whether their sources can be read."""
+"""The manifest: clips, what their columns mean, and the files that their sources are."""
 
 from pipeline.manifest.clips import SCHEMA, SPLITS, Clip, FrameLabel, Question, split_named
+from pipeline.manifest.files import clip_of_folder, images_in_folder, is_image, is_video, source_files
 from pipeline.manifest.manifest import (
     Manifest,
     check_sources,
@@ -21,12 +22,17 @@ __all__ = [
     "Manifest",
     "Question",
     "check_sources",
+    "clip_of_folder",
     "column_names",
     "fault_of",
     "fault_sentences",
+    "images_in_folder",
+    "is_image",
+    "is_video",
     "read_manifest",
     "read_table",
     "source_faults",
+    "source_files",
     "split_named",
     "write_manifest",
 ]

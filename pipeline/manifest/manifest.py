@@ -48,6 +48,11 @@ class Manifest:
         """A column of SCHEMA as text or float64, null where the manifest has nothing."""
         return self.table.column(name)
 
+    def sources(self) -> list[str]:
+        """The sources of all clips, each once."""
+        names: list[str] = pc.unique(_split_sources(self.table).flatten()).to_pylist()
+        return names
+
     def clips(self, *, split: str | None = None) -> list[Clip]:
         """All clips, or those of a split, in the manifest's order."""
         table = self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
@@ -107,8 +112,7 @@ def column_names(path: Path) -> list[str]:
 
 def source_faults(manifest: Manifest, *, root: Path) -> dict[str, Fault]:
     """{source: fault} of the sources that are missing or were not fetched (git-annex, DVC, Git LFS)."""
-    sources = pc.unique(pc.split_pattern(manifest.column("source").combine_chunks(), "|").flatten())
-    found = ((source, fault_of(root, source)) for source in sources.to_pylist())
+    found = ((source, fault_of(root, source)) for source in manifest.sources())
     return {source: fault for source, fault in found if fault}
 
 
@@ -119,7 +123,7 @@ def check_sources(manifest: Manifest, *, root: Path) -> None:
     """
     problems = Problems(root, manifest.rows)
     sentences = fault_sentences(source_faults(manifest, root=root))
-    sources = pc.split_pattern(manifest.column("source").combine_chunks(), "|")
+    sources = _split_sources(manifest.table)
     for index, source in zip(
         pc.list_parent_indices(sources).to_pylist(), sources.flatten().to_pylist(), strict=True
     ):
@@ -152,6 +156,10 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
         buffer = io.BytesIO()
         pa.parquet.write_table(table, buffer)
         write_atomically(path, buffer.getvalue())
+
+
+def _split_sources(table: pa.Table) -> pa.ListArray:
+    return pc.split_pattern(table.column("source").combine_chunks(), "|")
 
 
 def _check_suffix(path: Path) -> None:

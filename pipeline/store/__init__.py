@@ -1,10 +1,9 @@
 """The feature store: a journal of immutable shards, and views that are ordinary arrays. See FORMAT.md."""
 
 from pipeline.store.clips import Span, StoredClip, clip_copies, stored_clips, stored_keys
-from pipeline.store.config import StoreConfig
 from pipeline.store.digests import DigestCache
 from pipeline.store.format.finite import why_unfit
-from pipeline.store.format.layout import Layout
+from pipeline.store.format.layout import Layout, layout_for
 from pipeline.store.format.records import ClipSource, Record, read_record
 from pipeline.store.journal import Journal, Quarantined
 from pipeline.store.reader import FeatureView, open_view
@@ -22,12 +21,12 @@ __all__ = [
     "Record",
     "ShardWriter",
     "Span",
-    "StoreConfig",
     "StoredClip",
     "TapView",
     "clip_copies",
     "committing",
     "compact",
+    "layout_for",
     "open_view",
     "publish",
     "read_record",

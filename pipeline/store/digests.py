@@ -16,12 +16,14 @@ from pipeline.system.parallel import in_threads
 
 log = logging.getLogger(__name__)
 
+DIGEST_BYTES = 16
+
 _SCHEMA = pa.schema(
     [
         pa.field(name, pa.int64(), nullable=False)
         for name in ("device", "inode", "size_bytes", "mtime_ns", "ctime_ns")
     ]
-    + [pa.field("digest", pa.binary(16), nullable=False)]
+    + [pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False)]
 )
 
 # A file changed within the clock's resolution of its digest could change again unseen.
@@ -61,6 +63,13 @@ class DigestCache:
                 self._known[stamp] = found
                 self._changed = True
         return found
+
+    def known(self, path: str) -> bytes | None:
+        """The digest of a file that was digested before and has not changed since; None for any other."""
+        try:
+            return self._known.get(file_stamp(path))
+        except OSError:
+            return None
 
     def unknown(self, paths: Iterable[str]) -> dict[str, int]:
         """The files among `paths` whose content must be read, with their sizes in bytes."""

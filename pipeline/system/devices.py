@@ -1,13 +1,8 @@
 """Devices: from a parameter's name to the torch device."""
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from pipeline.errors import ConfigError
-
-DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]  # auto: a GPU, if there is one
 
 
 def resolve_device(name: str) -> torch.device:

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.networks import ARCHS, available_taps, build_network, fold_batchnorms, map_shape
-from pipeline.backbone.weights import WeightsConfig, obtain_weights
+from pipeline.backbone.networks import build_network, fold_batchnorms, map_shape
+from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
+from pipeline.settings.weights import ARCHS, WeightsConfig, available_taps
 
 pytestmark = pytest.mark.slow
 

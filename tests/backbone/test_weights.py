@@ -25,7 +25,6 @@ from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    WeightsConfig,
     load_weights,
     obtain_weights,
     read_weights_info,
@@ -38,6 +37,7 @@ from pipeline.errors import (
     WeightsError,
     WeightsFileError,
 )
+from pipeline.settings.weights import WeightsConfig
 from tests.support.in_process import run_main
 
 pytestmark = pytest.mark.slow

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.networks import tail_module
-from pipeline.backbone.weights import WeightsConfig, obtain_weights
+from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import FeatureContract
 from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError
-from pipeline.extraction import ExtractConfig, Target, compute_clips, make_plan, publish_view
+from pipeline.extraction import Target, compute_clips, make_plan, publish_view
 from pipeline.frames import read_frames
 from pipeline.learn.models import ModelConfig, build_model
 from pipeline.manifest import Clip
-from pipeline.store import FeatureView, Journal, open_view
+from pipeline.settings.weights import WeightsConfig
+from pipeline.store import FeatureView, Journal, layout_for, open_view
+from tests.support.extraction import settings_of, sources_of
 from tests.support.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -60,7 +62,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extracted]:
 
 def extract(root: Path, weights: Weights, path: Path, **changes: object) -> FeatureView:
     fields = {"taps": ["layer3"], "preprocessing": {"resize": 40, "crop": 32}, "batch_size": 4, **changes}
-    config = ExtractConfig.model_validate(fields)
+    config, machine = settings_of(fields)
     backbone = Backbone(weights, taps=config.taps, device=CPU)
     contract = FeatureContract(
         mean=weights.mean,
@@ -71,9 +73,10 @@ def extract(root: Path, weights: Weights, path: Path, **changes: object) -> Feat
         **config.model_dump(include={"sampling", "preprocessing", "pooling", "dtype"}),
     )
     row_shape = (256, 2, 2) if config.pooling == "none" else (256, 1, 1)
-    targets = [Target(contract, config.store.layout(row_shape=row_shape, dtype=config.dtype))]
+    targets = [Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype))]
     journal = Journal(path / "journal")
-    todo = make_plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(CLIPS, root=root, digests=journal.digest_cache())
+    todo = make_plan(CLIPS, sources=sources, targets=targets, journal=journal)
     compute_clips(
         todo.to_extract,
         root=root,
@@ -81,6 +84,7 @@ def extract(root: Path, weights: Weights, path: Path, **changes: object) -> Feat
         backbone=backbone,
         journal=journal,
         config=config,
+        machine=machine,
     )
     publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
     return open_view(path / "features/layer3")

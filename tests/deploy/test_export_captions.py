@@ -8,7 +8,7 @@ import torch
 
 from pipeline.backbone import Weights
 from pipeline.backbone.networks import map_shape
-from pipeline.backbone.weights import WeightsConfig, obtain_weights
+from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory, export_captioner
@@ -18,6 +18,7 @@ from pipeline.learn.models.attention import Memory
 from pipeline.learn.tasks import Captioning
 from pipeline.learn.training import TrainConfig
 from pipeline.learn.vocabulary import END, START, Vocabulary
+from pipeline.settings.weights import WeightsConfig
 from tests.support.checkpoints import open_onnx
 
 pytestmark = pytest.mark.slow

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
 from pipeline.deploy.prediction import predict
 from pipeline.errors import ConfigError, MissingNetworkError, QuestionsError
 from pipeline.learn.checkpoint import save_checkpoint
+from pipeline.settings.weights import WeightsConfig
 from tests.support.checkpoints import CLASSES, make_checkpoint
 from tests.support.media import write_video
 

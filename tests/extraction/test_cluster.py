@@ -16,23 +16,17 @@ from distributed import Client, LocalCluster
 from pydantic import ValidationError
 
 from pipeline.backbone import Backbone
-from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError
-from pipeline.extraction import (
-    ExtractConfig,
-    Plan,
-    Result,
-    Target,
-    compute_clips,
-    make_plan,
-    make_targets,
-    publish_view,
-)
+from pipeline.extraction import Plan, Result, Target, compute_clips, make_plan, make_targets, publish_view
 from pipeline.extraction.cluster import dask as extract_dask
-from pipeline.extraction.config import DaskConfig
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import DaskConfig, Machine
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from tests.extraction.test_finite import scaled_weights
+from tests.support.extraction import settings_of, sources_of
 from tests.support.features import make_contract, make_layout
 from tests.support.media import write_video
 
@@ -111,26 +105,32 @@ def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare(
     folder: Path, path: Path, names: list[str], **changes: object
-) -> tuple[Plan, ExtractConfig, list[Target], Journal]:
+) -> tuple[Plan, ExtractConfig, Machine, list[Target], Journal]:
     fields = {"preprocessing": {"resize": 32, "crop": 32}, "batch_size": 4, **changes}
-    config = ExtractConfig.model_validate({"taps": ["layer3", "layer4"], **fields})
+    config, machine = settings_of({"taps": ["layer3", "layer4"], **fields})
     weights = load_weights(folder / "weights")
     targets = make_targets(config, weights, Backbone(weights, taps=config.taps, device=CPU))
     journal = Journal(path / "journal")
     clips = [Clip(clip_id=name, sources=(f"{name}.mp4",), split="train") for name in names]
-    digests = journal.digest_cache()
-    todo = make_plan(clips, root=folder / "corpus", targets=targets, journal=journal, digests=digests)
-    return todo, config, targets, journal
+    sources = sources_of(clips, root=folder / "corpus", digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
+    return todo, config, machine, targets, journal
 
 
 def extract(
     folder: Path, path: Path, names: list[str], *, on_progress=lambda *_: None, **changes: object
 ) -> tuple[Result, Path]:
     """Plan, compute and publish, over Dask if the parameters say so; the features' folder."""
-    todo, config, targets, journal = prepare(folder, path, names, **changes)
-    common = {"root": folder / "corpus", "targets": targets, "journal": journal, "config": config}
+    todo, config, machine, targets, journal = prepare(folder, path, names, **changes)
+    common = {
+        "root": folder / "corpus",
+        "targets": targets,
+        "journal": journal,
+        "config": config,
+        "machine": machine,
+    }
     with journal.lock(targets[0].contract.forward_digest(), on_wait=print):
-        if config.dask:
+        if machine.dask:
             weights = folder / "weights"
             result = extract_dask.compute_on_workers(
                 todo.to_extract, weights=weights, on_progress=on_progress, **common
@@ -196,11 +196,11 @@ def test_processes_of_this_machine_give_the_same_bits(folder: Path, alone: Path,
 
 
 def test_dask_is_a_number_of_processes_or_an_address() -> None:
-    assert ExtractConfig(dask={"local": 2}).dask == DaskConfig(local=2)
-    assert ExtractConfig(dask="tcp://host:8786").dask == DaskConfig(scheduler="tcp://host:8786")
+    assert Machine(dask={"local": 2}).dask == DaskConfig(local=2)
+    assert Machine(dask="tcp://host:8786").dask == DaskConfig(scheduler="tcp://host:8786")
     for wrong in ("host:8786", {"local": 0}, {}, {"local": 1, "scheduler": "tcp://host:8786"}):
         with pytest.raises(ValidationError):
-            ExtractConfig(dask=wrong)
+            Machine(dask=wrong)
 
 
 @pytest.fixture(scope="module")

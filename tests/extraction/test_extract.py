@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.weights import WeightsConfig, obtain_weights
+from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
-from pipeline.extraction import ExtractConfig, Result, compute_clips, make_plan, make_targets, publish_view
+from pipeline.extraction import Result, compute_clips, make_plan, make_targets, publish_view
 from pipeline.extraction.write import OnWork
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, Layout, open_view
 from pipeline.system.devices import resolve_device
+from tests.support.extraction import settings_of, sources_of
 from tests.support.little_memory import little_memory
 from tests.support.media import write_image_folder, write_video
 
@@ -33,10 +36,13 @@ def weights() -> Weights:
     return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
 
 
-def make_backbone(weights: Weights, config: ExtractConfig) -> Backbone:
-    device = resolve_device(config.device)
+def make_backbone(weights: Weights, config: ExtractConfig, *, device: str = "cpu") -> Backbone:
     return Backbone(
-        weights, taps=config.taps, device=device, precision=config.precision, backend=config.backend
+        weights,
+        taps=config.taps,
+        device=resolve_device(device),
+        precision=config.precision,
+        backend=config.backend,
     )
 
 
@@ -58,11 +64,12 @@ def extract(
         "device": "cpu",
         **changes,
     }
-    config = ExtractConfig.model_validate(fields)
-    backbone = backbone or make_backbone(weights, config)
+    config, machine = settings_of(fields)
+    backbone = backbone or make_backbone(weights, config, device=machine.device)
     targets = make_targets(config, weights, backbone)
     journal = Journal(path / "journal")
-    todo = make_plan(clips, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(clips, root=root, digests=journal.digest_cache())
+    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
     result = compute_clips(
         todo.to_extract,
         root=root,
@@ -70,6 +77,7 @@ def extract(
         backbone=backbone,
         journal=journal,
         config=config,
+        machine=machine,
         on_progress=on_progress,
         stop=stop,
     )
@@ -123,7 +131,7 @@ def test_features_are_the_same_bits_whatever_the_order_the_neighbours_and_the_de
 def test_compiled_features_are_the_same_bits_whatever_their_neighbours_and_close_to_the_eager_ones(
     corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
 ) -> None:
-    config = {"taps": ["layer1"], "backend": "inductor", "device": "cpu"}
+    config = {"taps": ["layer1"], "backend": "inductor"}
     backbone = make_backbone(weights, ExtractConfig.model_validate(config))  # compiled once
     compiled = assert_same_bits(*corpus, weights, tmp_path, backbone=backbone, **config)
     _, eager = extract(*corpus, weights, tmp_path / "eager", taps=["layer1"])

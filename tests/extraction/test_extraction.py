@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.errors import JournalError, ManifestError, PipelineError, WeightsFileError
-from pipeline.extraction import ExtractConfig, Extracted, Job, Progress, extract, make_job, run_job
+from pipeline.extraction import Extracted, Job, Progress, extract, make_job, run_job
 from pipeline.extraction.adoption import adopt_files, view_files
 from pipeline.extraction.prepare import prepare
 from pipeline.manifest import read_manifest
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from tests.extraction.test_extract import plain_features
+from tests.support.extraction import settings_of
 from tests.support.media import write_video
 
 FRAMES = {"a": 5, "b": 7, "c": 3}
@@ -46,11 +48,13 @@ def write_manifest(path: Path, names: Iterable[str]) -> None:
 def extract_to(
     folder: Path, corpus: Path, *, manifest: str = "mine.csv", on_progress=None, **changes: object
 ) -> Extracted:
+    config, machine = settings_of({**CONFIG, **changes})
     return extract(
         str(corpus / manifest),
         root=corpus / "videos",
         weights=str(corpus / "weights"),
-        config=ExtractConfig.model_validate({**CONFIG, **changes}),
+        config=config,
+        machine=machine,
         features=folder / "features",
         journal=str(folder / "journal"),
         on_progress=on_progress,
@@ -58,11 +62,13 @@ def extract_to(
 
 
 def job_in(folder: Path, corpus: Path, **changes: object) -> Job:
+    config, machine = settings_of({**CONFIG, **changes})
     return make_job(
         read_manifest(corpus / "mine.csv"),
         root=corpus / "videos",
         weights=corpus / "weights",
-        config=ExtractConfig.model_validate({**CONFIG, **changes}),
+        config=config,
+        machine=machine,
         journal=folder / "journal",
     )
 

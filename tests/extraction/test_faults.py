@@ -90,7 +90,7 @@ def test_clips_that_crash_hang_or_are_killed_stop_neither_the_others_nor_the_nex
     fresh: Project, faulty: dict[str, str]
 ) -> None:
     project = fresh
-    project.set({"extract.stall_seconds": 5, "extract.num_decoders": 4})
+    project.set_machine(batch_size=8, stall_seconds=5, num_decoders=4)
     (project.videos / "clip5.mp4").write_bytes(b"not a video" * 100)
     faults = {"clip1": "crash", "clip2": "hang", "clip3": "killed", "clip4": "memory"}
     output = project.dvc("repro", "extract", check=False, **faulty, FAULTS=json.dumps(faults))
@@ -231,7 +231,7 @@ def test_policies_for_bad_clips_decide_what_is_published_and_compute_nothing_aga
 def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
     project: Project, faulty: dict[str, str], tmp_path: Path
 ) -> None:
-    project.set({"extract.store.commit_seconds": 0.001, "extract.batch_size": 4})
+    project.set_machine(commit_seconds=0.001, batch_size=4)
     for number, name in enumerate(NAMES):
         project.add_video(name, num_frames=60, first_index=100 * number)
     project.commit()
@@ -275,8 +275,9 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
 
 
 def test_a_batch_for_which_there_is_no_memory_is_one_message_with_the_way_out(fresh: Project) -> None:
-    fresh.set({"extract.batch_size": 10**12})
+    fresh.set_machine(batch_size=10**12)
     output = fresh.extract_here(check=False)
     assert "error: Out of memory: " in output
-    assert "Lower batch_size (now 1000000000000), then run again to go on." in output
+    assert "A smaller batch_size takes less (now 1000000000000)." in output
+    assert "Lower batch_size in machine.yaml, then run again to go on." in output
     assert "Traceback" not in output

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.weights import WeightsConfig, obtain_weights, save_weights
+from pipeline.backbone.weights import obtain_weights, save_weights
 from pipeline.contract import Pooling, Preprocessing, Sampling, StoredDtype
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractConfig, make_plan, make_targets, publish_view
+from pipeline.extraction import make_plan, make_targets, publish_view
 from pipeline.extraction import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from pipeline.store.format import finite
 from tests.extraction.test_extract import extract, make_backbone
+from tests.support.extraction import sources_of
 from tests.support.features import make_contract
 from tests.support.media import write_video
 from tests.support.project import NAMES, Project
@@ -125,11 +128,12 @@ def test_more_unfit_clips_than_the_share_allows_end_the_stage_with_their_reasons
 ) -> None:
     weights = scaled_weights(layer4=1.26e5)
     extract(CLIPS, root, weights, tmp_path)
-    fields = {"preprocessing": {"resize": 32, "crop": 32}, "device": "cpu"}
+    fields = {"preprocessing": {"resize": 32, "crop": 32}}
     config = ExtractConfig.model_validate(fields)
     targets = make_targets(config, weights, make_backbone(weights, config))
     journal = Journal(tmp_path / "journal")
-    todo = make_plan(CLIPS, root=root, targets=targets, journal=journal, digests=journal.digest_cache())
+    sources = sources_of(CLIPS, root=root, digests=journal.digest_cache())
+    todo = make_plan(CLIPS, sources=sources, targets=targets, journal=journal)
     assert (todo.num_unchanged, todo.num_quarantined, todo.to_extract) == (1, 1, ())
     with pytest.raises(PipelineError, match=r"1 of 2 clips .*\n  high: layer4 at .* dtype float32"):
         publish_view(

@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from pipeline.extraction import damaged_key, forecast
-from pipeline.extraction.config import Target
 from pipeline.extraction.plan import clip_key, make_plan, usable_key
+from pipeline.extraction.targets import Target
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
 from pipeline.system.files import file_stamp
 from stages.extract_plan import show_plan
 from stages.project.asked import fitting
+from tests.support.extraction import sources_of
 from tests.support.features import clip_maps, frame_times, make_contract, make_layout, make_writer
 from tests.support.media import write_image
 from tests.support.project import NAMES, Project, plans
@@ -89,7 +90,9 @@ def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Pa
     contract = make_contract()
     layout = make_layout(contract, rows_per_shard=32)
     journal = Journal(tmp_path / "journal")
-    source = ClipSource(clip_key(clip, root=tmp_path, digests=digests), "a", "a.mp4")
+    source = ClipSource(
+        clip_key(clip, sources_of([clip], root=tmp_path, digests=digests).contents), "a", "a.mp4"
+    )
     writer = make_writer(journal, contract, layout)
     with committing(writer):
         writer.append(source, clip_maps("a", 40), frame_times(40), final=False)
@@ -97,7 +100,8 @@ def test_a_clip_of_which_a_crash_left_the_beginning_has_not_changed(tmp_path: Pa
 
     def reasons() -> list[str]:
         targets = [Target(contract, layout)]
-        found = make_plan([clip], root=tmp_path, targets=targets, journal=journal, digests=digests)
+        sources = sources_of([clip], root=tmp_path, digests=digests)
+        found = make_plan([clip], sources=sources, targets=targets, journal=journal)
         return [planned.reason for planned in found.to_extract]
 
     assert reasons() == ["new"]
@@ -112,15 +116,14 @@ def test_a_clip_that_is_known_to_be_broken_is_not_called_new(tmp_path: Path) -> 
     contract = make_contract()
     layout = make_layout(contract, rows_per_shard=32)
     journal = Journal(tmp_path / "journal")
-    key = clip_key(clip, root=tmp_path, digests=digests)
+    key = clip_key(clip, sources_of([clip], root=tmp_path, digests=digests).contents)
     journal.directory(contract, layout)
     rejected = Quarantined("a", "a.mp4", "it has no frames", num_recovered=0)
     journal.quarantine(contract.forward_digest(), key, rejected)
 
     def reasons(target: Target, **options: set[bytes]) -> list[str]:
-        found = make_plan(
-            [clip], root=tmp_path, targets=[target], journal=journal, digests=digests, **options
-        )
+        sources = sources_of([clip], root=tmp_path, digests=digests)
+        found = make_plan([clip], sources=sources, targets=[target], journal=journal, **options)
         return [planned.reason for planned in found.to_extract]
 
     assert reasons(Target(contract, layout)) == []
@@ -173,7 +176,8 @@ def test_a_folder_that_is_no_clip_gets_another_key_when_it_is_put_in_order(tmp_p
     digests = DigestCache(tmp_path / "digests")
 
     def key(folder: str) -> bytes:
-        return clip_key(Clip(clip_id="a", sources=(folder,), split="train"), root=tmp_path, digests=digests)
+        clip = Clip(clip_id="a", sources=(folder,), split="train")
+        return clip_key(clip, sources_of([clip], root=tmp_path, digests=digests).contents)
 
     mixed = key("clip")
     assert key("clip") == mixed != key("empty")

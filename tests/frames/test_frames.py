@@ -17,8 +17,10 @@ from PIL import Image
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import ClipInfo, FrameBatch, Limits, probe, read_frames, source_files
+from pipeline.frames import ClipInfo, FrameBatch, probe, read_frames
 from pipeline.frames.video_index import begins_as_told, read_index
+from pipeline.manifest import source_files
+from pipeline.settings.extract import Limits
 from tests.support.little_memory import little_memory
 from tests.support.media import (
     ENCODER_OPTIONS,

@@ -16,7 +16,8 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import Limits, probe, read_frames
+from pipeline.frames import probe, read_frames
+from pipeline.settings.extract import Limits
 from tests.support.image_bytes import (
     HEADER_BYTES,
     PngFrame,

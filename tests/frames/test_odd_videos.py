@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
-from pipeline.frames import Limits, probe, read_frames
+from pipeline.frames import probe, read_frames
 from pipeline.frames.video_index import read_index
+from pipeline.settings.extract import Limits
 from tests.frames.test_frames import ALL, read, remux
 from tests.support.media import ENCODER_OPTIONS, frame_index, write_video
 from tests.support.odd_videos import (

@@ -150,7 +150,6 @@ def test_a_corrupt_clip_is_named_and_the_rest_goes_on(project: Project) -> None:
     assert len(quarantine) == 2
     assert quarantine[1].startswith("clip5,clip5.mp4,")
     assert "1 of 8 clips have no features and are left out: clip5" in output
-    project.set({"extract.batch_size": 4})
     assert plan_of(project.extract_here()) == "7 unchanged, 1 quarantined before"
 
 

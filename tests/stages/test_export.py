@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.deploy.end_to_end import EndToEnd, clip_pixels, make_backbone
 from pipeline.deploy.export_chain import export_chain
 from pipeline.deploy.export_formats import FORMATS
@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError, MissingPackageError, PipelineError
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.learn.vocabulary import pad_groups
 from pipeline.manifest import Clip
+from pipeline.settings.weights import WeightsConfig
 from stages import console, export
 from tests.support.checkpoints import make_checkpoint, open_onnx
 from tests.support.media import write_video

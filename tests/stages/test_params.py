@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.extraction import ExtractConfig
+from pipeline.settings.extract import ExtractConfig
 from stages.params import CorpusConfig, load_section
 
 
@@ -19,16 +19,16 @@ def write(tmp_path: Path, text: str) -> Path:
         ("extract: {tap: layer4}", r"unknown key 'extract.tap'. Available: taps, sampling, "),
         ("extract: {dtype: float8}", r"extract.dtype: 'float8' is not allowed.*'float16' or 'float32'"),
         ("extract: {taps: []}", r"extract.taps: \[\] is not allowed"),
-        ("extract: {batch_size: 0}", r"extract.batch_size: 0 is not allowed.*greater than or equal to 1"),
+        ("extract: {min_frames: 0}", r"extract.min_frames: 0 is not allowed.*greater than 0"),
         (
             "extract: {sampling: {fps: .inf}}",
             r"extract.sampling.fps: inf is not allowed. Give a finite number",
         ),
         (
-            "extract: {stall_seconds: .nan}",
-            r"extract.stall_seconds: nan is not allowed. Give a finite number",
+            "extract: {max_failed_share: .nan}",
+            r"extract.max_failed_share: nan is not allowed. Give a finite number",
         ),
-        ("extract: {batch_size: many}", r"extract.batch_size: 'many' is not allowed"),
+        ("extract: {min_frames: many}", r"extract.min_frames: 'many' is not allowed"),
         (
             "extract: {sampling: {every: 2, fps: 3}}",
             r"extract.sampling: .*give one of 'all', 'every: n', 'fps: x', 'count: n'",
@@ -58,10 +58,10 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 
 
 def test_the_shipped_parameters_are_valid() -> None:
-    from pipeline.backbone.weights import WeightsConfig
     from pipeline.corpora.digits import DigitsConfig
     from pipeline.learn.comparison import EvaluateConfig
     from pipeline.learn.training import TrainConfig
+    from pipeline.settings.weights import WeightsConfig
 
     for name, model in {
         "corpus": CorpusConfig,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.backbone import Weights, preprocess
-from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.contract import Sampling
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory
@@ -18,6 +18,7 @@ from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.vocabulary import END, pad_groups
+from pipeline.settings.weights import WeightsConfig
 from stages import console, predict
 from tests.support.checkpoints import CLASSES, TASKS, make_checkpoint
 from tests.support.media import write_image, write_image_folder, write_video

@@ -12,13 +12,12 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 
 from benchmarks.recipes import record, table
-from pipeline.backbone.networks import check_taps
-from pipeline.backbone.weights import WeightsConfig
 from pipeline.corpora.digits import DigitsConfig
 from pipeline.errors import ConfigError
-from pipeline.extraction import ExtractConfig
 from pipeline.learn.comparison import EvaluateConfig
 from pipeline.learn.training import TrainConfig
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig, check_taps
 from stages import recipe
 from stages.overrides import flags, overlaid
 from stages.params import SECTIONS, CorpusConfig, load_section
@@ -39,7 +38,7 @@ params:
   extract:
     sampling: {fps: 5, max_frames: 64}
     preprocessing: {resize: [32, 48], crop: null}
-    dask: {scheduler: "tcp://host:8786"}
+    store: {rows_per_chunk: 4}
   train: {monitor: loss, learning_rate: 0.00002}
 """
 
@@ -210,7 +209,7 @@ class TestWithDvc:
         assert params["extract"] == SHIPPED["extract"] | {
             "sampling": {"fps": 5, "max_frames": 64},
             "preprocessing": {"resize": [32, 48], "crop": None, "interpolation": "bilinear"},
-            "dask": {"scheduler": "tcp://host:8786"},
+            "store": SHIPPED["extract"]["store"] | {"rows_per_chunk": 4},
         }
         assert params["train"] == SHIPPED["train"] | {"monitor": "loss", "learning_rate": 0.00002}
         assert params["weights"]["mean"] == [0.5, 0.25, 0.125]

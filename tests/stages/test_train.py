@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 
 import stages.evaluate
 import stages.train
-from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.run import run_digest, train
 from pipeline.learn.training import TrainConfig
 from pipeline.manifest import FrameLabel, write_manifest
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, committing, open_view
 from tests.support.features import (
     clip_maps,

@@ -88,6 +88,10 @@ class Project:
             section[key] = value
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
+    def set_machine(self, **settings: Any) -> None:
+        """Write machine.yaml, which git ignores."""
+        (self.path / "machine.yaml").write_text(yaml.safe_dump(settings))
+
     def add_video(self, name: str, *, num_frames: int = 5, first_index: int = 0) -> None:
         """Write videos/<name>.mp4, or replace it: another `first_index` gives other frames."""
         write_video(
@@ -147,12 +151,12 @@ def make_project(folder: Path) -> Project:
             "weights.source": "random:0",
             "extract.preprocessing": {"resize": 32, "crop": 32},
             "extract.taps": ["layer4"],
-            "extract.batch_size": 8,
             "train.tap": "layer4",
             "train.epochs": 2,
             "evaluate.num_resamples": 50,
         }
     )
+    project.set_machine(batch_size=8)
     project.commit()
     return project
 

@@ -17,10 +17,12 @@ from pipeline.errors import ConfigError
 from pipeline.extraction.cluster import dask_worker
 from pipeline.extraction.cluster.dask_client import WorkerPool
 from pipeline.extraction.cluster.dask_worker import TaskContext
-from pipeline.extraction.config import DaskConfig, ExtractConfig, Target
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
+from pipeline.extraction.targets import Target
 from pipeline.extraction.write import OnWork
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import DaskConfig, Machine
 from pipeline.store import Journal
 from pipeline.system.files import write_atomically
 
@@ -33,19 +35,20 @@ def compute_on_workers(
     weights: Path,
     journal: Journal,
     config: ExtractConfig,
+    machine: Machine,
     on_progress: OnWork = lambda _clips, _frames, _bytes: None,
 ) -> Result:
-    """Compute the planned clips into the journal, as `compute_clips` does, on the workers of `config.dask`.
+    """Compute the planned clips into the journal, as `compute_clips` does, on the workers of `machine.dask`.
 
     Every worker must see `weights`, `root` and the journal under the same paths; one that does not is refused
     with a warning. When a worker dies, its clips are tried again in ever smaller batches, and a clip that
-    kills its worker alone is quarantined. A task takes about `config.store.commit_seconds`.
+    kills its worker alone is quarantined. A task takes about `machine.commit_seconds`.
 
     Raises ConfigError when no scheduler answers or every worker is refused, StoreError when features that a
-    worker has written do not appear here, ValueError without `config.dask`, and what a task raised.
+    worker has written do not appear here, ValueError without `machine.dask`, and what a task raised.
     """
-    if config.dask is None:
-        raise ValueError("config.dask names no workers.")
+    if machine.dask is None:
+        raise ValueError("machine.dask names no workers.")
     forward_digest = targets[0].contract.forward_digest()
     context = TaskContext(
         name=f"framecache-{forward_digest[:16]}-{secrets.token_hex(4)}",
@@ -54,10 +57,11 @@ def compute_on_workers(
         journal=journal.path.absolute(),
         targets=tuple(targets),
         config=config,
+        machine=machine,
         sources=_some_sources(root.absolute(), planned),
     )
     started = time.monotonic()
-    with _token(context), _connected(config.dask) as client:
+    with _token(context), _connected(machine.dask) as client:
         pool = WorkerPool(client, context, planned, journal, on_progress)
         result = pool.work()
     result.setup_seconds = pool.started - started

@@ -19,9 +19,9 @@ from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.extraction.cluster import dask_worker
 from pipeline.extraction.cluster.chunks import Chunks
 from pipeline.extraction.cluster.dask_worker import TaskContext
-from pipeline.extraction.config import Target
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
+from pipeline.extraction.targets import Target
 from pipeline.extraction.write import OnWork
 from pipeline.store import Journal, Quarantined, stored_keys
 from pipeline.store.format.records import RECORD_SUFFIX, read_record
@@ -66,7 +66,7 @@ class WorkerPool:
         self._on_progress = on_progress
         self._forward_digest = context.targets[0].contract.forward_digest()
         self._records_before = [self._record_paths(target) for target in context.targets]
-        self._chunks = Chunks(planned, seconds=context.config.store.commit_seconds)
+        self._chunks = Chunks(planned, seconds=context.machine.commit_seconds)
         self._checking: dict[str, Future[str | None]] = {}
         self._idle: set[str] = set()
         self._running: dict[str, _Task] = {}
@@ -115,7 +115,7 @@ class WorkerPool:
             self._idle.discard(address)
             if address in self._running:
                 self._lose(address, stalled=False)
-        limit = self._context.config.stall_seconds
+        limit = self._context.machine.stall_seconds
         for address in [a for a, task in self._running.items() if self._polled - task.heard > limit]:
             self._stalled.add(address)
             self._lose(address, stalled=True)

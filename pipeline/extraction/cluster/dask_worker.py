@@ -20,11 +20,13 @@ from distributed import Nanny, Worker, get_worker
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.contract import REVISION
-from pipeline.errors import ConfigError, PipelineError, os_error_text
-from pipeline.extraction.config import ExtractConfig, Target
+from pipeline.errors import ConfigError, OutOfMemoryError, PipelineError, os_error_text
 from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
+from pipeline.extraction.targets import Target
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.machine import Machine
 from pipeline.store import Journal
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory, keep_freed_memory
@@ -42,6 +44,7 @@ class TaskContext:
     journal: Path
     targets: tuple[Target, ...]
     config: ExtractConfig
+    machine: Machine  # its device, batch size and threads are the workers'
     sources: Mapping[Path, int | None]  # a few of the corpus, to know it by: size in bytes, None for a folder
 
     @property
@@ -107,7 +110,7 @@ def _prepare(context: TaskContext) -> _State:
             f"Its {context.weights} has another sha256 than the client's ({weights.sha256[:12]}...). Put the"
             " weights where all see them under the same path."
         )
-    device = resolve_device(context.config.device)
+    device = resolve_device(context.machine.device)
     backbone = Backbone(
         weights,
         taps=context.config.taps,
@@ -137,6 +140,7 @@ def compute_chunk(context: TaskContext, task: int, planned: Sequence[PlannedClip
                 backbone=state.backbone,
                 journal=journal,
                 config=context.config,
+                machine=context.machine,
                 on_progress=_Progress(get_worker(), context.name, task),
                 stop=state.stop,
             )
@@ -145,7 +149,9 @@ def compute_chunk(context: TaskContext, task: int, planned: Sequence[PlannedClip
     except Exception as error:
         where = f"On {socket.gethostname()}"
         if is_out_of_memory(error):
-            raise PipelineError(f"{where}: out of memory: {error}. Lower batch_size.") from None
+            raise OutOfMemoryError(
+                f"{where}: out of memory: {error}. A smaller batch_size takes less."
+            ) from None
         if isinstance(error, OSError) and (text := os_error_text(error)):
             raise PipelineError(f"{where}: {text}") from None
         raise RuntimeError(f"{where}: {traceback.format_exc()}") from None

@@ -78,6 +78,14 @@ def clip_of_folder(folder: Path) -> tuple[Path, ...]:
     return images
 
 
+def source_files(path: Path) -> tuple[Path, ...]:
+    """The files that a source consists of: itself, or a folder's images in natural order.
+
+    Raises DecodeError for a folder that is no clip, as `clip_of_folder` does.
+    """
+    return clip_of_folder(path) if path.is_dir() else (path,)
+
+
 def _series(images: Sequence[Path]) -> list[tuple[Path, ...]]:
     """The numbered series among images in natural order, each of two or more numbers; [] for other names.
 

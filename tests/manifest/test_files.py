@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DecodeError
-from pipeline.frames import clip_of_folder, source_files
+from pipeline.manifest import clip_of_folder, source_files
 
 
 def folder_of(path: Path, names: str) -> Path:

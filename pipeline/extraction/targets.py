@@ -1,0 +1,39 @@
+"""Targets: what an extraction computes, the contract and the layout of each tap."""
+
+from dataclasses import dataclass
+
+from pipeline.backbone import Backbone, Weights
+from pipeline.contract import FeatureContract
+from pipeline.settings.extract import ExtractConfig
+from pipeline.store import Layout, layout_for
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tap's features: their contract, and the layout that they are stored in."""
+
+    contract: FeatureContract
+    layout: Layout
+
+
+def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
+    """The contract and layout of each tap of `config`. Raises ConfigError for a crop too small for a tap."""
+    targets = []
+    for tap in config.taps:
+        contract = FeatureContract(
+            sampling=config.sampling,
+            preprocessing=config.preprocessing,
+            mean=weights.mean,
+            std=weights.std,
+            arch=weights.arch,
+            weights_sha256=weights.sha256,
+            precision=config.precision,
+            backend=config.backend,
+            tap=tap,
+            pooling=config.pooling,
+            dtype=config.dtype,
+        )
+        channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
+        row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
+        targets.append(Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype)))
+    return targets

@@ -1,0 +1,63 @@
+"""ExtractConfig: which features are extracted, how they are computed, and how they are stored."""
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+
+from pipeline.contract import Backend, Pooling, Precision, Preprocessing, Sampling, StoredDtype
+
+StoreFormat = Literal["zarr", "hdf5"]
+Codec = Literal["none", "lz4", "zstd"]
+Damaged = Literal["drop", "keep"]
+
+
+class Limits(BaseModel):
+    """Refuses sources with giant frames or endless clips before memory is taken for them.
+
+    Limits are not part of the contract: they change no frame.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_frame_pixels: PositiveInt | None = 100_000_000  # height times width, resized too; null: no limit
+    max_source_frames: PositiveInt | None = 1_000_000  # of a source, or sampled from it; null: no limit
+
+
+class StoreConfig(BaseModel):
+    """How features are stored. Changing it repacks what exists and recomputes nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: StoreFormat = "zarr"  # container of the view
+    codec: Codec = "none"  # of each chunk, after a bitshuffle
+    rows_per_chunk: PositiveInt | None = None  # null: about 256 KiB, compressed 64 KiB
+    shard_mb: Annotated[int, Field(ge=1, le=4096)] = 256  # MiB of a full shard, before compression
+
+
+def _each_once(taps: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [tap for tap, count in Counter(taps).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is there several times; name each tap once")
+    return taps
+
+
+Taps = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class ExtractConfig(BaseModel):
+    """Which features, and how they are computed and stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taps: Taps = ("layer4",)  # layers whose maps are kept
+    sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
+    limits: Limits = Limits()  # what a source may cost at most
+    preprocessing: Preprocessing = Preprocessing()
+    pooling: Pooling = "none"  # over H and W, before storing
+    dtype: StoredDtype = "float16"  # as stored
+    precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
+    backend: Backend = "eager"  # inductor compiles the network first: pays when the run is long
+    damaged: Damaged = "drop"  # clips that can't be decoded to the end; keep: the frames before the damage
+    min_frames: PositiveInt = 1  # clips with fewer are left out
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
+    store: StoreConfig = StoreConfig()
