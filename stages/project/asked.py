@@ -1,16 +1,20 @@
 """What a params.yaml or dvc.lock of any revision asks for, however damaged it is."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, TypeAdapter
 
 from pipeline.contract import FeatureContract
+from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig
 from stages.project.cache import MALFORMED
 
-# Fields of a contract that parameters alone do not tell.
-_UNKNOWN_FIELDS = {"weights_sha256", "mean", "std", "revision"}
+# The fields of a contract that section `extract` tells. Nothing tells the weights' digest, mean and std.
+_FIELDS = ("sampling", "preprocessing", "precision", "backend", "pooling", "dtype")
 # A merge conflict: ours, with diff3 the common ancestor's, and theirs.
 _CONFLICT = re.compile(
     rb"^<{7}[^\n]*\n(.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}[^\n]*\n(.*?)^>{7}[^\n]*\n?", re.DOTALL | re.MULTILINE
@@ -22,34 +26,50 @@ def mentioned_digests(lock: bytes) -> list[str]:
     return sorted({md5.decode() for md5 in re.findall(rb"\b[0-9a-f]{32}\.dir\b", lock)})
 
 
-def fitting(params: bytes) -> Callable[[FeatureContract], bool]:
-    """Whether a contract may be what a params.yaml asks for; one that can't be read may ask for anything."""
-    asked = asked_contracts(params)
+def fitting(params: bytes, *, with_defaults: bool = False) -> Callable[[FeatureContract], bool]:
+    """Whether a contract may be what a params.yaml asks for; one that can't be read may ask for anything.
+
+    A key that is not there may have meant any value: its default then may be another than today's. Only
+    `with_defaults`, for parameters of the code that runs, it has the default.
+    """
+    asked = asked_fields(params, with_defaults=with_defaults)
     if asked is None:
         return lambda _: True
-    return lambda contract: any(each.differences(contract).keys() <= _UNKNOWN_FIELDS for each in asked)
+    return lambda contract: any(
+        all(attrgetter(name)(contract) == value for name, value in fields.items()) for fields in asked
+    )
 
 
-def asked_contracts(params: bytes) -> list[FeatureContract] | None:
-    """The contracts that a params.yaml asks for, on both sides of a conflict; None when it can't be read."""
+def asked_fields(params: bytes, *, with_defaults: bool = False) -> list[dict[str, Any]] | None:
+    """{field of a contract: value} of all that a params.yaml asks for, on both sides of a conflict.
+
+    Nested fields have dotted names. None when the params.yaml can't be read.
+    """
     sides = {_CONFLICT.sub(side, params) for side in (rb"\1", rb"\2")}
     try:
-        return [contract for side in sides for contract in _contracts(yaml.safe_load(side))]
+        return [fields for side in sides for fields in _fields(yaml.safe_load(side), with_defaults)]
     except MALFORMED:
         return None
 
 
-def _contracts(document: Any) -> list[FeatureContract]:
-    extract = document["extract"]
-    fields = ("sampling", "preprocessing", "precision", "backend", "pooling", "dtype")
-    return [
-        FeatureContract(
-            tap=tap,
-            arch=document["weights"]["arch"],
-            weights_sha256="",
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
-            **{field: extract[field] for field in fields if field in extract},
-        )
-        for tap in extract["taps"]
-    ]
+def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
+    weights, extract = document.get("weights") or {}, document.get("extract") or {}
+    if with_defaults:
+        weights, extract = dict(WeightsConfig(**weights)), dict(ExtractConfig(**extract))
+    told = {name: extract[name] for name in _FIELDS if name in extract}
+    if "arch" in weights:
+        told["arch"] = weights["arch"]
+    for tap in extract.get("taps", [None]):
+        yield dict(_validated(FeatureContract, told if tap is None else {**told, "tap": tap}))
+
+
+def _validated(model: type[BaseModel], told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of what is told of a model's fields."""
+    for name, value in told.items():
+        if name not in model.model_fields:
+            continue
+        kind = model.model_fields[name].annotation
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{part}", item) for part, item in _validated(kind, value))
+        else:
+            yield name, TypeAdapter(kind).validate_python(value)

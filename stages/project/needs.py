@@ -9,7 +9,7 @@ from pipeline.store.format.records import RECORD_SUFFIX
 from pipeline.store.upkeep.gc import Need
 from pipeline.store.view import INDEX_NAME
 from stages.project import FEATURES
-from stages.project.asked import asked_contracts, fitting, mentioned_digests
+from stages.project.asked import asked_fields, fitting, mentioned_digests
 from stages.project.cache import Cache, out_digest, read_if_there
 from stages.project.git import is_in_git
 from stages.project.history import read_history, read_reflogs, states
@@ -56,6 +56,7 @@ def _workspace_needs(folder: Path, project: Path) -> Iterator[Need]:
     yield _unsure(
         f"workspace {folder.resolve()}",
         params,
+        with_defaults=folder.samefile(Path()),  # others may have other code
         shard_ids=frozenset(path.stem for path in records),
         since_seconds=max(published, default=0),
     )
@@ -91,9 +92,15 @@ def _lock_needs(name: str, lock: bytes, params: bytes, cache: Cache | None) -> I
 
 
 def _unsure(
-    name: str, params: bytes, *, shard_ids: frozenset[str] = frozenset(), since_seconds: float = 0
+    name: str,
+    params: bytes,
+    *,
+    with_defaults: bool = False,
+    shard_ids: frozenset[str] = frozenset(),
+    since_seconds: float = 0,
 ) -> Need:
     """A need of all shards that fit a params.yaml, and of those that are known."""
-    if asked_contracts(params) is None:
+    if asked_fields(params, with_defaults=with_defaults) is None:
         name += ": its params.yaml can't be read, so everything is kept"
-    return Need(name, shard_ids, fits=fitting(params), since_seconds=since_seconds)
+    fits = fitting(params, with_defaults=with_defaults)
+    return Need(name, shard_ids, fits=fits, since_seconds=since_seconds)

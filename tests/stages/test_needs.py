@@ -195,6 +195,106 @@ def test_experiments_that_run_now_are_workspaces_too(project: Path) -> None:
         assert [need.fits(contract(number)) for number in (4, every)] == [False, True]
 
 
+# {changes of a contract: whether it may be what is asked for}
+ASKED = [
+    # A key that is not there had the default of its own time.
+    ("{weights: {arch: resnet18}}", {}, True),
+    ("{weights: {arch: resnet18}}", {"tap": "layer1", "dtype": "float32", "sampling": {"count": 3}}, True),
+    ("{weights: {arch: resnet18}}", {"arch": "resnet34"}, False),
+    ("{weights: {source: random:0}, extract: {taps: [layer4]}}", {"arch": "vgg11"}, True),
+    ("{weights: {source: random:0}, extract: {taps: [layer4]}}", {"tap": "layer3"}, False),
+    ("{weights: , extract: {taps: [layer3, layer4], dtype: float32}}", {"arch": "vgg11"}, False),
+    ("{weights: , extract: {taps: [layer3, layer4], dtype: float32}}", {"dtype": "float32"}, True),
+    ("{train: {task: regression}}", {"arch": "vgg11", "tap": "block1", "pooling": "avg"}, True),
+    ("{extract: {precision: bfloat16}}", {"precision": "bfloat16", "backend": "inductor"}, True),
+    ("{extract: {precision: bfloat16}}", {}, False),
+    # Likewise inside preprocessing and sampling.
+    ("{extract: {preprocessing: {resize: 48}}}", {"preprocessing": {"resize": 48, "crop": 24}}, True),
+    ("{extract: {preprocessing: {resize: 48}}}", {}, False),
+    (
+        "{extract: {preprocessing: {resize: [32, 48]}}}",
+        {"preprocessing": {"resize": (32, 48), "crop": 24}},
+        True,
+    ),
+    ("{extract: {preprocessing: {resize: null}}}", {"preprocessing": {"resize": None, "crop": 32}}, True),
+    ("{extract: {preprocessing: {resize: null}}}", {}, False),
+    ("{extract: {preprocessing: {interpolation: bicubic}}}", {}, False),
+    ("{extract: {preprocessing: {crop: 32}}}", {}, True),
+    ("{extract: {sampling: all}}", {}, True),
+    ("{extract: {sampling: all}}", {"sampling": {"max_frames": 9}}, False),
+    ("{extract: {sampling: {every: 2}}}", {"sampling": {"every": 2, "max_frames": 9}}, True),
+    ("{extract: {sampling: {every: 2}}}", {"sampling": {"every": 3}}, False),
+    ("{extract: {sampling: {every: '2'}}}", {"sampling": {"every": 2}}, True),
+    ("{extract: {sampling: {max_frames: 9}}}", {"sampling": {"fps": 5, "max_frames": 9}}, True),
+    ("{extract: {sampling: {max_frames: 9}}}", {}, False),
+    # What no contract knows of, then or now, tells nothing.
+    ("{extract: {device: cuda, batch_size: 0, dask: {local: -1}, store: {commit_seconds: x}}}", {}, True),
+    ("{extract: {preprocessing: {crop: 32, sharpen: 3}, sampling: {shuffle: true}}}", {}, True),
+    ("{extract: {preprocessing: {crop: 33, sharpen: 3}}}", {}, False),
+]
+
+
+@pytest.mark.parametrize(("text", "changes", "expected"), ASKED)
+def test_only_what_parameters_name_tells_contracts_apart(
+    text: str, changes: dict[str, object], expected: bool
+) -> None:
+    assert fitting(text.encode())(make_contract(**changes)) is expected
+
+
+PARTIAL = (
+    "{weights: {arch: resnet18},"
+    " extract: {taps: [layer4], sampling: all, preprocessing: {resize: 32, crop: 32}}}"
+)
+
+
+def fits(project: Path, name: str) -> list[bool]:
+    """Whether a need covers what today's defaults give, and what another default would have given."""
+    (need,) = [need for need in needs(project) if need.name.startswith(name)]
+    assert need.fits is not None
+    return [need.fits(make_contract()), need.fits(make_contract(dtype="float32"))]
+
+
+def test_a_revision_or_queued_experiment_that_lacks_a_key_may_need_any_value_of_it(project: Path) -> None:
+    lost = commit(lock("9" * 32), PARTIAL)
+    git("update-ref", "--create-reflog", "refs/exps/celery/stash", "HEAD")
+    commit(lock(MERGED), params(4))
+    assert fits(project, f"revision {lost}") == [True, True]
+    assert fits(project, f"queued experiment {lost}") == [True, True]
+
+
+def test_what_this_workspace_lacks_has_the_default_of_its_code(project: Path) -> None:
+    commit(lock(MERGED), PARTIAL)
+    assert fits(project, f"workspace {project}") == [True, False]
+    running = project / ".dvc/tmp/exps/tmp1"
+    running.mkdir(parents=True)
+    (running / "params.yaml").write_text(PARTIAL)  # of code that may be another
+    assert fits(project, f"workspace {running}") == [True, True]
+    Path("params.yaml").write_text("{weights: {arch: resnet18}, extract: {sampling: {every: 2}}}")
+    (need,) = [need for need in needs(project) if need.name == f"workspace {project}"]
+    assert need.fits is not None
+    default = {"preprocessing": {"resize": 256, "crop": 224}, "sampling": {"every": 2}}
+    assert need.fits(make_contract(**default))
+    assert not need.fits(make_contract(**{**default, "sampling": {"every": 2, "max_frames": 9}}))
+    assert not need.fits(make_contract(**{**default, "tap": "layer3"}))
+
+
+def test_what_the_workspace_of_another_project_lacks_may_be_anything(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(lock(MERGED), PARTIAL)
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / "elsewhere")
+    assert fits(project, f"workspace {project}") == [True, True]
+
+
+def test_features_are_found_in_a_lock_whatever_its_stages_are_called(project: Path) -> None:
+    stages = yaml.safe_load(lock(FIRST))["stages"]
+    training = {"deps": [{"path": "features/layer4", "md5": f"{SECOND}.dir"}]}
+    stages = {"train@recurrent": training, "train@baseline": training, "features@all": stages["extract"]}
+    commit(yaml.safe_dump({"schema": "2.0", "stages": stages}), params(4))
+    assert [need.shard_ids for need in needs(project) if not need.fits] == [{"shard1"}] * 2
+
+
 def test_a_damaged_copy_is_found_by_a_lock_in_conflict(project: Path) -> None:
     copies = []
     for md5 in (FIRST, SECOND):
