@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
+from pipeline.manifest.recorded import read_sources
 from pipeline.settings.corpus import CorpusConfig
 from pipeline.settings.extract import ExtractConfig
 from stages.bars import Bars

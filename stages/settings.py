@@ -5,11 +5,15 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.errors import few
+from pipeline.manifest import Manifest, check_sources, read_manifest
+from pipeline.manifest.recorded import read_sources, scan_sources, write_sources
+from pipeline.store import Journal
 from stages import console
 from stages.bars import Bars
 from stages.params import Params, read_params
 from stages.places import SOURCES, journal_path
+from stages.project.sharing import share_journal
 from stages.project.visible import corpus_root, visible_manifest
 from stages.resolution import check_together, resolved, write_settings
 
@@ -45,6 +49,36 @@ def settle() -> tuple[Params, Manifest]:
     check_together(params, manifest)
     write_settings(resolved(params))
     return params, manifest
+
+
+def record_sources(manifest: Manifest, *, root: Path, reread: bool = False) -> None:
+    """Write the digest of each source: as read here, or else as recorded before.
+
+    Raises ManifestError where no source can be read and none is recorded.
+    """
+    journal = journal_path()
+    share_journal(journal)
+    digests = Journal(journal).digest_cache()
+    with Bars("B") as bars:
+        found = scan_sources(
+            manifest.sources(),
+            root=root,
+            digests=digests,
+            recorded=read_sources(SOURCES),
+            reread=reread,
+            on_progress=partial(bars.show, "read sources", unit="B", delay=1),
+        )
+    digests.save()
+    if not found.contents:
+        check_sources(manifest, root=root)
+    for names, state in (
+        (found.recorded, "their recorded digests stand"),
+        (found.unknown, "they were never read, so extract will fail for their clips"),
+    ):
+        if names:
+            count = f"{len(names)} of {len(found.contents) + len(found.unknown)} sources"
+            log.warning("%s are not in %s, and %s: %s.", count, root, state, few(names, at_most=3))
+    write_sources(SOURCES, found.contents)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_where_the_corpus_is_not_the_recorded_digests_stand(workspace: Path) -> 
     run(workspace)
     before = (workspace / "sources").read_bytes()
     (workspace / "videos").rename(workspace / "elsewhere")
-    assert "8 sources are not on this machine: their recorded digests stand" in run(workspace)
+    assert "8 of 8 sources are not in videos, and their recorded digests stand: clip0.mp4" in run(workspace)
     assert (workspace / "sources").read_bytes() == before
 
 
