@@ -28,7 +28,8 @@ from dvc.exceptions import DvcException
 from tqdm import tqdm
 
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics, TrainConfig
+from pipeline.learn.training import Metrics
+from pipeline.settings.training import TrainConfig
 from stages.overrides import flags
 from stages.params import PARAMS, CorpusConfig, load_section, read_mapping
 from stages.recipe import DEFAULTS, RECIPES, Result, read_recipe, recipe_names, recipe_params

@@ -166,6 +166,10 @@ class CheckpointError(PipelineError):
     """A trained model is missing, incomplete, or of another version."""
 
 
+class InputChangedError(PipelineError):
+    """A file that a run reads was changed while it ran; what it has done so far is kept."""
+
+
 class TooFewFramesError(ManifestError):
     """A clip has fewer frames than its target needs."""
 

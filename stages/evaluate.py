@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.learn.checkpoint import load_checkpoint
-from pipeline.learn.comparison import EvaluateConfig, evaluate
+from pipeline.learn.checkpoint import trained_config
+from pipeline.learn.comparison import evaluate
 from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.report.tables import write_predictions
+from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.bars import Bars
@@ -36,7 +37,7 @@ def main() -> None:
     ).parse_args()
     config = load_section("evaluate", EvaluateConfig)
     corpus = load_section("corpus", CorpusConfig)
-    tap = load_checkpoint(CHECKPOINTS / "recurrent").config.tap
+    tap = trained_config(CHECKPOINTS / "recurrent").tap
     with Bars("batch") as bars:
         evaluation = evaluate(
             CHECKPOINTS, Path("features") / tap, corpus.manifest, config=config, on_batch=bars.show

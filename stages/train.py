@@ -13,8 +13,9 @@ from pathlib import Path
 from dvclive.live import Live
 
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics, TrainConfig
+from pipeline.learn.training import Metrics
 from pipeline.report.tables import write_curves
+from pipeline.settings.training import TrainConfig
 from pipeline.system.files import write_json
 from stages import console
 from stages.bars import Bars

@@ -60,8 +60,8 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 def test_the_shipped_parameters_are_valid() -> None:
     from pipeline.backbone.weights import WeightsConfig
     from pipeline.corpora.digits import DigitsConfig
-    from pipeline.learn.comparison import EvaluateConfig
-    from pipeline.learn.training import TrainConfig
+    from pipeline.settings.evaluation import EvaluateConfig
+    from pipeline.settings.training import TrainConfig
 
     for name, model in {
         "corpus": CorpusConfig,

@@ -17,8 +17,8 @@ from pipeline.backbone.weights import WeightsConfig
 from pipeline.corpora.digits import DigitsConfig
 from pipeline.errors import ConfigError
 from pipeline.extraction import ExtractConfig
-from pipeline.learn.comparison import EvaluateConfig
-from pipeline.learn.training import TrainConfig
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.training import TrainConfig
 from stages import recipe
 from stages.overrides import flags, overlaid
 from stages.params import SECTIONS, CorpusConfig, load_section

@@ -21,10 +21,10 @@ import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import WeightsConfig, load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.run import run_digest, train
-from pipeline.learn.training import TrainConfig
+from pipeline.learn.run import input_digests, run_digest, train
 from pipeline.manifest import FrameLabel, write_manifest
-from pipeline.store import Journal, committing, open_view
+from pipeline.settings.training import ModelName, TrainConfig
+from pipeline.store import Journal, committing
 from tests.support.features import (
     clip_maps,
     clip_source,
@@ -49,7 +49,6 @@ TRAIN = {
     "epochs": 4,
     "patience": None,
     "batch_size": 5,
-    "device": "cpu",
 }
 LONG = {"epochs": 40}
 
@@ -84,7 +83,7 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
     params = {
         "corpus": {"manifest": "manifests/toy.csv", "root": "/nowhere"},
         "train": {**TRAIN, **train},
-        "evaluate": {"device": "cpu"},
+        "evaluate": {},
     }
     (path / "params.yaml").write_text(yaml.safe_dump(params))
 
@@ -256,20 +255,30 @@ def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
 
 
 def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path):
-    def folder(name: str, *, label: str = "up", config: TrainConfig | None = None, **contract: object) -> str:
+    def folder(
+        name: str,
+        *,
+        label: str = "up",
+        config: TrainConfig | None = None,
+        model: ModelName = "recurrent",
+        **contract: object,
+    ) -> str:
         workspace = make_workspace(tmp_path / name, **contract)
         manifest = workspace / "manifests/toy.csv"
         manifest.write_text(manifest.read_text().replace("up", label))
-        with open_view(workspace / "features/layer4") as view:
-            return run_digest(config or TrainConfig(), view, manifest=manifest)
+        inputs = input_digests(workspace / "features/layer4", manifest)
+        return run_digest(config or TrainConfig(), model, inputs)
 
     assert folder("a") == folder("b")
+    assert folder("c", model="baseline") == folder("d", model="baseline", config=TrainConfig(cell="gru"))
     others = {
-        folder("c", label="above"),
-        folder("d", weights_sha256="1" * 64),
-        folder("e", config=TrainConfig(seed=1)),
+        folder("e", label="above"),
+        folder("f", weights_sha256="1" * 64),
+        folder("g", config=TrainConfig(seed=1)),
+        folder("h", config=TrainConfig(cell="gru")),
+        folder("i", model="baseline"),
     }
-    assert len(others | {folder("f")}) == 4
+    assert len(others | {folder("j")}) == 6
 
 
 def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
@@ -343,11 +352,10 @@ def test_frames_whose_labels_lie_between_them_leave_metrics_undefined_and_not_na
 
 
 @pytest.mark.parametrize(("number", "stage"), [(2, "train"), (13, "train"), (18, "evaluate")])
-@pytest.mark.parametrize("resident_mb", [0, 2048])
 def test_features_that_are_not_finite_end_a_stage_with_the_name_of_their_clip(
-    tmp_path, monkeypatch, number, stage, resident_mb
+    tmp_path, monkeypatch, number, stage
 ):
-    workspace = make_workspace(tmp_path, train={"epochs": 1, "resident_mb": resident_mb})
+    workspace = make_workspace(tmp_path, train={"epochs": 1})
     if stage == "evaluate":
         run_here(workspace, monkeypatch)
     contract = make_contract()
