@@ -114,7 +114,15 @@ def first_epoch_loss(name: str) -> float:
     with TemporaryDirectory() as folder:
         try:
             features = Path("features") / params.train.tap
-            train(features, params.corpus.manifest, config=params.train, models=["recurrent"], checkpoints=folder, state=folder, on_epoch=end)
+            train(
+                features,
+                params.corpus.manifest,
+                config=params.train,
+                models=["recurrent"],
+                checkpoints=folder,
+                state=folder,
+                on_epoch=end,
+            )
         except FirstEpochEnds as ended:
             metrics: Metrics = ended.args[0]
     return metrics["val"]["loss"]

@@ -32,9 +32,10 @@ from benchmarks.stores import (
     publish_clips,
     write_clips,
 )
-from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
 from pipeline.manifest import Clip
+from pipeline.settings.model import ModelConfig
 from pipeline.store import FeatureView, open_view
 
 DEVICE = default_device()

@@ -31,10 +31,10 @@ from pipeline.extraction import Target
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
-from pipeline.learn.tasks import TASKS
-from pipeline.learn.training import TrainConfig, fit
+from pipeline.learn.tasks import TASK_CLASSES
+from pipeline.learn.training import fit
 from pipeline.manifest import Clip, read_manifest
-from pipeline.settings.extract import ExtractConfig, StoreConfig
+from pipeline.settings.extract import StoreConfig
 from pipeline.store import FeatureView, layout_for, open_view, read_record
 from stages.params import read_params
 from stages.places import weights_path
@@ -208,7 +208,7 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
     """Train on the train split, choose the epoch on val, evaluate on test."""
     config = read_params().train.model_copy(update={"seed": seed})
     splits = {split: [clip for clip in clips if clip.split == split] for split in ("train", "val", "test")}
-    task = TASKS[config.task].from_clips(splits["train"])
+    task = TASK_CLASSES[config.task].from_clips(splits["train"])
     model = build_model(
         "recurrent",
         config,

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from pipeline.deploy.export import export as export
     from pipeline.deploy.prediction import predict as predict
     from pipeline.extraction import extract as extract
-    from pipeline.learn.comparison import EvaluateConfig as EvaluateConfig
     from pipeline.learn.comparison import evaluate as evaluate
     from pipeline.learn.open_features import open_features as open_features
     from pipeline.learn.run import train as train
-    from pipeline.learn.training import TrainConfig as TrainConfig
     from pipeline.manifest import read_manifest as read_manifest
+    from pipeline.settings.evaluation import EvaluateConfig as EvaluateConfig
     from pipeline.settings.extract import ExtractConfig as ExtractConfig
     from pipeline.settings.machine import Machine as Machine
+    from pipeline.settings.training import TrainConfig as TrainConfig
 
 __version__ = "0.1.0"
 
 # Where each name is. It is imported when it is first used: torch alone takes seconds.
 _HOMES = {
-    "EvaluateConfig": "pipeline.learn.comparison",
+    "EvaluateConfig": "pipeline.settings.evaluation",
     "ExtractConfig": "pipeline.settings.extract",
     "Machine": "pipeline.settings.machine",
-    "TrainConfig": "pipeline.learn.training",
+    "TrainConfig": "pipeline.settings.training",
     "evaluate": "pipeline.learn.comparison",
     "export": "pipeline.deploy.export",
     "extract": "pipeline.extraction",

@@ -118,10 +118,6 @@ class TextFileError(PipelineError, ValueError):
     """A user's file is not the text or the CSV that it should be; the message names the line."""
 
 
-class MovedInputError(PipelineError):
-    """What a run reads changed while it ran; the message names it."""
-
-
 class ManifestError(PipelineError, ValueError):
     """A manifest breaks a rule or does not fit its corpus; the message lists every problem with its row."""
 
@@ -168,6 +164,10 @@ class ForeignWeightsError(WeightsError):
 
 class CheckpointError(PipelineError):
     """A trained model is missing, incomplete, or of another version."""
+
+
+class InputChangedError(PipelineError):
+    """A file that a run reads was changed while it ran; what it has done so far is kept."""
 
 
 class TooFewFramesError(ManifestError):

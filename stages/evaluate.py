@@ -15,7 +15,8 @@ from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.report.tables import write_predictions
 from pipeline.settings.evaluation import EvaluateConfig
-from pipeline.store import INDEX_NAME
+from pipeline.settings.training import MODELS
+from pipeline.store.view import INDEX_NAME
 from pipeline.system.files import write_atomically, write_json
 from stages import console
 from stages.bars import Bars
@@ -23,7 +24,6 @@ from stages.inputs import Inputs
 from stages.machine import read_machine
 from stages.project import FEATURES
 from stages.project.visible import corpus_root
-
 
 CHECKPOINTS, REPORTS = Path("checkpoints"), Path("reports")
 
@@ -35,8 +35,8 @@ def main() -> None:
         description=__doc__,
         epilog="Reads settings/evaluate.yaml, the manifest, checkpoints/ and the features that they were"
         " trained on; writes metrics/evaluate.json (the five numbers of `dvc exp show`),"
-        " reports/evaluate.json (all metrics with their 95 % bootstrap intervals over clips), plots/ (what DVC"
-        " draws of the recurrent model's answers), reports/predictions.parquet (every answer of the three"
+        " reports/evaluate.json (all metrics with their 95 % bootstrap intervals over clips), plots/ (what"
+        " DVC draws of the recurrent model's answers), reports/predictions.parquet (every answer of the three"
         " models, with its loss) and the table that it prints, reports/evaluate.txt.",
     ).parse_args()
     inputs = Inputs("evaluate", module="stages.evaluate")

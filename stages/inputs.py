@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from pipeline.errors import ConfigError, MovedInputError, few
+from pipeline.errors import InputChangedError, few
 from pipeline.system.code import code_digest, module_digests
 from pipeline.system.files import file_digest
 from stages.places import SETTINGS
@@ -27,7 +27,7 @@ class Inputs:
     def __init__(self, stage: str, *, module: str | None = None) -> None:
         """Read settings/<stage>.yaml; outside of DVC it is written first.
 
-        `module` is the stage's own, with all its imports done. Raises MovedInputError when its code is
+        `module` is the stage's own, with all its imports done. Raises InputChangedError when its code is
         another than that of the settings, ConfigError when there are no settings.
         """
         if "DVC_STAGE" not in os.environ:
@@ -40,7 +40,7 @@ class Inputs:
         if module:
             self._imported, self._code = set(sys.modules), module_digests(module)
             if code_digest(module) != self.values["code"]:
-                raise MovedInputError(f"The code of {module} was edited after {path} was written.")
+                raise InputChangedError(f"The code of {module} was edited after {path} was written.")
 
     def config(self, section: str, model: type[Config]) -> Config:
         """A section of the settings. Raises ConfigError for settings of another version."""
@@ -51,14 +51,14 @@ class Inputs:
         self._files |= {path: _digest(path) for path in paths}
 
     def check(self) -> None:
-        """Raise MovedInputError when a file, or code that was imported later, is not what it was."""
+        """Raise InputChangedError when a file, or code that was imported later, is not what it was."""
         moved = [str(path) for path, digest in self._files.items() if _digest(path) != digest]
         if self._module:
             late = sys.modules.keys() - self._imported
             now = module_digests(self._module)
             moved += [name for name, digest in self._code.items() if name in late and now.get(name) != digest]
         if moved:
-            raise MovedInputError(f"Changed while this stage ran: {few(moved)}.")
+            raise InputChangedError(f"Changed while this stage ran: {few(moved)}.")
 
 
 def _digest(path: Path) -> bytes | None:

@@ -6,6 +6,7 @@ from pipeline.errors import (
     DamagedError,
     FolderTreeError,
     ForeignWeightsError,
+    InputChangedError,
     JournalError,
     KeptManifestError,
     MissingClipError,
@@ -13,7 +14,6 @@ from pipeline.errors import (
     MissingManifestError,
     MissingNetworkError,
     MissingTapError,
-    MovedInputError,
     NonFiniteFeaturesError,
     OutOfMemoryError,
     PipelineError,
@@ -53,7 +53,7 @@ REMEDIES: dict[type[PipelineError], str] = {
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
-    MovedInputError: "Run the same command again. What was computed and trained is kept.",
+    InputChangedError: "Run the same command again. What was computed and trained is kept.",
     NonFiniteFeaturesError: (
         "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
         " manifest."

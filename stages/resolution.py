@@ -1,18 +1,18 @@
 """From all settings to those that matter to each stage."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from pydantic import BaseModel
 
 from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest
 from pipeline.settings.tasks import TASKS
+from pipeline.settings.training import MODELS
+from pipeline.settings.unused import explain_unused
 from pipeline.settings.weights import ARCHS
 from pipeline.system.code import code_digest
 from pipeline.system.files import write_atomically
@@ -33,14 +33,14 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
         "revision": REVISION,
         "corpus": params.corpus.model_dump(),
         "weights": params.weights.arch,
-        "extract": _live(params.extract, {}),
+        "extract": params.extract.model_dump(mode="json"),
     }
-    train = {
+    train: dict[str, dict[str, Any]] = {
         name: {
             "code": code_digest("stages.train"),
             "manifest": manifest,
             "weights": params.weights.arch,
-            "train": _live(params.train, params.train.unused(name)),
+            "train": params.train.live(name),
         }
         for name in MODELS
     }
@@ -48,9 +48,14 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
         "code": code_digest("stages.evaluate"),
         "corpus": params.corpus.model_dump(),
         "tap": params.train.tap,
-        "evaluate": _live(params.evaluate, params.evaluate.unused(params.train)),
+        "evaluate": params.evaluate.live(params.train),
     }
-    return {"weights": {"weights": _live(params.weights, {})}, "extract": extract, **train, "evaluate": evaluate}
+    return {
+        "weights": {"weights": params.weights.model_dump(mode="json")},
+        "extract": extract,
+        **train,
+        "evaluate": evaluate,
+    }
 
 
 def write_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -62,7 +67,10 @@ def write_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
 
 def check_together(params: Params, manifest: Manifest) -> None:
     """Raise ConfigError with all that is wrong in settings that are right one by one."""
-    if problems := [*_tap_problems(params), *_target_problems(params, manifest)]:
+    problems = [*_tap_problems(params), *_target_problems(params, manifest)]
+    if unused := explain_unused(params.evaluate, params.evaluate.unused(params.train)):
+        problems.append(f"evaluate: {unused}.")
+    if problems:
         raise ConfigError("\n".join(f"{PARAMS}: {problem}" for problem in problems))
 
 
@@ -74,8 +82,8 @@ def _tap_problems(params: Params) -> Iterator[str]:
             yield f"extract.taps: unknown tap {tap!r}. {available}"
     if train.tap not in params.extract.taps:
         yield (
-            f"train.tap: {train.tap!r} is not among extract.taps ({', '.join(params.extract.taps)}). Set it to"
-            " one of them, or add it there."
+            f"train.tap: {train.tap!r} is not among extract.taps ({', '.join(params.extract.taps)}). Set it"
+            " to one of them, or add it there."
         )
     elif train.tail and train.tail not in taps[taps.index(train.tap) + 1 :]:
         yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}. {available}"
@@ -97,15 +105,3 @@ def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:
             f"train.task: {params.train.task!r} needs the column {column!r} of the manifest, and"
             f" {len(clips)} clips have nothing there: {few(clips)}."
         )
-
-
-def _live(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:
-    """The settings without those that do nothing beside the others, given by their dotted names."""
-    values = config.model_dump(mode="json")
-    for name in unused:
-        *parents, key = name.split(".")
-        section = values
-        for parent in parents:
-            section = section[parent]
-        del section[key]
-    return values

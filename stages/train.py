@@ -15,9 +15,7 @@ from dvclive.live import Live
 from pipeline.learn.run import train
 from pipeline.learn.training import Metrics
 from pipeline.report.tables import write_curves
-from pipeline.registry import either
-from pipeline.settings.training import TrainConfig
-from pipeline.store import INDEX_NAME
+from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from pipeline.system.files import write_json
 from stages import console
 from stages.bars import Bars
@@ -25,7 +23,6 @@ from stages.inputs import Inputs
 from stages.machine import read_machine
 from stages.places import training_folder, weights_path
 from stages.project import FEATURES
-
 
 FOLDER = Path("dvclive/train")  # of what is logged of each model
 
@@ -39,26 +36,24 @@ def main() -> None:
         " reports/<model>.json and the curves in dvclive/train/<model>/. A run that was killed goes on after"
         " its last complete epoch, if settings, features, manifest and code are the same.",
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{either(MODELS)}; by default both")
-    names = parser.parse_args().models or MODELS
-    if unknown := [name for name in names if name not in MODELS]:
-        parser.error(f"unknown model {unknown[0]!r}; available: {', '.join(MODELS)}")
-    for name in names:
-        train_model(name)
+    parser.add_argument("model", nargs="?", choices=MODELS, help="by default, one after the other")
+    asked = parser.parse_args().model
+    for name in MODELS:
+        if asked in (None, name):
+            train_model(name)
 
 
-def train_model(name: str) -> None:
+def train_model(name: ModelName) -> None:
     """Train one model; write its checkpoint, metrics and curves."""
     inputs = Inputs(name, module="stages.train")
     config = inputs.config("train", TrainConfig)
-    manifest, features = Path(inputs.values["manifest"]), FEATURES / config.tap
     weights = weights_path(inputs.values["weights"])
-    inputs.watch(manifest, features / INDEX_NAME, weights)
+    inputs.watch(weights)  # `train` itself watches the others
     live = Live(str(FOLDER / name), save_dvc_exp=False, dvcyaml=None)
     with Bars("batch") as bars:
         trained = train(
-            features,
-            manifest,
+            FEATURES / config.tap,
+            inputs.values["manifest"],
             config=config,
             machine=read_machine(),
             models=[name],

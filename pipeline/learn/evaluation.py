@@ -65,7 +65,7 @@ def answer_batches(
         outputs = task.answers(model, replace(batch, maps=shown))
         if isinstance(outputs, Tensor):
             outputs = outputs.cpu()
-            if task.per_frame and task.about_frames and order is not None:
+            if task.facts.per_frame and task.about_frames and order is not None:
                 outputs = _take_frames(outputs, order.argsort(dim=1))
         for clip, first, length, seconds, output, target in zip(
             batch.clips,
@@ -76,7 +76,7 @@ def answer_batches(
             targets,
             strict=True,
         ):
-            if task.per_frame:
+            if task.facts.per_frame:
                 output, target = output[:length], target[:length]
             if not task.finite_part(output).isfinite().all():
                 non_finite[clip.clip_id] = None
@@ -87,7 +87,7 @@ def answer_batches(
             f" {few(non_finite)}. Their features are finite, so its weights have diverged: train with a"
             " lower learning_rate or grad_clip."
         )
-    merged = [_merge(windows, per_frame=task.per_frame) for windows in answers.values()]
+    merged = [_merge(windows, per_frame=task.facts.per_frame) for windows in answers.values()]
     return Predictions(
         clips=tuple(answer.clip for answer in merged),
         outputs=tuple(answer.output for answer in merged),
@@ -218,7 +218,7 @@ def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str)
     numbers are those of `Task.monitored`. With fewer than 20 clips there is no verdict: their intervals are
     too narrow.
     """
-    sign = task.monitors[monitor]
+    sign = task.facts.monitors[monitor]
     first, second = (task.monitored(score.values(), monitor) for score in (ordered, shuffled))
     draws = task.monitored(ordered.resampled, monitor) - task.monitored(shuffled.resampled, monitor)
     difference = estimate(monitor, first - second, draws, num_clips=ordered.num_clips, is_difference=True)

@@ -3,27 +3,33 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, ManifestError, MissingNetworkError
+from pipeline.backbone.networks import tail_module
+from pipeline.backbone.weights import find_source, find_weights
+from pipeline.errors import ConfigError, InputChangedError, ManifestError, MissingNetworkError
 from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.metrics import json_numbers
-from pipeline.learn.models import MODELS
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import channel_statistics, keep_resident, make_loader, with_features
-from pipeline.learn.tasks import TASKS
-from pipeline.learn.training import Fit, Metrics, TrainConfig, fit
+from pipeline.learn.tasks import TASK_CLASSES
+from pipeline.learn.training import Fit, Metrics, fit
 from pipeline.manifest import Clip, read_manifest
+from pipeline.settings.machine import Machine
+from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.store import FeatureView, open_view
 from pipeline.system.devices import resolve_device
-from pipeline.system.files import file_digest, file_lock, make_folder, remove_folder
+from pipeline.system.files import file_digest, file_lock, make_folder
 
 log = logging.getLogger(__name__)
+
+_ANY_MACHINE = Machine()
 
 OnBatch = Callable[[str, int, int], None]  # of a model's name, the number of batches done, and of all
 OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
@@ -46,25 +52,32 @@ def train(
     manifest: str | Path,
     *,
     config: TrainConfig | None = None,
+    machine: Machine = _ANY_MACHINE,
+    models: Sequence[ModelName] = ("recurrent", "baseline"),
     checkpoints: str | Path = "checkpoints",
     weights: str | Path = "weights",
     state: str | Path = ".framecache/training",
+    confirm: Callable[[], None] = lambda: None,
     on_batch: OnBatch = lambda *_: None,
     on_epoch: OnEpoch = lambda *_: None,
 ) -> Trained:
     """Train the model that `config` describes, and beside it the baseline that it has to beat.
 
-    After each epoch the run's state goes to `state`. A run that was killed goes on after its last complete
-    epoch, to the same numbers, when it is called again with the same features, manifest and config, and the
-    code is the same.
+    After each epoch the state of a model's training goes to `state`. A training that was killed goes on after
+    its last complete epoch, to the same numbers, when it is called again with the same features, manifest and
+    settings of this model, and the code is the same.
 
     Args:
         features: the features of one tap, such as features/layer4.
         manifest: a CSV or Parquet manifest; its train split is trained on, its val split chooses the epoch.
         config: how to train; None: all defaults. Its `tap`, if it is set, must be that of the features.
+        machine: device, threads and memory.
+        models: which of the two to train.
         checkpoints: the folder to write, with one folder a model.
         weights: with a tail, the weights file of the network that made the features, or a folder that has it.
-        state: the folder for the state of unfinished runs.
+        state: the folder for the state of unfinished trainings.
+        confirm: called after a model's last epoch, before its checkpoint is written. If it raises an error,
+            the state is kept, and the next call goes on from there.
         on_batch: called after each batch with the model's name, the number of batches done and of all.
         on_epoch: called after each epoch with the model's name and the epoch's metrics; on a resumed run also
             for the epochs before.
@@ -75,37 +88,43 @@ def train(
         ConfigError: for a config that does not fit the features, the task or the machine.
         WeightsError: when a tail's weights are missing, or are others.
         NonFiniteError: for features or a loss that are infinite or NaN.
+        InputChangedError: when features or manifest changed meanwhile. The state is kept.
     """
-    manifest = Path(manifest)
-    with open_view(Path(features)) as view:
-        config = _of_tap(config or TrainConfig(), view)
+    inputs = input_digests(features, manifest)
+    config = config or TrainConfig()
+    with open_view(Path(features)) as view, _intra_op_threads(config.intra_op_threads):
+        config = _of_tap(config, view)
         tail, source = _load_tail(config, view, weights=Path(weights))
-        splits = _split(manifest, view)
-        task = TASKS[config.task].from_clips(splits["train"], config)
+        splits = _split(Path(manifest), view)
+        task = TASK_CLASSES[config.task].from_clips(splits["train"], config)
         task.check(splits["val"])  # an unknown label is an error now, not after the first epoch
-        device = resolve_device(config.device)
+        device, num_threads = resolve_device(machine.device), machine.num_readers
         resident = keep_resident(
             view,
             splits["train"] + splits["val"],
-            limit_bytes=config.resident_mb << 20,
+            limit_bytes=machine.resident_mb << 20,
             device=device,
-            device_limit_bytes=None if config.resident_gpu_mb is None else config.resident_gpu_mb << 20,
-            num_threads=config.num_threads,
+            device_limit_bytes=None if machine.resident_gpu_mb is None else machine.resident_gpu_mb << 20,
+            num_threads=num_threads,
         )
         standardisation = None
         if config.standardise:
             read = resident if tail is None else TailFeatures(resident, tail, device=device)
             standardisation = channel_statistics(
-                read, splits["train"], pooling=config.pooling, num_threads=config.num_threads
+                read, splits["train"], pooling=config.pooling, num_threads=num_threads
             )
         log.info("%d train and %d val clips, on %s.", *map(len, splits.values()), device)
-        train_loader = make_loader(resident, splits["train"], config, device=device, shuffle_seed=config.seed)
-        val_loader = make_loader(resident, splits["val"], config, device=device)
-        fits = {}
-        work = Path(state) / run_digest(config, view, manifest=manifest)
-        with file_lock(work.with_name(f"{work.name}.lock"), on_wait=_say_waiting):
-            make_folder(work)
-            for name in MODELS:
+        train_loader, val_loader = (
+            make_loader(
+                resident, clips, config, device=device, num_threads=num_threads, shuffle_seed=shuffle_seed
+            )
+            for clips, shuffle_seed in ((splits["train"], config.seed), (splits["val"], None))
+        )
+        fits: dict[str, Fit] = {}
+        for name in models:
+            state_path = Path(state) / f"{run_digest(config, name, inputs)}.pt"
+            make_folder(state_path.parent)
+            with file_lock(state_path.with_suffix(".lock"), on_wait=_say_waiting):
                 model = task.build_model(
                     name,
                     config,
@@ -122,10 +141,12 @@ def train(
                     val=val_loader,
                     config=config,
                     device=device,
-                    state_path=work / f"{name}.pt",
+                    state_path=state_path,
                     on_batch=counter.count_batch,
                     on_epoch=counter.count_epoch,
                 )
+                confirm()
+                _refuse_changes(inputs, input_digests(features, manifest))
                 checkpoint = Checkpoint(
                     network=name,
                     model=model,
@@ -137,14 +158,46 @@ def train(
                     weights_source=source,
                 )
                 save_checkpoint(Path(checkpoints) / name, checkpoint)
-            remove_folder(work)
+                state_path.unlink()
     return Trained(Path(checkpoints), fits)
 
 
-def run_digest(config: TrainConfig, view: FeatureView, *, manifest: Path) -> str:
-    """The name of a run's state: another one for another config, features, manifest or code."""
-    parts = [config.model_dump(mode="json"), view.digest, file_digest(manifest).hex(), _code_digest()]
+def run_digest(config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> str:
+    """The name of a training's state: another one for another model, setting, input or code.
+
+    `inputs` are those of `input_digests`; settings that do nothing for the model have no influence.
+    """
+    parts = [model, config.live(model), *inputs.values(), _code_digest()]
     return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:32]
+
+
+def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:
+    """The digests of features and manifest, each by its path."""
+    with open_view(Path(features)) as view:
+        return {str(features): view.digest, str(manifest): file_digest(manifest).hex()}
+
+
+def _refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise InputChangedError if digests differ."""
+    if changed := [path for path, digest in before.items() if after[path] != digest]:
+        raise InputChangedError(
+            f"{' and '.join(changed)} changed while the model trained, and no checkpoint is written. The"
+            " training is kept: undo the change to get it, or run again to train on what is there now."
+        )
+
+
+@contextmanager
+def _intra_op_threads(number: int | None) -> Iterator[None]:
+    """So many threads of torch's operations on a CPU, and as many as before afterwards; None: no change."""
+    if number is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _code_digest() -> str:
@@ -199,23 +252,18 @@ def _split(manifest: Path, view: FeatureView) -> dict[str, list[Clip]]:
 
 def _load_tail(config: TrainConfig, view: FeatureView, *, weights: Path) -> tuple[nn.Module | None, str]:
     """The layers from the cached tap to `config.tail`, if it is set, and the source of their network."""
-    from pipeline.backbone.networks import tail_module  # torchvision takes seconds
-    from pipeline.backbone.weights import find_weights
-
     contract = view.contract
-    if config.tail and contract.pooling != "none":
+    if config.tail is None:
+        try:
+            return None, find_source(contract, place=weights)
+        except MissingNetworkError:
+            return None, "an unknown source"
+    if contract.pooling != "none":
         raise ConfigError(
             f"The tail {config.tail!r} reads whole maps, but those in {view.path} are pooled"
             f" ({contract.pooling}). Extract with pooling 'none', or train without a tail."
         )
-    try:
-        network = find_weights(contract, place=weights)
-    except MissingNetworkError:
-        if config.tail:
-            raise
-        return None, "an unknown source"
-    if not config.tail:
-        return None, network.source
+    network = find_weights(contract, place=weights)
     tail = tail_module(contract.arch, after=contract.tap, until=config.tail, state=network.state)
     return tail, network.source
 

@@ -1,6 +1,6 @@
 """Sequences: feature maps become steps.
 
-SCANS has the ways to read a map (C, H, W), drawn here with C = 2 channels a and b of 2 x 3 locations:
+SCAN_FUNCTIONS has the ways to read a map (C, H, W), drawn here with C = 2 channels a and b of 2 x 3 places:
 
     a1 a2 a3    b1 b2 b3      frames     one step:   a1 a2 a3 a4 a5 a6 b1 b2 b3 b4 b5 b6
     a4 a5 a6    b4 b5 b6      locations  six steps:  a1 b1, a2 b2, a3 b3, a4 b4, a5 b5, a6 b6
@@ -12,7 +12,6 @@ A strip is several rows (or columns) in one step: channel by channel, each in ra
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,31 +68,15 @@ def _channels(maps: Tensor, _: int) -> Tensor:
     return maps.flatten(-2)
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A way to read a map (C, H, W) as steps."""
-
-    read: Callable[[Tensor, int], Tensor]  # maps (..., C, H, W) and the size of a strip -> steps (..., S, D)
-    axes: str = (
-        ""  # of a map, along which its steps lie: "hw", "h" or "w"; "": a step has no place in the map
-    )
-    is_strips: bool = False  # a step is a strip of several rows or columns
-    is_whole_frame: bool = False  # a map is one step
-
-    def grid(self, num_steps: int, *, map_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a map's steps; (1, 1) where they have no place, or where steps are left out."""
-        shape = {"hw": map_size, "h": (num_steps, 1), "w": (1, num_steps)}.get(self.axes, (1, 1))
-        return shape if shape[0] * shape[1] == num_steps else (1, 1)
-
-
-SCANS: dict[str, Scan] = {
-    "frames": Scan(_frames, is_whole_frame=True),
-    "locations": Scan(_locations, axes="hw"),
-    "rows": Scan(_rows, axes="h"),
-    "columns": Scan(_columns, axes="w"),
-    "horizontal_strips": Scan(_horizontal_strips, axes="h", is_strips=True),
-    "vertical_strips": Scan(_vertical_strips, axes="w", is_strips=True),
-    "channels": Scan(_channels),
+# Each takes maps (..., C, H, W) and the size of a strip, and gives steps (..., S, D).
+SCAN_FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "frames": _frames,
+    "locations": _locations,
+    "rows": _rows,
+    "columns": _columns,
+    "horizontal_strips": _horizontal_strips,
+    "vertical_strips": _vertical_strips,
+    "channels": _channels,
 }
 
 
@@ -108,4 +91,4 @@ def to_steps(maps: Tensor, *, scan: str, scan_size: int = 1, scan_every: int = 1
     Where strips of `scan_size` rows or columns do not fill the map, the last one is padded with zeros: in
     standardised maps, with the mean of each channel.
     """
-    return SCANS[scan].read(maps, scan_size)[..., ::scan_every, :]
+    return SCAN_FUNCTIONS[scan](maps, scan_size)[..., ::scan_every, :]

@@ -7,71 +7,25 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, NonFiniteError
+from pipeline.errors import NonFiniteError
 from pipeline.learn.evaluation import answer_batches
-from pipeline.learn.models import FRAME_NETS, SUMMARIES, ModelConfig
-from pipeline.learn.optimisation import (
-    OptimisationConfig,
-    learning_rate_share,
-    make_optimizer,
-    resolve_precision,
-)
-from pipeline.learn.streaming import Loader, LoaderConfig
-from pipeline.learn.tasks import TASKS, Task, TaskConfig
+from pipeline.learn.optimisation import learning_rate_share, make_optimizer, resolve_precision
+from pipeline.learn.streaming import Loader
+from pipeline.learn.tasks import Task
 from pipeline.manifest import Clip
-from pipeline.registry import either, one_of
-from pipeline.settings.machine import DeviceName
+from pipeline.settings.optimisation import PRECISIONS
+from pipeline.settings.training import TrainConfig
 from pipeline.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 _BATCHES_PER_CHECK = 50  # of losses: each check waits for the GPU
-
-
-class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
-    """From a tap's features to a checkpoint."""
-
-    task: Annotated[str, one_of(TASKS)] = "classification"
-    tap: str = "layer4"  # of the features to train on
-    tail: str | None = None  # a later tap, e.g. layer4: layers up to it are trained, too; null: none
-    standardise: bool = True  # each channel by its mean and deviation in the train split
-    monitor: str | None = None  # metric of the val split that chooses the best epoch; null: the task's
-    patience: PositiveInt | None = 10  # stop after so many epochs without a better one; null: never
-    seed: NonNegativeInt = 0  # of initial weights, order of clips and dropout
-    device: DeviceName = "auto"
-
-    @model_validator(mode="after")
-    def _targets_are_of_the_samples(self) -> Self:
-        if self.window and TASKS[self.task].of_whole_clips:
-            raise ValueError(
-                f"window {self.window} cuts clips, and the task {self.task!r} is about whole clips; set"
-                " window to null"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _options_are_used(self) -> Self:
-        task, at_every_frame = TASKS[self.task], SUMMARIES[self.summary].at_every_frame
-        is_of_steps = self.frame_net is not None and FRAME_NETS[self.frame_net].uses_summary
-        if task.per_frame and not at_every_frame and not is_of_steps:
-            others = either(name for name, summary in SUMMARIES.items() if summary.at_every_frame)
-            raise ValueError(
-                f"summary {self.summary!r} is of whole clips, and the task {self.task!r} answers at every"
-                f" frame; set summary to {others}"
-            )
-        if self.class_weights and not task.has_classes:
-            raise ValueError(
-                f"class_weights {self.class_weights!r} are for classes, and the task {self.task!r} has none;"
-                " set class_weights to null"
-            )
-        return self
 
 
 Metrics = dict[str, dict[str, float]]  # of one epoch: {"train": {"loss": ...}, "val": {"loss": ...}}
@@ -103,14 +57,14 @@ def fit(
     after its last epoch, to the same numbers as without the interruption. `on_batch` is called after each
     batch, and `on_epoch` with each epoch's metrics, including those before a resume.
 
-    Raises ConfigError for a monitor that the task does not measure, or a precision that the device does not
-    have; NonFiniteError, with the clips, for features, answers or a loss that are infinite or NaN.
+    Raises ConfigError for a precision that the device does not have; NonFiniteError, with the clips, for
+    features, answers or a loss that are infinite or NaN.
     """
-    monitor = resolve_monitor(task, config)
-    precision = resolve_precision(config, device)
+    monitor = config.resolved_monitor
+    dtype = resolve_precision(config, device)
     model.to(device)
     optimizer = make_optimizer(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.scales_loss)
+    scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision].scales_loss)
     history: list[Metrics] = []
     best_weights: dict[str, Tensor] = {}
     if state := _load_state(state_path, model, device=device):
@@ -119,6 +73,13 @@ def fit(
         scaler.load_state_dict(state["scaler"])
         history, best_weights = state["history"], state["best_weights"]
         log.info("Training resumes after epoch %d.", len(history))
+        if state["device"] != device.type:
+            log.info(
+                "Those epochs were trained on %s, and the others will be on %s: the numbers will differ from"
+                " those of a run on either.",
+                state["device"],
+                device.type,
+            )
         for metrics in history:
             on_epoch(metrics)
 
@@ -135,7 +96,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * share
             targets = task.targets(batch).to(device)
-            with torch.autocast(device.type, precision.dtype, enabled=precision.dtype != torch.float32):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 outputs = task.run_model(model, replace(batch, maps=batch.maps.to(device)))
             loss = task.loss(outputs, targets)
             optimizer.zero_grad()
@@ -167,6 +128,7 @@ def fit(
                 "scaler": scaler.state_dict(),
                 "history": history,
                 "best_weights": best_weights,
+                "device": device.type,
             },
         )
         on_epoch(metrics)
@@ -174,26 +136,12 @@ def fit(
     return Fit(history, best)
 
 
-def resolve_monitor(task: Task, config: TrainConfig) -> str:
-    """The metric that chooses the best epoch.
-
-    Raises ConfigError for a metric that the task does not measure after each epoch.
-    """
-    monitor = config.monitor or next(iter(task.monitors))
-    if monitor not in task.monitors:
-        raise ConfigError(
-            f"monitor {monitor!r} is not measured for the task {task.name!r}. Available:"
-            f" {', '.join(task.monitors)}."
-        )
-    return monitor
-
-
 def best_epoch(history: list[Metrics], *, task: Task, monitor: str) -> int:
     """The best epoch by `monitor`, then by the loss; the first of equal ones; 0 if there are none."""
 
     def rank(epoch: int) -> tuple[float, float]:
         metrics = history[epoch]["val"]
-        value = task.monitors[monitor] * task.monitored(metrics, monitor)
+        value = task.facts.monitors[monitor] * task.monitored(metrics, monitor)
         return -math.inf if math.isnan(value) else value, -metrics["loss"]
 
     return max(range(len(history)), key=rank, default=0)

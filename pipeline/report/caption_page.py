@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.learn.sequences import SCANS
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.tasks.captions import Caption
 from pipeline.learn.vocabulary import measured_words
 from pipeline.report.figures import DOTS_PER_INCH, save_figure
+from pipeline.settings.model import SCANS
 
 _CELL, _GAP = 48, 2  # pixels of a frame on the page, and between two
 _PITCH = _CELL + _GAP

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.learn.metrics import class_scores, json_numbers
-from pipeline.learn.tasks import TASKS
 from pipeline.learn.training import Metrics
+from pipeline.settings.tasks import TASKS
 from pipeline.system.files import write_atomically
 
 

@@ -17,8 +17,9 @@ from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError
 from pipeline.extraction import Target, compute_clips, make_plan, publish_view
 from pipeline.frames import read_frames
-from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.models import build_model
 from pipeline.manifest import Clip
+from pipeline.settings.model import ModelConfig
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import FeatureView, Journal, layout_for, open_view
 from tests.support.extraction import settings_of, sources_of

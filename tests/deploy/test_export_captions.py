@@ -13,13 +13,14 @@ from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory, export_captioner
 from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.decoding import WordsConfig, beam_search
+from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.tasks import Captioning
-from pipeline.learn.training import TrainConfig
 from pipeline.learn.vocabulary import END, START, Vocabulary
 from pipeline.settings.weights import WeightsConfig
+from pipeline.settings.words import WordsConfig
 from tests.support.checkpoints import open_onnx
+from tests.support.configs import live_config
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +46,8 @@ def make_checkpoint(
         tap="layer1",
     )
     small = {"embedding_size": 6, "hidden_size": 8, "num_heads": 2, "dropout": 0.0}
-    config = TrainConfig.model_validate(
-        {
+    config = live_config(
+        **{
             **{"tap": "layer1", "task": "captioning", "hidden_size": 8, "projection": 4, "num_heads": 2},
             **{"scan": "rows", "pooling": "avg", "decoder": {**small, **decoder}, **options},
         }

@@ -9,7 +9,7 @@ from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoin
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Standardisation
 from pipeline.learn.tasks import Classification
-from pipeline.learn.training import TrainConfig
+from pipeline.settings.training import TrainConfig
 from tests.support.features import make_contract
 
 

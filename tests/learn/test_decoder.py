@@ -9,23 +9,24 @@ from torch import Tensor, nn
 from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.learn.models.decoder import Step, teacher_words, unroll
-from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
+from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
 from pipeline.learn.models.encoder import NoEncoder
 from pipeline.learn.models.transformer import TransformerEncoder, position_signal
 from pipeline.learn.vocabulary import END, PAD, START
+from pipeline.settings.words import DecoderConfig
 
 NUM_WORDS, MEMORY_SIZE, SUMMARY_SIZE = 9, 6, 5
 LENGTHS = [3, 5, 1]
 WORDS = torch.tensor([[START, 4, 7, 5], [START, 8, 8, 6], [START, 4, 4, 4]])
 INJECTS = ("start", "every_step", "attention")
-KINDS = list(itertools.product(DECODERS, INJECTS))
+KINDS = list(itertools.product(DECODER_BUILDERS, INJECTS))
 
 
 def make_decoder(cell: str, inject: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"embedding_size": 4, "hidden_size": 8, "num_heads": 2, "dropout": 0.0}
     config = DecoderConfig(cell=cell, inject=inject, **{**sizes, **options})  # type: ignore[arg-type]
-    decoder = DECODERS[cell].build(
+    decoder = DECODER_BUILDERS[cell](
         config, num_words=NUM_WORDS, memory_size=MEMORY_SIZE, summary_size=SUMMARY_SIZE
     )
     return decoder.double().eval()

@@ -13,8 +13,8 @@ from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
 from pipeline.learn.streaming.features import is_finite
-from pipeline.learn.training import TrainConfig
 from pipeline.manifest import FrameLabel, Question
+from pipeline.settings.training import TrainConfig
 from pipeline.store import Journal, committing, open_view
 from tests.support.checkpoints import TASKS
 from tests.support.features import (

@@ -6,11 +6,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.learn.models import MODELS, SUMMARIES, ModelConfig, RecurrentEncoder, build_model
+from pipeline.learn.models import MODELS, SUMMARIES, RecurrentEncoder, build_model
 from pipeline.learn.models.frames import place_map
 from pipeline.learn.models.summaries import Attention
 from pipeline.learn.sequences import pool, to_steps
 from pipeline.learn.streaming import Standardisation
+from pipeline.settings.model import ModelConfig
 
 LENGTHS = [3, 5, 1, 4]
 
@@ -86,7 +87,7 @@ def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, 
     encoder = make_encoder(cell, bidirectional=bidirectional, num_layers=num_layers, projection=projection)
     steps, lengths = padded_steps(), torch.tensor(LENGTHS)
     states = encoder(steps, lengths)  # (B, L, E)
-    summarise = SUMMARIES[summary].build(encoder.num_outputs)
+    summarise = SUMMARIES[summary](encoder.num_outputs)
     if isinstance(summarise, Attention):
         summarise.double()
     summaries = summarise(states, lengths, bidirectional=bidirectional)  # (B, E)
@@ -103,14 +104,14 @@ def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, 
 
 def test_the_backward_direction_is_read_at_its_own_last_step():
     states = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4)
-    last = SUMMARIES["last"].build(4)(states, torch.tensor([3, 2]), bidirectional=True)
+    last = SUMMARIES["last"](4)(states, torch.tensor([3, 2]), bidirectional=True)
     assert last.tolist() == [[8, 9, 2, 3], [16, 17, 14, 15]]
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "last"])
 def test_summaries_ignore_padding_of_any_value(name):
     states = torch.tensor([[[-3.0], [-1.0], [torch.nan]], [[-5.0], [99.0], [torch.inf]]])
-    summary = SUMMARIES[name].build(1)(states, torch.tensor([2, 1]), bidirectional=False)
+    summary = SUMMARIES[name](1)(states, torch.tensor([2, 1]), bidirectional=False)
     assert summary.tolist() == [[{"mean": -2, "max": -1, "last": -1}[name]], [-5]]
 
 
@@ -301,14 +302,11 @@ def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"scan_size": 2}, "scan_size 2 is for strips; set scan to horizontal_strips"),
-        ({"frame_net": "cell"}, "frame_net 'cell' needs several steps a frame; set scan"),
         ({"scan": "locations", "frame_net": "points", "projection": None}, "projection to a number"),
         ({"scan": "rows", "frame_net": "points"}, "set scan to locations"),
-        ({"scan_every": 2}, "scan_every 2 is for scans with several steps a frame"),
     ],
 )
-def test_options_of_another_scan_are_refused(wrong, message):
+def test_points_need_places_and_a_number_of_channels(wrong, message):
     with pytest.raises(ValidationError, match=message):
         ModelConfig(**wrong)
 

@@ -13,8 +13,8 @@ from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.streaming import Batch, Loader
 from pipeline.learn.tasks import Predictions, QuestionAnswering
-from pipeline.learn.training import TrainConfig
 from pipeline.manifest import Clip, Question
+from pipeline.settings.training import TrainConfig
 from tests.support.toy import make_clip, make_features, order_task, random_maps
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,13 @@ def measured(task: QuestionAnswering, predictions: Predictions) -> dict[str, flo
 
 def make_config(**fields: object) -> TrainConfig:
     question = {"embedding_size": 6, "hidden_size": 8, "joint_size": 8, "dropout": 0.0}
-    small = {"task": "question_answering", "hidden_size": 8, "projection": None, "dropout": 0.0}
+    small = {
+        "task": "question_answering",
+        "hidden_size": 8,
+        "projection": None,
+        "dropout": 0.0,
+        "bidirectional": False,
+    }
     return TrainConfig.model_validate({**small, "question": question, **fields})
 
 

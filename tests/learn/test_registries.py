@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -12,17 +12,25 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.learn.models import CELLS, FRAME_NETS, SUMMARIES
-from pipeline.learn.models.cells import Cell
+from pipeline.learn.models import MODELS, SUMMARIES
+from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.decoder import RecurrentDecoder
-from pipeline.learn.models.decoder_cells import DECODERS, DecoderCell
-from pipeline.learn.models.frame_nets import FrameNet
-from pipeline.learn.models.summaries import Summary
-from pipeline.learn.optimisation import OPTIMIZERS, PRECISIONS, SCHEDULES, MatrixPrecision
-from pipeline.learn.sequences import POOLINGS, SCANS, Scan
+from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
+from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS
+from pipeline.learn.optimisation import OPTIMIZER_BUILDERS, PRECISION_DTYPES, SCHEDULES
+from pipeline.learn.sequences import POOLINGS, SCAN_FUNCTIONS
 from pipeline.learn.streaming import make_loader
-from pipeline.learn.tasks import TASKS, Classification
-from pipeline.learn.training import Fit, TrainConfig, fit
+from pipeline.learn.tasks import TASK_CLASSES, Classification
+from pipeline.learn.training import Fit, fit
+from pipeline.manifest import SPLITS
+from pipeline.manifest.clips import TARGETS
+from pipeline.settings.evaluation import Split
+from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, Cell, FrameNet, Pooling, Scan, Summary
+from pipeline.settings.optimisation import OPTIMIZERS, PRECISIONS, MatrixPrecision, Optimizer, Schedule
+from pipeline.settings.tasks import TASKS, TaskFacts
+from pipeline.settings.training import ModelName, TrainConfig
+from pipeline.settings.words import DECODERS, DecoderCell
+from tests.support.configs import live_config
 from tests.support.toy import make_clip, make_features, random_maps
 
 CPU = torch.device("cpu")
@@ -52,44 +60,68 @@ class BackwardDecoder(RecurrentDecoder):
     """Another class than those that the registry has."""
 
 
-class UpperCase(Classification):
-    name: ClassVar[str] = "upper_case"
-    monitors: ClassVar[dict[str, int]] = {"loss": -1}
+class Mine(Classification):
+    name: ClassVar[str] = "mine"
 
 
 def diagonal(maps: Tensor, _: int) -> Tensor:
     return torch.stack([maps[..., place, place] for place in range(2)], dim=-2)
 
 
-def first_step(states: Tensor, _: Tensor, *, bidirectional: bool) -> Tensor:  # noqa: ARG001
-    return states[:, 0]
-
-
-# Of each registry: an entry, the settings that name it (NAME stands for the name), and other settings.
-ENTRIES: list[tuple[dict[str, Any], object, str, dict[str, object]]] = [
-    (SCANS, Scan(diagonal), "scan", {"scan_every": 2}),
-    (POOLINGS, lambda maps: maps.amin(dim=(-2, -1), keepdim=True), "pooling", {}),
-    (CELLS, Cell(lambda _, num_features, __: StepsAsTheyAre(num_features), label="nothing"), "cell", {}),
-    (SUMMARIES, Summary(lambda _: first_step), "summary", {}),
+# Of each choice: the facts and the code of a new entry, where they are registered, the settings that name it,
+# and other settings.
+ENTRIES: list[tuple[dict[str, Any], object, dict[str, Any], object, str, dict[str, object]]] = [
+    (SCANS, Scan(), SCAN_FUNCTIONS, diagonal, "scan", {"scan_every": 2}),
+    (
+        CELLS,
+        Cell("nothing", has_layers=False),
+        CELL_BUILDERS,
+        lambda _, num_features, __: StepsAsTheyAre(num_features),
+        "cell",
+        {},
+    ),
     (
         FRAME_NETS,
-        FrameNet(lambda _, steps: MeanOfFrame(steps.num_features)),
+        FrameNet(),
+        FRAME_NET_BUILDERS,
+        lambda _, steps: MeanOfFrame(steps.num_features),
         "frame_net",
         {"scan": "rows"},
     ),
-    (DECODERS, DecoderCell(partial(BackwardDecoder, nn.GRU)), "decoder.cell", {"task": "captioning"}),
-    (OPTIMIZERS, lambda groups, config: torch.optim.RMSprop(groups, alpha=config.momentum), "optimizer", {}),
-    (SCHEDULES, lambda done: 1 - done, "schedule", {}),
-    (PRECISIONS, MatrixPrecision(torch.bfloat16), "precision", {}),
-    (TASKS, UpperCase, "task", {"class_weights": "balanced", "window": 2}),
+    (
+        DECODERS,
+        DecoderCell(),
+        DECODER_BUILDERS,
+        partial(BackwardDecoder, nn.GRU),
+        "decoder.cell",
+        {"task": "captioning"},
+    ),
+    (
+        OPTIMIZERS,
+        Optimizer(has_momentum=True),
+        OPTIMIZER_BUILDERS,
+        lambda groups, config: torch.optim.RMSprop(groups, alpha=config.momentum),
+        "optimizer",
+        {"momentum": 0.8},
+    ),
+    (PRECISIONS, MatrixPrecision(), PRECISION_DTYPES, torch.bfloat16, "precision", {}),
+    (
+        TASKS,
+        TaskFacts("label", "loss", {"loss": -1}, has_classes=True),
+        TASK_CLASSES,
+        Mine,
+        "task",
+        {"class_weights": "balanced", "window": 2},
+    ),
 ]
+IDS = [key for *_, key, _ in ENTRIES]
 
 
 def config_of(key: str, value: str, others: Mapping[str, object]) -> TrainConfig:
     small = {"epochs": 2, "hidden_size": 4, "num_heads": 2, "projection": None, "batch_size": 4}
     section, _, name = key.rpartition(".")
     setting = {section: {name: value}} if section else {name: value}
-    return TrainConfig.model_validate({**small, **others, **setting})
+    return live_config(**{**small, **others, **setting})
 
 
 def train(config: TrainConfig, path: Path) -> Fit:
@@ -98,7 +130,7 @@ def train(config: TrainConfig, path: Path) -> Fit:
         make_clip(clip_id, label="ab"[number % 2], captions=("one two"[: 3 + 4 * (number % 2)],))
         for number, clip_id in enumerate(maps)
     ]
-    task = TASKS[config.task].from_clips(clips, config)
+    task = TASK_CLASSES[config.task].from_clips(clips, config)
     features = make_features(maps)
     return fit(
         task.build_model("recurrent", config, map_shape=(3, 2, 2)),
@@ -111,12 +143,11 @@ def train(config: TrainConfig, path: Path) -> Fit:
     )
 
 
-@pytest.mark.parametrize(
-    ("registry", "entry", "key", "others"), ENTRIES, ids=[key for _, _, key, _ in ENTRIES]
-)
+@pytest.mark.parametrize(("facts", "fact", "registry", "entry", "key", "others"), ENTRIES, ids=IDS)
 def test_an_entry_that_is_added_to_a_registry_trains_by_its_name(
-    tmp_path, monkeypatch, registry, entry, key, others
+    tmp_path, monkeypatch, facts, fact, registry, entry, key, others
 ):
+    monkeypatch.setitem(facts, "mine", fact)
     monkeypatch.setitem(registry, "mine", entry)
     result = train(config_of(key, "mine", others), tmp_path)
     losses = [metrics[split]["loss"] for metrics in result.history for split in ("train", "val")]
@@ -126,26 +157,28 @@ def test_an_entry_that_is_added_to_a_registry_trains_by_its_name(
 
 
 @pytest.mark.parametrize(
-    ("registry", "entry", "key", "others"), ENTRIES, ids=[key for _, _, key, _ in ENTRIES]
+    ("facts", "fact", "key", "others"), [entry[:2] + entry[4:] for entry in ENTRIES], ids=IDS
 )
-def test_an_unknown_name_is_refused_with_all_that_the_registry_has(monkeypatch, registry, entry, key, others):
-    monkeypatch.setitem(registry, "mine", entry)
+def test_an_unknown_name_is_refused_with_all_that_there_are(monkeypatch, facts, fact, key, others):
+    monkeypatch.setitem(facts, "mine", fact)
     with pytest.raises(ValidationError) as caught:
         config_of(key, "yours", others)
     (problem,) = caught.value.errors()
-    *first, _ = map(repr, registry)
+    *first, _ = map(repr, facts)
     assert problem["loc"] == tuple(key.split("."))
     assert problem["msg"] == f"Input should be {', '.join(first)} or 'mine'"
 
 
-def test_messages_that_name_a_way_out_name_entries_of_the_registry(monkeypatch):
-    monkeypatch.setitem(SCANS, "my_strips", Scan(diagonal, is_strips=True))
-    monkeypatch.setitem(SUMMARIES, "first", Summary(lambda _: first_step, at_every_frame=True))
-    with pytest.raises(ValidationError, match="set scan to horizontal_strips, vertical_strips or my_strips"):
-        config_of("scan", "frames", {"scan_size": 2})
-    with pytest.raises(ValidationError, match="set summary to last or first"):
-        config_of("summary", "mean", {"task": "frame_labels"})
+def test_each_choice_of_the_settings_has_its_code_and_no_other_has():
+    for facts, _, registry, *_ in ENTRIES:
+        assert list(facts) == list(registry)
+    assert list(get_args(Pooling)) == list(POOLINGS)
+    assert list(get_args(Summary)) == list(SUMMARIES)
+    assert list(get_args(Schedule)) == list(SCHEDULES)
+    assert list(get_args(ModelName)) == list(MODELS)
+    assert list(get_args(Split)) == list(SPLITS)
 
 
-def test_a_task_is_registered_by_its_own_name():
-    assert {name: kind.name for name, kind in TASKS.items()} == {name: name for name in TASKS}
+def test_a_task_is_registered_by_its_own_name_and_its_column_is_a_target():
+    assert {name: kind.name for name, kind in TASK_CLASSES.items()} == {name: name for name in TASKS}
+    assert {facts.column for facts in TASKS.values()} == set(TARGETS)

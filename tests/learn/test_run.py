@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.learn.comparison import EvaluateConfig, evaluate
+from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Trained, train
-from pipeline.learn.training import TrainConfig
 from pipeline.manifest import write_manifest
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.training import TrainConfig
 from tests.support.features import make_view
 from tests.support.toy import make_clip
 
 SPLITS = ("train", "train", "train", "val", "test")
-CONFIG = TrainConfig(projection=3, hidden_size=4, epochs=3, batch_size=2, device="cpu")
+CONFIG = TrainConfig(projection=3, hidden_size=4, epochs=3, batch_size=2)
 
 
 def run(folder: Path, *, config: TrainConfig = CONFIG, **options: object) -> Trained:
@@ -53,7 +54,7 @@ def test_callers_are_told_of_each_batch_and_epoch_of_each_model_and_later_of_the
         trained.checkpoints,
         tmp_path / "features/layer4",
         tmp_path / "manifest.csv",
-        config=EvaluateConfig(num_resamples=10, device="cpu"),
+        config=EvaluateConfig(num_resamples=10),
         on_batch=lambda *progress: seen.append(progress),
     )
     assert seen == [(name, 1, 1) for name in ("recurrent", "shuffled", "baseline")]

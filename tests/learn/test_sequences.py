@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.learn.sequences import SCANS, pool, to_steps
+from pipeline.learn.sequences import SCAN_FUNCTIONS, pool, to_steps
 
 sizes = st.integers(1, 4)
 
@@ -43,7 +43,7 @@ def by_hand(map_: Tensor, scan: str, size: int) -> Steps:
     return everywhere[scan]()
 
 
-@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("scan", SCAN_FUNCTIONS)
 @given(sizes, sizes, sizes, sizes, sizes, sizes)
 def test_every_scan_equals_a_loop_over_frames_channels_rows_and_columns(
     scan, frames, channels, height, width, size, every

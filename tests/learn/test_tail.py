@@ -9,8 +9,9 @@ from pipeline.backbone import Weights
 from pipeline.backbone.networks import tail_module
 from pipeline.backbone.weights import obtain_weights
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.learn.models import ModelConfig, build_model
+from pipeline.learn.models import build_model
 from pipeline.learn.models.tail import Tail
+from pipeline.settings.model import ModelConfig
 from pipeline.settings.weights import WeightsConfig
 
 LENGTHS = torch.tensor([3, 1, 2])

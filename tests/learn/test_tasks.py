@@ -7,8 +7,9 @@ import torch
 from pipeline.errors import ManifestError
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks import TASKS, Classification, FrameLabels, Predictions, Regression, TaskConfig
+from pipeline.learn.tasks import TASK_CLASSES, Classification, FrameLabels, Predictions, Regression
 from pipeline.manifest import Clip, FrameLabel
+from pipeline.settings.tasks import TaskConfig
 from tests.support.toy import make_clip
 
 CONFIG = TaskConfig()
@@ -172,8 +173,8 @@ def test_values_are_standardised_by_the_train_split_and_reported_in_their_unit()
     ids=repr,
 )
 def test_a_task_is_restored_from_its_description(task):
-    name = next(name for name, kind in TASKS.items() if kind is type(task))
-    assert TASKS[name].from_description(task.describe()) == task
+    name = next(name for name, kind in TASK_CLASSES.items() if kind is type(task))
+    assert TASK_CLASSES[name].from_description(task.describe()) == task
 
 
 @pytest.mark.parametrize("kind", [Classification, FrameLabels, Regression])
@@ -183,7 +184,7 @@ def test_what_may_choose_the_best_epoch_is_measured(kind):
         for clip_id, label, value in (("a", "x", 1.0), ("b", "y", 2.0), ("c", "x", 3.0))
     ]
     task = kind.from_clips(clips, CONFIG)
-    shape = (2, task.num_outputs) if task.per_frame else (task.num_outputs,)
+    shape = (2, task.num_outputs) if task.facts.per_frame else (task.num_outputs,)
     predictions = Predictions(
         clips=tuple(clips),
         outputs=tuple(torch.randn(3, *shape)),
@@ -191,5 +192,5 @@ def test_what_may_choose_the_best_epoch_is_measured(kind):
         frame_seconds=(torch.tensor([0.0, 1.0]),) * 3,
     )
     measured = task.measure(predictions)(np.ones(3))
-    assert set(task.monitors) <= set(measured)
+    assert set(task.facts.monitors) <= set(measured)
     assert all(math.isfinite(value) for value in measured.values())

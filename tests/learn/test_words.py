@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from pipeline.errors import ManifestError, ShapeError
-from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch, Loader
 from pipeline.learn.tasks import Captioning, FrameWords, Predictions
-from pipeline.learn.training import TrainConfig
 from pipeline.learn.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from pipeline.manifest import Clip
+from pipeline.settings.training import TrainConfig
+from pipeline.settings.words import WordsConfig
+from tests.support.configs import live_config
 from tests.support.toy import make_clip, make_features, order_task, random_maps
 
 CPU = torch.device("cpu")
@@ -33,8 +34,8 @@ def make_config(
     *, task: str = "captioning", decoder: dict[str, object] | None = None, **fields: object
 ) -> TrainConfig:
     small = {"embedding_size": 6, "hidden_size": 8, "num_heads": 2, "dropout": 0.0}
-    return TrainConfig.model_validate(
-        {"task": task, **SMALL, "num_heads": 2, **fields, "decoder": {**small, **(decoder or {})}}
+    return live_config(
+        **{"task": task, **SMALL, "num_heads": 2, **fields, "decoder": {**small, **(decoder or {})}}
     )
 
 
@@ -154,7 +155,7 @@ def test_models_learn_to_say_what_comes_first(cell, decoder):
 
 
 def test_words_read_off_the_frames_say_it_too():
-    config = make_config(task="frame_words", hidden_size=16, bidirectional=True, projection=None)
+    config = make_config(task="frame_words", hidden_size=16, projection=None)
     train_clips, train_maps = order_captions(64)
     train_clips = [
         dataclasses.replace(clip, captions=(clip.captions[0].replace(", then", ""),)) for clip in train_clips
@@ -205,7 +206,7 @@ def test_metrics_are_of_what_the_model_says_and_teacher_forcing_is_called_so():
     assert found["exact_match"] == np.mean(hits)
     trained = task.metrics(*task.keep_rows(task.run_model(model, batch).detach(), task.targets(batch)))
     assert set(trained) == {"loss", "perplexity", "teacher_forced_accuracy"}
-    assert set(task.monitors) <= set(found)
+    assert set(task.facts.monitors) <= set(found)
     assert not {"teacher_forced_accuracy"} & set(found)
     assert found["loss"] == pytest.approx(trained["loss"])
     # A perfect reader that says nothing by itself has no right caption.
@@ -279,11 +280,6 @@ def test_scheduled_sampling_grows_with_training_steps_and_rests_in_evaluation():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"window": 4}, "window 4 cuts clips"),
-        ({"window": 4, "task": "frame_words"}, "window 4 cuts clips"),
-        ({"summary": "mean", "task": "frame_words"}, "summary 'mean' is of whole clips"),
-        ({"class_weights": "balanced"}, "class_weights 'balanced' are for classes"),
-        ({"decoder": {"inject": "start", "doubly_stochastic": 1.0}}, "inject 'start' has none"),
         ({"decoder": {"cell": "transformer", "hidden_size": 9}}, "hidden_size 9 must be even"),
         ({"cell": "transformer", "hidden_size": 6, "num_heads": 4}, "multiple of num_heads 4"),
         ({"decoder": {"inject": "end"}}, "inject"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from pipeline.store import Journal, open_view
 from tests.support.project import NAMES, Project, plans
 
-
 TRAINING = ["train@recurrent", "train@baseline", "evaluate"]
 METRICS = {"accuracy", "shuffled", "baseline", "loss", "val_accuracy"}
 

@@ -1,4 +1,4 @@
-"""Parameters, code and manifest that are edited for the next experiment while one runs, under the real DVC."""
+"""Parameters, code and manifest that are edited while a stage runs, under the real DVC."""
 
 import re
 import subprocess
@@ -89,7 +89,9 @@ def test_code_that_is_edited_before_a_stage_starts_stops_it(long: Project) -> No
     text = code.read_text()
     process = start(long)
     deadline = time.monotonic() + 120
-    while not (long.path / "settings/recurrent.yaml").exists() or (long.path / "reports/extract.json").exists():
+    while (
+        not (long.path / "settings/recurrent.yaml").exists() or (long.path / "reports/extract.json").exists()
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     code.write_text(f"{text}\nEDITED = True\n")
@@ -117,5 +119,7 @@ def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(proje
 
 
 def test_a_machines_settings_run_nothing_again(project: Project) -> None:
-    Path(project.path / "machine.yaml").write_text("{device: cpu, num_readers: 1, resident_mb: 0, batch_size: 3}")
+    Path(project.path / "machine.yaml").write_text(
+        "{device: cpu, num_readers: 1, resident_mb: 0, batch_size: 3}"
+    )
     assert ran(project.dvc("repro")) == ["settings"]

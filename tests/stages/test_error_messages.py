@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from pipeline.errors import DamagedError, ManifestError, ShapeError, StoreError
-from pipeline.learn.models import MODELS, ModelConfig, build_model
-from pipeline.learn.tasks import TASKS, TaskConfig
+from pipeline.learn.models import MODELS, build_model
+from pipeline.learn.tasks import TASK_CLASSES
 from pipeline.manifest import Clip, FrameLabel
+from pipeline.settings.model import ModelConfig
+from pipeline.settings.tasks import TaskConfig
 from pipeline.store import open_view
 from stages import console
 from stages.remedies import REMEDIES, remedy_of
@@ -151,7 +153,7 @@ def test_the_remedy_of_an_error_is_that_of_its_nearest_parent_with_one():
 
 
 def test_a_label_that_the_train_split_does_not_have():
-    task = TASKS["classification"].from_clips(
+    task = TASK_CLASSES["classification"].from_clips(
         [make_clip("a", label="up"), make_clip("b", label="down")], TaskConfig()
     )
     with pytest.raises(ManifestError) as error:
@@ -187,8 +189,8 @@ def test_a_target_column_that_the_task_needs(task, column, without):
         f" {column!r}, or choose another task."
     )
     with pytest.raises(ManifestError, match=re.escape(message)):
-        TASKS[task].from_clips([complete("a"), complete("b", **without)], TaskConfig())
-    fitted = TASKS[task].from_clips([complete("a"), complete("b")], TaskConfig())
+        TASK_CLASSES[task].from_clips([complete("a"), complete("b", **without)], TaskConfig())
+    fitted = TASK_CLASSES[task].from_clips([complete("a"), complete("b")], TaskConfig())
     with pytest.raises(ManifestError, match=re.escape(message)):
         fitted.check([complete("a"), complete("b", **without)])
 
@@ -196,7 +198,7 @@ def test_a_target_column_that_the_task_needs(task, column, without):
 def test_clips_with_other_numbers_of_values():
     clips = [make_clip("a", values=(1.0, 2.0)), make_clip("b", values=(1.0,))]
     with pytest.raises(ManifestError) as error:
-        TASKS["regression"].from_clips(clips, TaskConfig())
+        TASK_CLASSES["regression"].from_clips(clips, TaskConfig())
     assert str(error.value) == (
         "Clip 'b' has 1 values, and others have 2: every clip needs the same number. Correct the manifest's column 'value'."
     )
@@ -205,7 +207,7 @@ def test_clips_with_other_numbers_of_values():
 def test_many_problems_are_counted_and_the_first_are_named():
     clips = [make_clip(f"c{i}") for i in range(9)]
     with pytest.raises(ManifestError) as error:
-        TASKS["classification"].from_clips(clips, TaskConfig())
+        TASK_CLASSES["classification"].from_clips(clips, TaskConfig())
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
         *[f"Clip 'c{i}' has no label" for i in range(3)],
         "And 6 more.",

@@ -64,6 +64,8 @@ def test_the_shipped_parameters_are_valid() -> None:
 
 
 def test_what_params_yaml_leaves_out_has_its_default(tmp_path: Path) -> None:
-    params = read_params(write(tmp_path, "corpus: {manifest: m.csv, root: videos}\ntrain: {seed: 3}\nevaluate:"))
+    params = read_params(
+        write(tmp_path, "corpus: {manifest: m.csv, root: videos}\ntrain: {seed: 3}\nevaluate:")
+    )
     assert params.train == TrainConfig(seed=3)
     assert params.evaluate == EvaluateConfig()

@@ -183,7 +183,7 @@ def test_the_file_has_the_same_bytes_again_and_a_notebook_gets_the_same_table(tm
     PATH.unlink()
     stages.evaluate.main()
     assert PATH.read_bytes() == first
-    config = pipeline.EvaluateConfig(device="cpu")
+    config = pipeline.EvaluateConfig()
     evaluation = pipeline.evaluate("checkpoints", "features/layer4", "manifests/toy.csv", config=config)
     assert evaluation.predictions.equals(table)
     assert evaluation.predictions.schema.metadata == table.schema.metadata

@@ -13,14 +13,13 @@ from dvc.utils.serialize import load_yaml
 
 from benchmarks.recipes import record, table
 from pipeline.errors import ConfigError
-from pipeline.extraction import ExtractConfig
 from pipeline.manifest import read_manifest
 from stages import recipe
 from stages.digits import FOLDERS
 from stages.overrides import flags, overlaid
 from stages.params import read_params
-from stages.resolution import check_together
 from stages.recipe import DEFAULTS, Result, read_recipe, recipe_names, recipe_params
+from stages.resolution import check_together
 from tests.support.in_process import run_main
 from tests.support.project import REPOSITORY, Project, make_project
 

@@ -25,7 +25,9 @@ def workspace(tmp_path: Path) -> Path:
         for number in range(8):
             name = f"clip{number}"
             (tmp_path / f"videos/{name}.mp4").write_text(name)
-            writer.writerow([name, f"{name}.mp4", ("train", "train", "val", "test")[number % 4], LABELS[number // 4]])
+            writer.writerow(
+                [name, f"{name}.mp4", ("train", "train", "val", "test")[number % 4], LABELS[number // 4]]
+            )
     ask(tmp_path)
     return tmp_path
 
@@ -98,9 +100,15 @@ def test_a_setting_moves_the_files_of_the_stages_that_it_matters_to(
         ({"trian": {}}, "unknown key 'trian'. Available: corpus, weights, extract, train, evaluate"),
         ({"train": {"device": "cpu"}}, "unknown key 'train.device': no result depends on it"),
         ({"train": {"tap": "layer2"}}, "train.tap: 'layer2' is not among extract.taps (layer4)"),
-        ({"extract": {"taps": ["layer9"]}}, "extract.taps: unknown tap 'layer9'. Available for resnet50: layer1"),
+        (
+            {"extract": {"taps": ["layer9"]}},
+            "extract.taps: unknown tap 'layer9'. Available for resnet50: layer1",
+        ),
         ({"train": {"tail": "layer4"}}, "train.tail: 'layer4' is no tap after train.tap, 'layer4'"),
-        ({"train": {"task": "regression"}}, "needs the column 'value' of the manifest, and 8 clips have nothing"),
+        (
+            {"train": {"task": "regression"}},
+            "needs the column 'value' of the manifest, and 8 clips have nothing",
+        ),
         ({"train": {"momentum": 0.8}}, "momentum"),
         ({"train": {"monitor": "rmse"}}, "rmse"),
         ({"evaluate": {"beam_size": 4}}, "beam_size"),

@@ -10,6 +10,7 @@ import yaml
 import zarr
 
 from pipeline.store import open_view
+from tests.stages.test_dvc import ran
 from tests.support.project import NAMES, Project, plans
 
 

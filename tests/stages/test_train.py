@@ -21,11 +21,11 @@ import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.run import run_digest, train
-from pipeline.settings.training import TrainConfig
+from pipeline.learn.run import input_digests, run_digest, train
 from pipeline.manifest import FrameLabel, write_manifest
+from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.settings.weights import WeightsConfig
-from pipeline.store import Journal, committing, open_view
+from pipeline.store import Journal, committing
 from tests.support.features import (
     clip_maps,
     clip_source,
@@ -266,20 +266,30 @@ def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
 
 
 def test_another_corpus_or_configuration_never_finds_the_state_of_a_run(tmp_path):
-    def folder(name: str, *, label: str = "up", config: TrainConfig | None = None, **contract: object) -> str:
+    def folder(
+        name: str,
+        *,
+        label: str = "up",
+        config: TrainConfig | None = None,
+        model: ModelName = "recurrent",
+        **contract: object,
+    ) -> str:
         workspace = make_workspace(tmp_path / name, **contract)
         manifest = workspace / "manifests/toy.csv"
         manifest.write_text(manifest.read_text().replace("up", label))
-        with open_view(workspace / "features/layer4") as view:
-            return run_digest(config or TrainConfig(), view, manifest=manifest)
+        inputs = input_digests(workspace / "features/layer4", manifest)
+        return run_digest(config or TrainConfig(), model, inputs)
 
     assert folder("a") == folder("b")
+    assert folder("c", model="baseline") == folder("d", model="baseline", config=TrainConfig(cell="gru"))
     others = {
-        folder("c", label="above"),
-        folder("d", weights_sha256="1" * 64),
-        folder("e", config=TrainConfig(seed=1)),
+        folder("e", label="above"),
+        folder("f", weights_sha256="1" * 64),
+        folder("g", config=TrainConfig(seed=1)),
+        folder("h", config=TrainConfig(cell="gru")),
+        folder("i", model="baseline"),
     }
-    assert len(others | {folder("f")}) == 4
+    assert len(others | {folder("j")}) == 6
 
 
 def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):

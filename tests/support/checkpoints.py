@@ -8,7 +8,6 @@ from pipeline.backbone import Weights
 from pipeline.backbone.networks import map_shape, tail_module
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.learn.checkpoint import Checkpoint
-from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.tasks import (
     Captioning,
     Classification,
@@ -18,8 +17,9 @@ from pipeline.learn.tasks import (
     Regression,
     Task,
 )
-from pipeline.learn.training import TrainConfig
 from pipeline.learn.vocabulary import Vocabulary
+from pipeline.settings.training import TrainConfig
+from pipeline.settings.words import WordsConfig
 
 CLASSES = ("left", "right", "up")
 TASKS: dict[str, Task] = {

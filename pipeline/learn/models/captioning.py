@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.learn.models.clip import ClipModel
 from pipeline.learn.models.decoder import teacher_words, unroll
-from pipeline.learn.models.decoder_cells import DECODERS, DecoderConfig
+from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
 from pipeline.learn.models.frames import check_sentences
 from pipeline.learn.vocabulary import PAD
+from pipeline.settings.words import DecoderConfig
 
 
 class Reading(NamedTuple):
@@ -33,7 +34,7 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.clip = clip
         self.config = config
-        self.decoder = DECODERS[config.cell].build(
+        self.decoder = DECODER_BUILDERS[config.cell](
             config,
             num_words=num_words,
             summary_size=clip.head.out_features,

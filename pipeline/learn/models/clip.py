@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.learn.models.attention import Memory
-from pipeline.learn.models.cells import CELLS
-from pipeline.learn.models.config import ModelConfig
-from pipeline.learn.models.frame_nets import FRAME_NETS, FrameEncoder
+from pipeline.learn.models.cells import CELL_BUILDERS
+from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS, FrameEncoder
 from pipeline.learn.models.frames import map_frames
 from pipeline.learn.models.steps import Steps
-from pipeline.learn.models.summaries import SUMMARIES, Attention, full_lengths, last, mean, valid_steps
+from pipeline.learn.models.summaries import SUMMARIES, Attention, full_lengths, mean, valid_steps
 from pipeline.learn.streaming import Standardisation
+from pipeline.settings.model import ModelConfig
 
 
 class SequenceModel(nn.Module):
@@ -38,11 +38,12 @@ class SequenceModel(nn.Module):
         num_features, projection = steps.num_features, config.projection
         self.frame_net: FrameEncoder | None = None
         if config.frame_net:
-            self.frame_net = FRAME_NETS[config.frame_net].build(config, steps)
+            self.frame_net = FRAME_NET_BUILDERS[config.frame_net](config, steps)
             num_features, projection = self.frame_net.num_outputs, None
-        self.encoder = CELLS[config.cell].build(config, num_features, projection)
+        self.encoder = CELL_BUILDERS[config.cell](config, num_features, projection)
         self.memory_size = self.encoder.num_outputs
-        self.summary = SUMMARIES[config.summary].build(self.encoder.num_outputs)
+        # At a frame, the state after its last step.
+        self.summary = SUMMARIES["last" if per_frame else config.summary](self.encoder.num_outputs)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.num_outputs, num_outputs)
 
@@ -58,7 +59,7 @@ class SequenceModel(nn.Module):
         bidirectional = self.config.has_backward_half
         if self.per_frame:
             frames = states.flatten(0, 1)  # (B * T, S, E)
-            ends = last(frames, full_lengths(frames), bidirectional=bidirectional)
+            ends = self.summary(frames, full_lengths(frames), bidirectional=bidirectional)
             summary = ends.view(*states.shape[:2], -1)  # (B, T, E)
         else:
             summary = self.summary(states.flatten(1, 2), num_steps, bidirectional=bidirectional)  # (B, E)
@@ -85,7 +86,7 @@ class SequenceModel(nn.Module):
     @property
     def has_attention(self) -> bool:
         """Whether the answer about a clip is an average over its steps, with the weights of `attention`."""
-        return isinstance(self.summary, Attention) and not self.per_frame
+        return isinstance(self.summary, Attention)
 
     def attention(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The weight of each step of each frame in the answer (B, T, S); they sum to 1 over a clip's steps.

@@ -1,15 +1,13 @@
 """Decoders: from an encoded clip and the words so far to the next word."""
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.learn.models.attention import AdditiveAttention, Memory
 from pipeline.learn.vocabulary import PAD, START
-
-if TYPE_CHECKING:
-    from pipeline.learn.models.decoder_cells import DecoderConfig
+from pipeline.settings.words import DecoderConfig
 
 State = tuple[Tensor, ...]  # a decoder's memory of the words so far; each (B, ...)
 
@@ -58,7 +56,7 @@ class RecurrentDecoder(nn.Module):
     def __init__(
         self,
         net: type[nn.LSTM | nn.GRU | nn.RNN],
-        config: "DecoderConfig",
+        config: DecoderConfig,
         *,
         num_words: int,
         memory_size: int,

@@ -1,18 +1,15 @@
 """Frame nets: the steps of each frame become one vector, before a second net reads the frames."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.learn.models.cells import CELLS
+from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.steps import Steps
 from pipeline.learn.models.summaries import SUMMARIES, full_lengths
-
-if TYPE_CHECKING:
-    from pipeline.learn.models.config import ModelConfig
+from pipeline.settings.model import ModelConfig
 
 
 class FrameEncoder(Protocol):
@@ -28,12 +25,12 @@ class FrameEncoder(Protocol):
 class FrameCell(nn.Module):
     """An encoder over a frame's steps, and a summary, built like those that then read the frames."""
 
-    def __init__(self, config: "ModelConfig", num_features: int) -> None:
+    def __init__(self, config: ModelConfig, num_features: int) -> None:
         super().__init__()
         self.bidirectional = config.has_backward_half
-        self.encoder = CELLS[config.cell].build(config, num_features, config.projection)
+        self.encoder = CELL_BUILDERS[config.cell](config, num_features, config.projection)
         self.num_outputs = self.encoder.num_outputs
-        self.summary = SUMMARIES[config.summary].build(self.num_outputs)
+        self.summary = SUMMARIES[config.summary](self.num_outputs)
 
     def forward(self, steps: Tensor) -> Tensor:
         """Steps (N, S, D) of N frames -> a vector of each frame (N, E)."""
@@ -68,21 +65,12 @@ class FeaturePoints(nn.Module):
         return torch.cat([channels.amax(dim=1), places.flatten(1)], dim=1)
 
 
-@dataclass(frozen=True)
-class FrameNet:
-    """How a frame net is built, and which settings it uses."""
-
-    build: Callable[["ModelConfig", Steps], FrameEncoder]
-    uses_summary: bool = False  # `summary` is of a frame's steps
-    needs_places: bool = False  # steps must be locations, and `projection` is a number of channels
-
-
-def _build_points(config: "ModelConfig", steps: Steps) -> FrameEncoder:
+def _build_points(config: ModelConfig, steps: Steps) -> FrameEncoder:
     num_channels = config.projection or steps.num_features
     return FeaturePoints(steps.num_features, places=steps.places(), num_channels=num_channels)
 
 
-FRAME_NETS: dict[str, FrameNet] = {
-    "cell": FrameNet(lambda config, steps: FrameCell(config, steps.num_features), uses_summary=True),
-    "points": FrameNet(_build_points, needs_places=True),
+FRAME_NET_BUILDERS: dict[str, Callable[[ModelConfig, Steps], FrameEncoder]] = {
+    "cell": lambda config, steps: FrameCell(config, steps.num_features),
+    "points": _build_points,
 }

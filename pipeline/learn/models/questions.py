@@ -1,26 +1,13 @@
 """Question answering: a model of a clip, and a network that reads questions about it."""
 
-from typing import Annotated
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.learn.models.encoder import RecurrentEncoder
 from pipeline.learn.models.frames import check_sentences
 from pipeline.learn.models.summaries import last
 from pipeline.learn.vocabulary import PAD
-
-
-class QuestionConfig(BaseModel):
-    """How a question's words become a vector."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    embedding_size: PositiveInt = 32  # of a word
-    hidden_size: PositiveInt = 64  # of the LSTM that reads the question
-    joint_size: PositiveInt = 128  # of the product of question and clip
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+from pipeline.settings.words import QuestionConfig
 
 
 class QuestionModel(nn.Module):

@@ -1,7 +1,5 @@
 """Steps: feature maps become standardised steps, at the beginning of every model of a clip."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +7,7 @@ from pipeline.learn.models.frames import check_inputs, place_map
 from pipeline.learn.models.tail import Tail
 from pipeline.learn.sequences import pool, to_steps
 from pipeline.learn.streaming import Standardisation
-
-if TYPE_CHECKING:
-    from pipeline.learn.models.config import ModelConfig
+from pipeline.settings.model import ModelConfig
 
 
 class Standardise(nn.Module):
@@ -35,7 +31,7 @@ class Steps(nn.Module):
 
     def __init__(
         self,
-        config: "ModelConfig",
+        config: ModelConfig,
         *,
         map_shape: tuple[int, int, int],
         standardisation: Standardisation | None = None,

@@ -1,7 +1,6 @@
 """Summaries: the states of a sequence (B, L, E) become one vector (B, E). Padding has no influence."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +63,10 @@ class Attention(nn.Module):
         return scores.masked_fill(~valid_steps(steps, lengths), -torch.inf).softmax(dim=1)[..., 0]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A way to make one vector of a sequence's states."""
-
-    # Of the number of features E: a function of (states, lengths, bidirectional=...) that gives (B, E).
-    build: Callable[[int], Callable[..., Tensor]]
-    at_every_frame: bool = False  # also gives a vector at each frame of a clip, not only one a clip
-
-
-SUMMARIES: dict[str, Summary] = {
-    "last": Summary(lambda _: last, at_every_frame=True),
-    "mean": Summary(lambda _: mean),
-    "max": Summary(lambda _: maximum),
-    "attention": Summary(Attention),
+# Each takes the number of features E, and gives a function of (states, lengths, bidirectional=...) -> (B, E).
+SUMMARIES: dict[str, Callable[[int], Callable[..., Tensor]]] = {
+    "last": lambda _: last,
+    "mean": lambda _: mean,
+    "max": lambda _: maximum,
+    "attention": Attention,
 }

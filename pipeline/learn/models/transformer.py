@@ -24,14 +24,6 @@ def causal_mask(sequence: Tensor) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=sequence.device).triu(1)
 
 
-def check_heads(hidden_size: int, num_heads: int) -> None:
-    """Raise ValueError unless the heads, and the sines and cosines of positions, divide `hidden_size`."""
-    if hidden_size % num_heads or hidden_size % 2:
-        raise ValueError(
-            f"a transformer's hidden_size {hidden_size} must be even, and a multiple of num_heads {num_heads}"
-        )
-
-
 class AttentionWithWeights(nn.MultiheadAttention):
     """Torch's attention, always with its weights (B, S, L): the mean over heads.
 

@@ -1,6 +1,6 @@
 """The transformer decoder: self-attention over the words so far."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,7 @@ from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.decoder import State, Step
 from pipeline.learn.models.transformer import AttentionWithWeights, causal_mask, position_signal
 from pipeline.learn.vocabulary import PAD
-
-if TYPE_CHECKING:
-    from pipeline.learn.models.decoder_cells import DecoderConfig
+from pipeline.settings.words import DecoderConfig
 
 
 class TransformerDecoder(nn.Module):
@@ -24,9 +22,7 @@ class TransformerDecoder(nn.Module):
 
     keeps_words: ClassVar[bool] = True
 
-    def __init__(
-        self, config: "DecoderConfig", *, num_words: int, memory_size: int, summary_size: int
-    ) -> None:
+    def __init__(self, config: DecoderConfig, *, num_words: int, memory_size: int, summary_size: int) -> None:
         super().__init__()
         size = config.hidden_size
         self.inject = config.inject

@@ -1,7 +1,7 @@
 """Streaming: from features in a store, or in memory, to padded batches; and statistics of channels."""
 
 from pipeline.learn.streaming.features import Features, ResidentFeatures, keep_resident, with_features
-from pipeline.learn.streaming.loader import Batch, Loader, LoaderConfig, make_loader
+from pipeline.learn.streaming.loader import Batch, Loader, make_loader
 from pipeline.learn.streaming.samples import Sample
 from pipeline.learn.streaming.statistics import Standardisation, channel_statistics
 
@@ -9,7 +9,6 @@ __all__ = [
     "Batch",
     "Features",
     "Loader",
-    "LoaderConfig",
     "ResidentFeatures",
     "Sample",
     "Standardisation",

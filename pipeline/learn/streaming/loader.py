@@ -7,11 +7,9 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from pipeline.learn.streaming.buffers import Buffers, copy_ahead
@@ -24,36 +22,11 @@ from pipeline.learn.streaming.features import (
 )
 from pipeline.learn.streaming.samples import Sample, crop_frames, cut_batches, cut_windows, shuffle_batches
 from pipeline.manifest import Clip
+from pipeline.settings.training import LoaderConfig
 
 log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2  # read while one is in use
-
-
-class LoaderConfig(BaseModel):
-    """How features become batches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch_size: PositiveInt = 32  # samples: clips, or windows of clips
-    window: PositiveInt | None = None  # frames of a sample: a longer clip is several; null: whole clips
-    stride: PositiveInt | None = None  # frames from a window's start to the next one's; null: window
-    crop_frames: PositiveInt | None = None  # train on a random run of so many frames a clip; null: on all
-    bucketing: bool = False  # make batches of samples of similar length: less padding
-    num_threads: PositiveInt = 2  # read features
-    resident_mb: Annotated[int, Field(ge=0)] = 2048  # keep features in memory up to this size
-    resident_gpu_mb: Annotated[int, Field(ge=0)] | None = None  # same on a GPU; null: half of what is free
-
-    @model_validator(mode="after")
-    def _no_frame_is_lost(self) -> Self:
-        if self.stride and not self.window:
-            raise ValueError(f"stride {self.stride} needs a window; set window, or stride to null")
-        if self.stride and self.window and self.stride > self.window:
-            raise ValueError(
-                f"stride {self.stride} is larger than window {self.window}: frames between windows would not"
-                " be read; set stride to at most window"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -235,6 +208,7 @@ def make_loader(
     config: LoaderConfig,
     *,
     device: torch.device,
+    num_threads: int = 2,
     shuffle_seed: int | None = None,
 ) -> Loader:
     """The loader that `config` describes: with `shuffle_seed` for training, else for evaluation.
@@ -246,7 +220,7 @@ def make_loader(
         features,
         clips,
         config.batch_size,
-        config.num_threads,
+        num_threads,
         shuffle_seed=shuffle_seed,
         window=config.window,
         stride=config.stride,

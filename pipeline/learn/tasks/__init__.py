@@ -4,7 +4,7 @@ from pipeline.learn.tasks.captions import Captioning
 from pipeline.learn.tasks.classification import Classification, FrameLabels
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
-from pipeline.learn.tasks.task import Predictions, Task, TaskConfig
+from pipeline.learn.tasks.task import Predictions, Task
 from pipeline.learn.tasks.words import FrameWords
 
 _KINDS: tuple[type[Task], ...] = (
@@ -15,10 +15,10 @@ _KINDS: tuple[type[Task], ...] = (
     FrameWords,
     QuestionAnswering,
 )
-TASKS = {kind.name: kind for kind in _KINDS}
+TASK_CLASSES = {kind.name: kind for kind in _KINDS}
 
 __all__ = [
-    "TASKS",
+    "TASK_CLASSES",
     "Captioning",
     "Classification",
     "FrameLabels",
@@ -27,5 +27,4 @@ __all__ = [
     "QuestionAnswering",
     "Regression",
     "Task",
-    "TaskConfig",
 ]

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.learn.decoding import Sentence, beam_search
-from pipeline.learn.models import ClipModel, ModelConfig
+from pipeline.learn.models import ClipModel
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import Predictions
 from pipeline.learn.tasks.words import WordsTask, perplexity, word_scores
 from pipeline.learn.vocabulary import PAD, join_words, pad_groups
+from pipeline.settings.model import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Captioning(WordsTask):
     """A decoder says a caption word by word."""
 
     name: ClassVar[str] = "captioning"
-    per_frame: ClassVar[bool] = False
-    says_words: ClassVar[bool] = True
     baseline_label: ClassVar[str] = "mean-pool + decoder"
 
     def num_clip_outputs(self, config: ModelConfig) -> int:

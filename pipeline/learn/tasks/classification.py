@@ -19,12 +19,12 @@ from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import (
     Predictions,
     Task,
-    TaskConfig,
     answer_table,
     raise_if_any,
     refuse_without_target,
 )
 from pipeline.manifest import Clip
+from pipeline.settings.tasks import TASKS, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,6 @@ class Classification(Task):
     class_weights: tuple[float, ...] | None = None  # of each class in the loss
 
     name: ClassVar[str] = "classification"
-    per_frame: ClassVar[bool] = False
-    has_classes: ClassVar[bool] = True
-    monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
-    column: ClassVar[str] = "label"  # of the manifest
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
@@ -54,7 +50,7 @@ class Classification(Task):
         if len(classes) < 2:
             raise ManifestError(
                 f"The train split has only the label {classes[0]!r}: {cls.name} needs at least two. Check the"
-                f" manifest's column {cls.column!r}."
+                f" manifest's column {TASKS[cls.name].column!r}."
             )
         if config.class_weights is None:
             return cls(classes)
@@ -81,8 +77,8 @@ class Classification(Task):
         self._refuse_missing(clips)
         known = set(self.classes)
         raise_if_any(
-            f"Clip {clip.clip_id!r} has {self.column} {label!r}, which the train split does not have. Known:"
-            f" {', '.join(self.classes)}. Correct the manifest, or move such clips to the train split."
+            f"Clip {clip.clip_id!r} has {self.facts.column} {label!r}, which the train split does not have."
+            f" Known: {', '.join(self.classes)}. Correct the manifest, or move such clips to the train split."
             for clip in clips
             for label in self._amounts(clip).keys() - known
         )
@@ -104,7 +100,7 @@ class Classification(Task):
 
     def measure(self, predictions: Predictions) -> Measure:
         """Loss, accuracy, macro F1 and mAP of all clips, or of all labelled frames."""
-        return self._measure(*predictions.rows(per_frame=self.per_frame), ranked=True)
+        return self._measure(*predictions.rows(per_frame=self.facts.per_frame), ranked=True)
 
     def _measure(self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool) -> Measure:
         losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
@@ -124,12 +120,12 @@ class Classification(Task):
 
     def tabulate(self, predictions: Predictions) -> pa.Table:
         """A row a clip, or a labelled frame with its `frame_seconds`."""
-        outputs, targets, clips = predictions.rows(per_frame=self.per_frame)
+        outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
         labelled = targets != UNLABELLED
         outputs, targets = outputs[labelled].double(), targets[labelled]  # (M, K), (M,)
         losses, weights = self._losses(outputs, targets)
         places = {}
-        if self.per_frame:
+        if self.facts.per_frame:
             places["frame_seconds"] = pa.array(torch.cat(predictions.frame_seconds)[labelled].numpy())
         classes = pa.array(self.classes)
         return answer_table(
@@ -172,7 +168,7 @@ class Classification(Task):
     @classmethod
     def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
         missing = (clip for clip in clips if not cls._amounts(clip))
-        refuse_without_target(missing, task=cls.name, target=cls.column, column=cls.column)
+        refuse_without_target(missing, task=cls.name, target=TASKS[cls.name].column)
 
 
 @dataclass(frozen=True)
@@ -183,8 +179,6 @@ class FrameLabels(Classification):
     """
 
     name: ClassVar[str] = "frame_labels"
-    per_frame: ClassVar[bool] = True
-    column: ClassVar[str] = "frame_labels"
 
     def targets(self, batch: Batch) -> Tensor:
         """Class numbers (B, T) int64; UNLABELLED outside of all intervals and after a sample's end."""

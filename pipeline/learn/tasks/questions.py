@@ -14,20 +14,21 @@ from torch.nn import functional
 
 from pipeline.errors import ManifestError
 from pipeline.learn.metrics import UNLABELLED, Measure
-from pipeline.learn.models import ClipModel, ModelConfig
+from pipeline.learn.models import ClipModel
 from pipeline.learn.models.questions import QuestionModel
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import (
     ExtraInput,
     Predictions,
     Task,
-    TaskConfig,
     answer_table,
     masked_cross_entropy,
     refuse_without_target,
 )
 from pipeline.learn.vocabulary import END, PAD, Vocabulary, pad_groups
 from pipeline.manifest import Clip
+from pipeline.settings.model import ModelConfig
+from pipeline.settings.tasks import TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +52,10 @@ class QuestionAnswering(Task):
     known_answers: tuple[str, ...]  # an answer's number is its place, counted from 1
 
     name: ClassVar[str] = "question_answering"
-    per_frame: ClassVar[bool] = False
-    of_whole_clips: ClassVar[bool] = True
-    takes_questions: ClassVar[bool] = True
     extra_inputs: ClassVar[dict[str, ExtraInput]] = {
         "questions": ExtraInput(axes=("num_questions", "num_words"), shape="(B, Q, S) int64")
     }
     baseline_label: ClassVar[str] = "question only"
-    monitors: ClassVar[dict[str, int]] = {"accuracy": 1, "loss": -1}
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
@@ -239,7 +236,7 @@ class QuestionAnswering(Task):
     @classmethod
     def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
         missing = (clip for clip in clips if not clip.questions)
-        refuse_without_target(missing, task=cls.name, target="question", column="questions")
+        refuse_without_target(missing, task=cls.name, target="question")
 
 
 def _chosen(logits: Tensor) -> Tensor:

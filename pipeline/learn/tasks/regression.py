@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from pipeline.learn.metrics import Measure, measure_loss, measure_together, measure_values
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions, Task, TaskConfig, answer_table, raise_if_any
+from pipeline.learn.tasks.task import Predictions, Task, answer_table, raise_if_any
 from pipeline.manifest import Clip
+from pipeline.settings.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,6 @@ class Regression(Task):
     std: tuple[float, ...]  # 1 for a value that is always the same
 
     name: ClassVar[str] = "regression"
-    per_frame: ClassVar[bool] = False
-    monitors: ClassVar[dict[str, int]] = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:  # noqa: ARG003

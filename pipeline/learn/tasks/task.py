@@ -3,30 +3,21 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ConfigError, ManifestError, QuestionsError
-from pipeline.learn.decoding import WordsConfig
+from pipeline.errors import ManifestError, QuestionsError
 from pipeline.learn.metrics import UNLABELLED, Measure
-from pipeline.learn.models import ClipModel, ModelConfig, build_model
+from pipeline.learn.models import ClipModel, build_model
 from pipeline.learn.streaming import Batch, Standardisation
 from pipeline.manifest import Clip
-
-
-class TaskConfig(BaseModel):
-    """Settings of tasks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    class_weights: Literal["balanced"] | None = None  # in the loss; balanced: all classes count equally
-    words: WordsConfig = WordsConfig()  # of captions and questions
+from pipeline.settings.model import ModelConfig
+from pipeline.settings.tasks import TASKS, TaskConfig, TaskFacts
 
 
 @dataclass(frozen=True)
@@ -69,17 +60,15 @@ class ExtraInput(NamedTuple):
 class Task(Protocol):
     """A task, fitted on the train split. The methods with a body suit most tasks."""
 
-    name: ClassVar[str]
-    per_frame: ClassVar[bool]  # outputs are (B, T, K) instead of (B, K)
+    name: ClassVar[str]  # in the settings
     about_frames: ClassVar[bool] = True  # a frame's answer is about that frame, and moves where it is moved
-    of_whole_clips: ClassVar[bool] = False  # targets make no sense for a window of a clip
-    has_classes: ClassVar[bool] = False  # class_weights apply
-    says_words: ClassVar[bool] = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
-    takes_questions: ClassVar[bool] = False  # the model reads a clip's questions beside its maps
     extra_inputs: ClassVar[Mapping[str, ExtraInput]] = {}  # by name, see `inputs`
     baseline_label: ClassVar[str] = "mean-pool + linear"  # in tables of results
-    # The metrics that can choose the best epoch; 1: more is better, -1: less is. The first is the default.
-    monitors: ClassVar[Mapping[str, int]]
+
+    @property
+    def facts(self) -> TaskFacts:
+        """Those that the settings have of this task."""
+        return TASKS[self.name]
 
     @property
     def num_outputs(self) -> int:
@@ -102,18 +91,13 @@ class Task(Protocol):
 
     def check_questions(self, questions: Sequence[str]) -> None:
         """Raise QuestionsError for questions where the task takes none, and for none where it needs them."""
-        if bool(questions) != self.takes_questions:
-            needs = "needs" if self.takes_questions else "takes no"
+        if bool(questions) != self.facts.takes_questions:
+            needs = "needs" if self.facts.takes_questions else "takes no"
             raise QuestionsError(f"The model's task is {self.name}, which {needs} questions.")
 
-    def with_search(self, **options: Any) -> Self:
-        """The same task, but for these fields of `WordsConfig` in the search of its answers.
-
-        Raises ConfigError if the task does not search its answers.
-        """
-        raise ConfigError(
-            f"{', '.join(options)}: only a decoder of captions searches, and the model's task is {self.name}."
-        )
+    def with_search(self, **options: Any) -> Self:  # noqa: ARG002
+        """The same task, but for these fields of `WordsConfig`, if it searches its answers."""
+        return self
 
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for a clip without a target, or with one that the train split does not have."""
@@ -168,7 +152,7 @@ class Task(Protocol):
             config,
             map_shape=map_shape,
             num_outputs=self.num_clip_outputs(config),
-            per_frame=self.per_frame,
+            per_frame=self.facts.per_frame,
             standardisation=standardisation,
             tail=tail,
             seed=seed,
@@ -212,7 +196,7 @@ class Task(Protocol):
 
     def keep_rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of a training batch that `metrics` reads at the end of the epoch."""
-        return (outputs.flatten(0, 1), targets.flatten(0, 1)) if self.per_frame else (outputs, targets)
+        return (outputs.flatten(0, 1), targets.flatten(0, 1)) if self.facts.per_frame else (outputs, targets)
 
 
 def answer_table(
@@ -259,11 +243,11 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != UNLABELLED).sum().clamp(min=1)
 
 
-def refuse_without_target(clips: Iterable[Clip], *, task: str, target: str, column: str) -> None:
+def refuse_without_target(clips: Iterable[Clip], *, task: str, target: str) -> None:
     """Raise ManifestError for these clips, if there are any: they have no target."""
     raise_if_any(
         f"Clip {clip.clip_id!r} has no {target}: the task {task!r} needs one for every clip. Fill the"
-        f" manifest's column {column!r}, or choose another task."
+        f" manifest's column {TASKS[task].column!r}, or choose another task."
         for clip in clips
     )
 

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ManifestError, TooFewFramesError, few
-from pipeline.learn.decoding import WordsConfig
 from pipeline.learn.metrics import UNLABELLED, Measure, measure_loss, measure_together
 from pipeline.learn.metrics.text import measure_texts
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import (
     Predictions,
     Task,
-    TaskConfig,
     answer_table,
     masked_cross_entropy,
     refuse_without_target,
 )
 from pipeline.learn.vocabulary import PAD, SPECIAL_WORDS, START, UNKNOWN, Vocabulary
 from pipeline.manifest import Clip
+from pipeline.settings.tasks import TaskConfig
+from pipeline.settings.words import WordsConfig
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,6 @@ class WordsTask(Task):
 
     vocabulary: Vocabulary
     config: WordsConfig
-
-    of_whole_clips: ClassVar[bool] = True
-    monitors: ClassVar[dict[str, int]] = {
-        "exact_match": 1,
-        "token_accuracy": 1,
-        "bleu_4": 1,
-        "rouge_l": 1,
-        "cider": 1,
-        "loss": -1,
-    }
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
@@ -91,7 +81,7 @@ class WordsTask(Task):
     @classmethod
     def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
         missing = (clip for clip in clips if not clip.captions)
-        refuse_without_target(missing, task=cls.name, target="caption", column="caption")
+        refuse_without_target(missing, task=cls.name, target="caption")
 
     def _report_unknown(self, clips: Sequence[Clip]) -> None:
         unknown = self.vocabulary.unknown_words(text for clip in clips for text in clip.captions)
@@ -146,7 +136,6 @@ class FrameWords(WordsTask):
     """
 
     name: ClassVar[str] = "frame_words"
-    per_frame: ClassVar[bool] = True
     about_frames: ClassVar[bool] = False
 
     def targets(self, batch: Batch) -> Tensor:

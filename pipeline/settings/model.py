@@ -1,0 +1,123 @@
+"""Settings of a model of a clip, from its maps to outputs, and what each choice among networks means."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from pipeline.registry import either, one_of
+from pipeline.settings.words import DecoderConfig, QuestionConfig, check_heads
+
+Pooling = Literal["flatten", "avg", "max"]
+Summary = Literal["last", "mean", "max", "attention"]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A way to read a map (C, H, W) as steps."""
+
+    axes: str = ""  # along which steps lie: "hw", "h" or "w"; "": a step has no place in the map
+    is_strips: bool = False  # a step is a strip of several rows or columns
+    is_whole_frame: bool = False  # a map is one step
+
+    def grid(self, num_steps: int, *, map_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a map's steps; (1, 1) where they have no place, or where steps are left out."""
+        shape = {"hw": map_size, "h": (num_steps, 1), "w": (1, num_steps)}.get(self.axes, (1, 1))
+        return shape if shape[0] * shape[1] == num_steps else (1, 1)
+
+
+SCANS: dict[str, Scan] = {
+    "frames": Scan(is_whole_frame=True),
+    "locations": Scan(axes="hw"),
+    "rows": Scan(axes="h"),
+    "columns": Scan(axes="w"),
+    "horizontal_strips": Scan(axes="h", is_strips=True),
+    "vertical_strips": Scan(axes="w", is_strips=True),
+    "channels": Scan(),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network that reads a sequence's steps."""
+
+    label: str  # of the model in tables of results
+    has_layers: bool = True  # of hidden_size, which read in one direction or both; without: no network
+    has_projection: bool = True  # a layer of its own before it
+    has_backward_half: bool = False  # if bidirectional, a state's second half has read from the end
+    has_heads: bool = False  # num_heads divides hidden_size
+
+
+CELLS: dict[str, Cell] = {
+    "lstm": Cell("LSTM", has_backward_half=True),
+    "gru": Cell("GRU", has_backward_half=True),
+    "rnn": Cell("RNN", has_backward_half=True),
+    "transformer": Cell("transformer", has_projection=False, has_heads=True),
+    "none": Cell("no recurrence", has_layers=False),
+}
+
+
+@dataclass(frozen=True)
+class FrameNet:
+    """A network that reads each frame's steps, before a second one reads the frames."""
+
+    uses_summary: bool = False  # `summary` is of a frame's steps
+    needs_places: bool = False  # steps must be locations, and `projection` is a number of channels
+
+
+FRAME_NETS: dict[str, FrameNet] = {
+    "cell": FrameNet(uses_summary=True),
+    "points": FrameNet(needs_places=True),
+}
+
+
+class ModelConfig(BaseModel):
+    """From maps to outputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scan: Annotated[str, one_of(SCANS)] = "frames"  # how a map becomes steps; see pipeline/learn/sequences.py
+    scan_size: PositiveInt = 1  # rows or columns of a strip
+    scan_every: PositiveInt = 1  # keep every n-th step of each frame
+    # A per-frame network reads each frame's steps; a second network reads its results. cell: both have the
+    # same `cell`; points: the maximum of each of `projection` learned channels, and its place; null: none.
+    frame_net: Annotated[str, one_of(FRAME_NETS)] | None = None
+    pooling: Pooling = "flatten"  # of each map before the scan; flatten: keep all
+    projection: PositiveInt | None = 64  # features of a step after a learned linear layer; null: no layer
+    cell: Annotated[str, one_of(CELLS)] = "lstm"  # network that reads the steps; none: each step by itself
+    hidden_size: PositiveInt = 128  # of each direction
+    num_layers: PositiveInt = 1
+    num_heads: PositiveInt = 4  # of a transformer; divides hidden_size
+    bidirectional: bool = True  # also read from the end; a transformer: see later steps, too
+    summary: Summary = "last"  # one vector from the states, for the last layer
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of steps, between layers, and of the summary
+    decoder: DecoderConfig = DecoderConfig()  # of captions
+    question: QuestionConfig = QuestionConfig()  # network that reads questions
+
+    @property
+    def has_backward_half(self) -> bool:
+        """Whether the second half of a state comes from a net that reads from the end to the beginning."""
+        return self.bidirectional and CELLS[self.cell].has_backward_half
+
+    @property
+    def label(self) -> str:
+        """The model's name in tables of results."""
+        return CELLS[self.cell].label
+
+    @model_validator(mode="after")
+    def _points_have_places(self) -> Self:
+        if self.frame_net is None or not FRAME_NETS[self.frame_net].needs_places:
+            return self
+        if SCANS[self.scan].axes != "hw" or self.projection is None:
+            places = either(name for name, scan in SCANS.items() if scan.axes == "hw")
+            raise ValueError(
+                f"frame_net {self.frame_net!r} finds projection channels among locations: set scan to"
+                f" {places}, and projection to a number"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_share_the_state(self) -> Self:
+        if CELLS[self.cell].has_heads:
+            check_heads(self.hidden_size, self.num_heads)
+        return self

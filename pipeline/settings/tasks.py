@@ -1,0 +1,59 @@
+"""Settings of tasks, and what each task means; pipeline/learn/tasks has their code, by the same names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.settings.words import WordsConfig
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What other code asks about a task."""
+
+    column: str  # of the manifest: has the target of each clip
+    headline: str  # the metric that tables of experiments show
+    # The metrics that can choose the best epoch; 1: more is better, -1: less is. The first is the default.
+    monitors: Mapping[str, int]
+    per_frame: bool = False  # outputs are (B, T, K) instead of (B, K)
+    of_whole_clips: bool = False  # targets make no sense for a window of a clip
+    has_classes: bool = False  # class_weights apply
+    has_words: bool = False  # a vocabulary
+    says_words: bool = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
+    takes_questions: bool = False  # the model reads a clip's questions beside its maps
+
+
+_OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
+_OF_VALUES = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
+_OF_TEXTS = {"exact_match": 1, "token_accuracy": 1, "bleu_4": 1, "rouge_l": 1, "cider": 1, "loss": -1}
+
+TASKS: dict[str, TaskFacts] = {
+    "classification": TaskFacts("label", "accuracy", _OF_CLASSES, has_classes=True),
+    "frame_labels": TaskFacts("frame_labels", "accuracy", _OF_CLASSES, per_frame=True, has_classes=True),
+    "regression": TaskFacts("value", "rmse", _OF_VALUES),
+    "captioning": TaskFacts(
+        "caption", "exact_match", _OF_TEXTS, of_whole_clips=True, has_words=True, says_words=True
+    ),
+    "frame_words": TaskFacts(
+        "caption", "exact_match", _OF_TEXTS, per_frame=True, of_whole_clips=True, has_words=True
+    ),
+    "question_answering": TaskFacts(
+        "questions",
+        "accuracy",
+        {"accuracy": 1, "loss": -1},
+        of_whole_clips=True,
+        has_words=True,
+        takes_questions=True,
+    ),
+}
+
+
+class TaskConfig(BaseModel):
+    """Settings of tasks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_weights: Literal["balanced"] | None = None  # in the loss; balanced: all classes count equally
+    words: WordsConfig = WordsConfig()  # of captions and questions

@@ -1,0 +1,64 @@
+"""Unused settings: those that cannot change a result under the values of the others.
+
+`{dotted key: reason}`, as `TrainConfig.unused` gives it, says which; a section that counts for nothing is one
+key. The reason goes on after the key: `it is of optimizer sgd`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.registry import either
+
+_Fact = TypeVar("_Fact")
+
+
+def only_of(key: str, choices: Mapping[str, _Fact], has: Callable[[_Fact], bool]) -> str:
+    """The reason of a setting that counts only where the setting `key` names one of certain choices."""
+    return f"it is of {key} {either(name for name, fact in choices.items() if has(fact))}"
+
+
+def live_values(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:
+    """The values, ready for JSON, of all settings but the unused ones."""
+    return _without(config.model_dump(mode="json"), unused)
+
+
+def explain_unused(config: BaseModel, unused: Mapping[str, str]) -> str:
+    """A sentence for each unused setting whose value is not its default; "" if there is none."""
+    values, defaults = config.model_dump(mode="json"), type(config).model_construct().model_dump(mode="json")
+    return ". ".join(
+        f"{key} {_text(value)} does nothing: {reason}; take it out, or set it to {_text(default)}"
+        for section, reason in unused.items()
+        for key, value, default in _changes(section, _at(values, section), _at(defaults, section))
+    )
+
+
+def _without(values: dict[str, Any], unused: Mapping[str, str], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, unused, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in unused
+    }
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def _changes(key: str, value: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Key, value and default of each setting in the section `key` that is not its default."""
+    if isinstance(value, dict):
+        for name in value:
+            yield from _changes(f"{key}.{name}", value[name], default[name])
+    elif value != default:
+        yield key, value, default
+
+
+def _text(value: Any) -> str:
+    """As YAML has it."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
