@@ -23,7 +23,6 @@ from stages.bars import Bars
 from stages.inputs import Inputs
 from stages.machine import read_machine
 from stages.project import FEATURES
-from stages.project.visible import corpus_root
 
 CHECKPOINTS, REPORTS = Path("checkpoints"), Path("reports")
 
@@ -40,7 +39,7 @@ def main() -> None:
         " models, with its loss) and the table that it prints, reports/evaluate.txt.",
     ).parse_args()
     inputs = Inputs("evaluate", module="stages.evaluate")
-    manifest, features = Path(inputs.values["corpus"]["manifest"]), FEATURES / inputs.values["tap"]
+    manifest, features = Path(inputs.values["manifest"]), FEATURES / inputs.values["tap"]
     checkpoints = (path for name in MODELS for path in sorted((CHECKPOINTS / name).iterdir()))
     inputs.watch(manifest, features / INDEX_NAME, *checkpoints)
     with Bars("batch") as bars:
@@ -56,8 +55,7 @@ def main() -> None:
     def frames(clip: Clip) -> np.ndarray:
         from pipeline.deploy.end_to_end import clip_frames  # torchvision takes seconds
 
-        root = corpus_root(inputs.values["corpus"]["root"])
-        return clip_frames(clip, root=root, contract=evaluation.checkpoint.contract)
+        return clip_frames(clip, root=inputs.root, contract=evaluation.checkpoint.contract)
 
     write_plots(Path("plots"), evaluation, frames=frames)
     write_predictions(REPORTS / "predictions.parquet", evaluation.predictions)

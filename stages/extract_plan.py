@@ -3,6 +3,7 @@
 import math
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from pipeline.extraction import make_forecast, preview
 from pipeline.extraction.extracted import size_text
@@ -10,13 +11,20 @@ from stages.bars import Bars
 from stages.extract_settings import read_job, show_progress
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
+from stages.project.visible import corpus_root
 from stages.settings import settle
 
 
 def show_plan(*, reread: bool = False) -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
     params, _ = settle()
-    job = read_job(params.corpus, arch=params.weights.arch, config=params.extract, only_plan=True)
+    job = read_job(
+        Path(params.corpus.manifest),
+        root=corpus_root(params.corpus.root),
+        arch=params.weights.arch,
+        config=params.extract,
+        only_plan=True,
+    )
     with Bars("clip") as bars:
         earlier_files = partial(tracked_files, FEATURES)
         todo = preview(

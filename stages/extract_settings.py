@@ -6,23 +6,21 @@ from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import read_manifest
 from pipeline.manifest.recorded import read_sources
-from pipeline.settings.corpus import CorpusConfig
 from pipeline.settings.extract import ExtractConfig
 from stages.bars import Bars
 from stages.machine import read_machine
 from stages.places import SOURCES, journal_path, weights_path
 from stages.project.sharing import share_journal
-from stages.project.visible import corpus_root
 
 
-def read_job(corpus: CorpusConfig, *, arch: str, config: ExtractConfig, only_plan: bool = False) -> Job:
+def read_job(manifest: Path, *, root: Path, arch: str, config: ExtractConfig, only_plan: bool = False) -> Job:
     """The job that these settings ask for; with `only_plan`, nothing is written and nothing compiled."""
     journal = journal_path()
     if not only_plan:
         share_journal(journal)
     return make_job(
-        read_manifest(Path(corpus.manifest)),
-        root=corpus_root(corpus.root),
+        read_manifest(manifest),
+        root=root,
         recorded=read_sources(SOURCES),
         weights=weights_path(arch),
         config=config,

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.extraction import Extracted, Job, run_job
-from pipeline.settings.corpus import CorpusConfig
 from pipeline.settings.extract import ExtractConfig
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
@@ -34,9 +33,9 @@ def main() -> None:
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
     inputs = Inputs("extract")
-    corpus, config = inputs.config("corpus", CorpusConfig), inputs.config("extract", ExtractConfig)
-    job = read_job(corpus, arch=inputs.values["weights"], config=config)
-    inputs.watch(Path(corpus.manifest), job.weights)
+    manifest, config = Path(inputs.values["manifest"]), inputs.config("extract", ExtractConfig)
+    job = read_job(manifest, root=inputs.root, arch=inputs.values["weights"], config=config)
+    inputs.watch(manifest, job.weights)
     _quieten_dask(job)
     is_first = not orders.num_restarts
     with Bars("clip") as bars:

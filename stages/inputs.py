@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pipeline.errors import InputChangedError, few
 from pipeline.system.code import code_digest, module_digests
 from pipeline.system.files import file_digest
-from stages.places import SETTINGS
+from stages.places import CORPUS, SETTINGS
+from stages.project.visible import corpus_root
 from stages.yaml_files import checked, read_mapping
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -40,7 +41,14 @@ class Inputs:
         if module:
             self._imported, self._code = set(sys.modules), module_digests(module)
             if code_digest(module) != self.values["code"]:
-                raise InputChangedError(f"The code of {module} was edited after {path} was written.")
+                raise InputChangedError(
+                    f"The code of {module} was edited after {path} was written. Run again."
+                )
+
+    @property
+    def root(self) -> Path:
+        """The folder of the corpus. It is in a file that no stage depends on: moving a corpus changes nothing."""
+        return corpus_root(read_mapping(CORPUS)["root"])
 
     def config(self, section: str, model: type[Config]) -> Config:
         """A section of the settings. Raises ConfigError for settings of another version."""
@@ -58,7 +66,10 @@ class Inputs:
             now = module_digests(self._module)
             moved += [name for name, digest in self._code.items() if name in late and now.get(name) != digest]
         if moved:
-            raise InputChangedError(f"Changed while this stage ran: {few(moved)}.")
+            raise InputChangedError(
+                f"{few(moved)} changed while this stage ran. Its work is kept: undo the change to get it, or"
+                " run again with what is there now."
+            )
 
 
 def _digest(path: Path) -> bytes | None:

@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError
 log = logging.getLogger(__name__)
 
 SETTINGS = Path("settings")  # a file a stage
+CORPUS = SETTINGS / "corpus.yaml"  # where the corpus is
 SOURCES = Path("sources")  # the digest of each source of the manifest
 
 

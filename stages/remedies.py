@@ -6,7 +6,6 @@ from pipeline.errors import (
     DamagedError,
     FolderTreeError,
     ForeignWeightsError,
-    InputChangedError,
     JournalError,
     KeptManifestError,
     MissingClipError,
@@ -53,7 +52,6 @@ REMEDIES: dict[type[PipelineError], str] = {
         "In params.yaml, set train.tap to a tap that is there, or add this one to extract.taps and run"
         " `dvc repro`."
     ),
-    InputChangedError: "Run the same command again. What was computed and trained is kept.",
     NonFiniteFeaturesError: (
         "Extract them again (with extract.dtype: float32 if it is float16), or take these clips out of the"
         " manifest."

@@ -17,7 +17,7 @@ from pipeline.settings.weights import ARCHS
 from pipeline.system.code import code_digest
 from pipeline.system.files import write_atomically
 from stages.params import PARAMS, Params
-from stages.places import SETTINGS
+from stages.places import CORPUS, SETTINGS
 
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
 
@@ -25,13 +25,15 @@ _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.
 def resolved(params: Params) -> dict[str, dict[str, Any]]:
     """The content of settings/<stage>.yaml, by the stage's name: only what can change its result.
 
+    And that of settings/corpus.yaml, which no stage depends on.
+
     Of the stages that train and evaluate, also a digest of the code that they import. Features do not depend
     on an edit of the code, but on the contract's revision.
     """
     manifest = params.corpus.manifest
     extract = {
         "revision": REVISION,
-        "corpus": params.corpus.model_dump(),
+        "manifest": manifest,
         "weights": params.weights.arch,
         "extract": params.extract.model_dump(mode="json"),
     }
@@ -46,11 +48,12 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
     }
     evaluate = {
         "code": code_digest("stages.evaluate"),
-        "corpus": params.corpus.model_dump(),
+        "manifest": manifest,
         "tap": params.train.tap,
         "evaluate": params.evaluate.live(params.train),
     }
     return {
+        CORPUS.stem: {"root": params.corpus.root},
         "weights": {"weights": params.weights.model_dump(mode="json")},
         "extract": extract,
         **train,

@@ -99,7 +99,6 @@ def test_queued_experiments_with_other_hidden_sizes_run_train_and_evaluate_only_
 ) -> None:
     shutil.copytree(project.videos, tmp_path / "elsewhere")
     project.set({"corpus.root": str(tmp_path / "elsewhere")})
-    project.dvc("commit", "--force", "extract")
     project.commit()
     before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
     project.dvc("exp", "run", "--queue", "--set-param", "train.hidden_size=16,17")

@@ -60,7 +60,14 @@ def section(workspace: Path, stage: str, name: str) -> dict[str, Any]:
 
 def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Path) -> None:
     run(workspace)
-    assert written(workspace).keys() == {"weights", "extract", "recurrent", "baseline", "evaluate"}
+    assert written(workspace).keys() == {
+        "corpus",
+        "weights",
+        "extract",
+        "recurrent",
+        "baseline",
+        "evaluate",
+    }
     assert section(workspace, "weights", "weights")["arch"] == "resnet50"
     assert section(workspace, "extract", "extract")["preprocessing"]["resize"] == 256
     train = section(workspace, "recurrent", "train")
@@ -81,6 +88,7 @@ def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Pa
         ({"extract": {"taps": ["layer4", "avgpool"]}}, {"extract"}),
         ({"evaluate": {"num_resamples": 10}}, {"evaluate"}),
         ({"weights": {"source": "random:1"}}, {"weights"}),
+        ({"corpus": {"manifest": "manifests/mine.csv", "root": "./videos"}}, {"corpus"}),
     ],
 )
 def test_a_setting_moves_the_files_of_the_stages_that_it_matters_to(
