@@ -1,13 +1,11 @@
-"""The embedded corpus: renders those of its videos and images that a manifest names and that are missing."""
+"""The embedded corpus: renders the videos and images of a manifest that are missing."""
 
 import argparse
 import re
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from pipeline.corpora.digits import NUM_SCANS, DigitsConfig, render_clip, render_image, write_video
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.system.files import atomic_path
@@ -31,31 +29,38 @@ def main() -> None:
     missing = [path for path in paths if not path.exists()]
     for path in tqdm(missing, desc="digits", unit="file", disable=not missing):
         _render(path)
-    done = f"rendered {len(missing)} of" if missing else "nothing is missing of"
-    print(f"{', '.join(map(str, manifests))}: {done} {len(paths)} files.")
+    done = (
+        f"rendered {len(missing)} of {len(paths)} files"
+        if missing
+        else f"none of {len(paths)} files is missing"
+    )
+    print(f"{', '.join(map(str, manifests))}: {done}.")
 
 
 def _paths(manifest: Path) -> list[Path]:
     """The files that a manifest names. Raises ManifestError for a source that is not of this corpus."""
     sources = [source for clip in read_manifest(manifest) for source in clip.sources]
     for source in sources:
-        match = re.fullmatch(r"digit_\d{5}\.mp4|scan_(\d{4})\.png", source)
-        if match is None or int(match[1] or 0) >= NUM_SCANS:
+        if re.fullmatch(r"digit_\d{5}\.mp4|scan_\d{4}\.png", source) is None:
             raise ManifestError(
                 f"{manifest}: the source {source!r} is not of the embedded corpus, which has the videos"
-                f" digit_<number>.mp4 and the images scan_0000.png to scan_{NUM_SCANS - 1}.png."
+                " digit_<clip>.mp4 and the images scan_<scan>.png."
             )
     return [FOLDERS[Path(source).suffix] / source for source in sources]
 
 
 def _render(path: Path) -> None:
-    config, number = DigitsConfig(), int(path.stem.rpartition("_")[2])
+    from PIL import Image
+
+    from pipeline.corpora import digits  # slow to import
+
+    config, number = digits.DigitsConfig(), int(path.stem.rpartition("_")[2])
     with atomic_path(path) as partial:
         if path.suffix == ".mp4":
-            _, frames = render_clip(number, config=config)
-            write_video(partial, frames, fps=config.fps)
+            _, frames = digits.render_clip(number, config=config)
+            digits.write_video(partial, frames, fps=config.fps)
         else:
-            _, pixels = render_image(number, config=config)
+            _, pixels = digits.render_image(number, config=config)
             Image.fromarray(pixels).save(partial, format="png")
 
 
