@@ -53,27 +53,31 @@ def scan_sources(
 ) -> Sources:
     """Read the sources below `root` that are new or have changed, or with `reread` all, for their digests.
 
-    A source that can't be read here keeps its recorded content; without a `root`, none can be read.
+    A source that can't be read here keeps its recorded content; without a folder `root`, none can be read.
     `on_progress` is told how many bytes of how many were read. The caller saves `digests`.
     """
+    if root is None or not root.is_dir():
+        reason = f"there is no folder {root}" if root else "no root is given"
+        unread = {
+            name: f"source {name} can't be read: {reason}. Correct the corpus's root." for name in sources
+        }
+        return Sources(_recorded(unread, recorded), unread)
     contents: dict[str, bytes] = {}
-    unread: dict[str, str] = {}
+    unread = {}
     files: dict[str, list[str]] = {}  # of the sources whose content is not known yet
     for source in sources:
         path = f"{root}/{source}"  # a string, and one stat of a known file: a million sources take seconds
-        if root is None:
-            unread[source] = f"source {source} can't be read: no root of the corpus is given."
-        elif not reread and (digest := digests.known(path)):
+        if not reread and (digest := digests.known(path)):
             contents[source] = digest
         elif fault := fault_of(root, source):
             unread[source] = f"source {fault.sentence(source)}"
         else:
             try:
                 files[source] = list(map(str, source_files(Path(path))))
-            except (
-                DecodeError
-            ) as error:  # the decoder rejects this clip, as long as the folder stays as it is
-                reason = str(error).removeprefix(str(Path(path)))  # the same on every machine
+            except DecodeError as error:
+                # The decoder rejects this clip, as long as the folder stays as it is. Without the root, the
+                # reason is the same on every machine.
+                reason = str(error).removeprefix(str(Path(path)))
                 contents[source] = combined_digest([], extra=f"{source}{reason}")
     paths = [path for each in files.values() for path in each]
     if reread:
@@ -88,8 +92,11 @@ def scan_sources(
             contents[source] = b"".join(map(digests.digest, each))
         except OSError as error:
             unread[source] = error_text(error)
-    contents |= {source: recorded[source] for source in unread if source in recorded}
-    return Sources(contents, unread)
+    return Sources(contents | _recorded(unread, recorded), unread)
+
+
+def _recorded(unread: Iterable[str], recorded: Contents) -> dict[str, bytes]:
+    return {source: recorded[source] for source in unread if source in recorded}
 
 
 def read_sources(path: Path) -> dict[str, bytes]:

@@ -252,7 +252,8 @@ def test_another_layout_is_repacked_and_a_new_journal_adopts_without_the_corpus(
 def test_only_clips_that_must_be_computed_are_named_where_the_corpus_is_not(recorded: Recorded) -> None:
     recorded.names["added"] = "added.mp4"
     done = recorded.run()
-    assert done.failed == {"added": "source added.mp4 does not exist. Correct it, or the corpus's root."}
+    reason = f"there is no folder {recorded.root}. Correct the corpus's root."
+    assert done.failed == {"added": f"source added.mp4 can't be read: {reason}"}
     assert (done.clips_by_tap, done.num_computed) == ({}, 0)
     del recorded.names["added"]
 

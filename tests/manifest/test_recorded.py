@@ -55,6 +55,8 @@ def test_a_source_that_cannot_be_read_keeps_what_is_recorded(root: Path, digests
     nowhere = scan_sources(names, root=None, digests=digests, recorded=recorded)
     assert nowhere.contents == {name: recorded[name] for name in names[:3]}
     assert nowhere.unknown == ["new.mp4"]
+    reason = "source new.mp4 can't be read: no root is given. Correct the corpus's root."
+    assert nowhere.unread["new.mp4"] == reason
 
 
 def test_a_folder_that_is_no_clip_has_a_content_that_is_the_same_wherever_it_is(
