@@ -1,7 +1,7 @@
 """Settings that name an entry of a registry: a dict from the name that users write to what it stands for."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -21,7 +21,8 @@ def one_of(registry: Mapping[str, object]) -> BeforeValidator:
         expected = either(map(repr, registry))
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
 
-    return BeforeValidator(check)
+    literal: Any = Literal
+    return BeforeValidator(check, json_schema_input_type=literal[tuple(registry)])
 
 
 def either(names: Iterable[str]) -> str:

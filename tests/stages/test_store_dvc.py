@@ -149,6 +149,30 @@ def test_gc_keeps_what_any_revision_or_experiment_needs_and_frees_the_rest(proje
     assert "are as they were written" in store(project, "verify")
 
 
+def stored_dtypes(project: Project) -> set[str]:
+    contracts = (project.path / ".framecache/contracts").glob("*/contract.json")
+    return {yaml.safe_load(path.read_text())["dtype"] for path in contracts}
+
+
+def test_gc_knows_that_a_key_may_be_missing_from_params_yaml(project: Project) -> None:
+    assert "dtype" not in yaml.safe_load((project.path / "params.yaml").read_text())["extract"]
+    project.dvc("exp", "run", "--name", "wide", "--set-param", "++extract.dtype=float32", "extract")
+    back_to_head(project)
+    store(project, "gc", "--yes")
+    assert stored_dtypes(project) == {"float16", "float32"}
+    project.dvc("exp", "remove", "wide")
+    store(project, "gc", "--yes")
+    assert stored_dtypes(project) == {"float16"}  # the default of the workspace's code
+
+    project.extract_here()
+    project.set({"extract.dtype": "float32"})
+    project.extract_here()
+    back_to_head(project)
+    shutil.rmtree(project.path / ".dvc/cache/files/md5")
+    assert "(its list of features is not in DVC's cache)" in store(project, "gc", "--yes")
+    assert stored_dtypes(project) == {"float16", "float32"}  # the default of HEAD's code, which nobody knows
+
+
 def test_gc_names_the_command_that_frees_what_is_shared_with_dvcs_cache(project: Project) -> None:
     project.set({"extract.sampling": {"every": 4}})
     project.dvc("repro", "extract")  # is in the workspace for a while only
