@@ -47,7 +47,7 @@ class Inputs:
 
     @property
     def root(self) -> Path:
-        """The folder of the corpus. It is in a file that no stage depends on: moving a corpus changes nothing."""
+        """The folder of the corpus, from a file that no stage depends on: moving a corpus changes nothing."""
         return corpus_root(read_mapping(CORPUS)["root"])
 
     def config(self, section: str, model: type[Config]) -> Config:

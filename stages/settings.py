@@ -5,12 +5,14 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import few
+from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest, check_sources, read_manifest
 from pipeline.manifest.recorded import read_sources, scan_sources, write_sources
+from pipeline.settings.corpus import CorpusConfig
 from pipeline.store import Journal
 from stages import console
 from stages.bars import Bars
+from stages.digits import FOLDERS
 from stages.params import Params, read_params
 from stages.places import SOURCES, journal_path
 from stages.project.sharing import share_journal
@@ -36,7 +38,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     params, manifest = settle()
-    record_sources(manifest, root=corpus_root(params.corpus.root), reread=arguments.read_sources)
+    record_sources(params.corpus, manifest, reread=arguments.read_sources)
 
 
 def settle() -> tuple[Params, Manifest]:
@@ -51,12 +53,13 @@ def settle() -> tuple[Params, Manifest]:
     return params, manifest
 
 
-def record_sources(manifest: Manifest, *, root: Path, reread: bool = False) -> None:
+def record_sources(corpus: CorpusConfig, manifest: Manifest, *, reread: bool = False) -> None:
     """Write the digest of each source: as read here, or else as recorded before.
 
-    Raises ManifestError where no source can be read and none is recorded.
+    Raises ManifestError where no source can be read and none is recorded, and ConfigError where the embedded
+    corpus is not rendered.
     """
-    journal = journal_path()
+    journal, root = journal_path(), corpus_root(corpus.root)
     share_journal(journal)
     digests = Journal(journal).digest_cache()
     with Bars("B") as bars:
@@ -69,6 +72,11 @@ def record_sources(manifest: Manifest, *, root: Path, reread: bool = False) -> N
             on_progress=partial(bars.show, "read sources", unit="B", delay=1),
         )
     digests.save()
+    if found.unknown and Path(corpus.root) in FOLDERS.values():
+        raise ConfigError(
+            f"{len(found.unknown)} files of the embedded corpus are not in {root}. Render them:"
+            f" `python -m stages.digits {corpus.manifest}`."
+        )
     if not found.contents:
         check_sources(manifest, root=root)
     for names, state in (
