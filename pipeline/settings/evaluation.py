@@ -16,12 +16,12 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    split: Split = "test"
+    split: Split = "test"  # of the manifest, whose clips are measured
     num_resamples: PositiveInt = 1000  # draws of the clips for the confidence intervals
     seed: NonNegativeInt = 0  # of the draws, and of the order of shuffled frames
     beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)
     length_power: Annotated[float, Field(ge=0)] | None = None  # null: as trained (words.length_power)
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 32  # samples at once
 
     def live(self, train: TrainConfig) -> dict[str, Any]:
         """The settings that can change the evaluation of models that `train` made, ready for JSON."""

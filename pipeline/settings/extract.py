@@ -52,7 +52,7 @@ class ExtractConfig(BaseModel):
     taps: Taps = ("layer4",)  # layers whose maps are kept
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
     limits: Limits = Limits()  # what a source may cost at most
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
     pooling: Pooling = "none"  # over H and W, before storing
     dtype: StoredDtype = "float16"  # as stored
     precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
@@ -60,4 +60,4 @@ class ExtractConfig(BaseModel):
     damaged: Damaged = "drop"  # clips that can't be decoded to the end; keep: the frames before the damage
     min_frames: PositiveInt = 1  # clips with fewer are left out
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = StoreConfig()  # how features are stored

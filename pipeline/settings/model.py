@@ -86,7 +86,7 @@ class ModelConfig(BaseModel):
     projection: PositiveInt | None = 64  # features of a step after a learned linear layer; null: no layer
     cell: Annotated[str, one_of(CELLS)] = "lstm"  # network that reads the steps; none: each step by itself
     hidden_size: PositiveInt = 128  # of each direction
-    num_layers: PositiveInt = 1
+    num_layers: PositiveInt = 1  # of the cell
     num_heads: PositiveInt = 4  # of a transformer; divides hidden_size
     bidirectional: bool = True  # also read from the end; a transformer: see later steps, too
     summary: Summary = "last"  # one vector from the states, for the last layer

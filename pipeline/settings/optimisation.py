@@ -41,11 +41,11 @@ class OptimisationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveInt = 20  # at most
-    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
-    learning_rate: PositiveFloat = 1e-3
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"  # how gradients change weights
+    learning_rate: PositiveFloat = 1e-3  # at the top of its schedule
     tail_learning_rate: PositiveFloat = 1e-5  # of the tail
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of sgd
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2  # pulls weights to 0
     schedule: Schedule = "cosine"  # of the learning rate; cosine: 0 after `epochs`
     warmup_epochs: NonNegativeInt = 0  # the learning rate rises in these, before the schedule
     grad_clip: PositiveFloat | None = 1.0  # largest norm of all gradients; null: no limit

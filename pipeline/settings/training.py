@@ -42,7 +42,7 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
     A setting that does nothing for the recurrent model is refused, unless it has its default.
     """
 
-    task: Annotated[str, one_of(TASKS)] = "classification"
+    task: Annotated[str, one_of(TASKS)] = "classification"  # what the model answers
     tap: str = "layer4"  # of the features to train on
     tail: str | None = None  # a later tap, e.g. layer4: layers up to it are trained, too; null: none
     standardise: bool = True  # each channel by its mean and deviation in the train split

@@ -42,13 +42,13 @@ class DecoderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cell: Annotated[str, one_of(DECODERS)] = "lstm"
+    cell: Annotated[str, one_of(DECODERS)] = "lstm"  # network that says the words
     inject: Literal["start", "every_step", "attention"] = "attention"  # how the clip reaches the decoder
     embedding_size: PositiveInt = 64  # features of a word; a transformer has hidden_size instead
     hidden_size: PositiveInt = 128  # also of the attention
-    num_layers: PositiveInt = 1
+    num_layers: PositiveInt = 1  # of the cell
     num_heads: PositiveInt = 4  # of a transformer; divides hidden_size
-    dropout: Share = 0.2
+    dropout: Share = 0.2  # of embedded words, between layers, and before the last layer
     doubly_stochastic: Annotated[float, Field(ge=0)] = 0.0  # weight of a loss that spreads attention evenly
     scheduled_sampling: Share = 0.0  # share of words that are the model's own when it reads captions
     scheduled_sampling_steps: PositiveInt = 500  # batches in which that share rises from 0
@@ -68,7 +68,7 @@ class QuestionConfig(BaseModel):
     embedding_size: PositiveInt = 32  # of a word
     hidden_size: PositiveInt = 64  # of the LSTM that reads the question
     joint_size: PositiveInt = 128  # of the product of question and clip
-    dropout: Share = 0.2
+    dropout: Share = 0.2  # of embedded words, and before the last layer
 
 
 def check_heads(hidden_size: int, num_heads: int) -> None:

@@ -1,1 +1,1 @@
-"""What every room needs of the system: files and locks, processes, memory, devices, texts."""
+"""What every room needs of the system: files and locks, processes, memory, devices, texts, code."""

@@ -68,7 +68,7 @@ def _validated(model: type[BaseModel], told: Mapping[str, Any]) -> Iterator[tupl
     for name, value in told.items():
         if name not in model.model_fields:
             continue
-        kind = model.model_fields[name].annotation
+        kind: Any = model.model_fields[name].annotation
         if isinstance(value, Mapping):
             yield from ((f"{name}.{part}", item) for part, item in _validated(kind, value))
         else:

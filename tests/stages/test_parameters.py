@@ -34,6 +34,10 @@ def test_each_setting_has_one_row() -> None:
     assert sorted(rows) == sorted([*expected, *keys(Machine), "dask.local", "dask.scheduler"])
 
 
+def test_each_setting_has_a_meaning() -> None:
+    assert [line for line in page().splitlines() if line.endswith("|  |")] == []
+
+
 @pytest.mark.parametrize(
     "row",
     [
