@@ -100,10 +100,8 @@ def make_plan(
             num_quarantined += 1
         elif copies and all(usable in copies[tap] for tap in taps):
             num_to_copy += 1
-        elif usable not in missing or _why_unread(
-            missing[usable][0], sources
-        ):  # one of equal clips is enough
-            missing[usable] = (clip, tuple(taps))
+        elif usable not in missing or _why_unread(missing[usable][0], sources):
+            missing[usable] = (clip, tuple(taps))  # of clips with equal content, one that can be read
     reason_of = _Reasons(journal, targets)
     to_extract, out_of_reach = [], []
     for key, (clip, wanted) in missing.items():
