@@ -1,10 +1,12 @@
 """`train` and `evaluate` as functions: what a caller is told, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, InputChangedError, ManifestError
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Trained, train
 from pipeline.manifest import write_manifest
@@ -74,7 +76,87 @@ def test_a_run_that_ended_in_an_error_goes_on_after_its_last_epoch_to_the_same_n
     batches = []
     assert run(tmp_path / "stopped", on_batch=lambda *done: batches.append(done)).fits == undisturbed.fits
     assert batches[0] == ("recurrent", 4, 9)
-    assert not [path for path in (tmp_path / "stopped/state").iterdir() if path.is_dir()]
+    assert not list((tmp_path / "stopped/state").glob("*.pt"))
+
+
+def test_each_model_is_trained_alone_as_beside_the_other(tmp_path):
+    both = run(tmp_path / "both")
+    for name in ("recurrent", "baseline"):
+        alone = run(tmp_path / name, models=(name,))
+        assert alone.fits == {name: both.fits[name]}
+        assert [folder.name for folder in alone.checkpoints.iterdir()] == [name]
+        files = [trained.checkpoints / name / "model.safetensors" for trained in (alone, both)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_training_that_is_not_confirmed_is_kept_and_the_next_run_ends_at_once(tmp_path):
+    class Refused(Exception):
+        pass
+
+    def refuse() -> None:
+        raise Refused
+
+    with pytest.raises(Refused):
+        run(tmp_path, confirm=refuse, models=("recurrent",))
+    assert not (tmp_path / "checkpoints").exists()
+    batches = []
+    again = run(tmp_path, models=("recurrent",), on_batch=lambda *done: batches.append(done))
+    assert batches == []
+    assert again.fits == run(tmp_path / "undisturbed", models=("recurrent",)).fits
+
+
+@pytest.mark.parametrize("moved", ["manifest.csv", "features/layer4"])
+def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_kept(tmp_path, moved):
+    def change() -> None:
+        if moved == "manifest.csv":
+            with (tmp_path / moved).open("a") as file:
+                file.write("\n")
+        else:
+            shutil.move(tmp_path / "features", tmp_path / "before")
+            make_view(tmp_path / "others", {"c0": 3})
+            shutil.move(tmp_path / "others/features", tmp_path / "features")
+
+    with pytest.raises(InputChangedError, match=rf"{moved} changed while the model trained"):
+        run(tmp_path, confirm=change)
+    assert not (tmp_path / "checkpoints").exists()
+    assert len(list((tmp_path / "state").glob("*.pt"))) == 1
+
+
+def test_the_threads_of_operations_are_those_of_the_config_while_a_model_trains(tmp_path):
+    before, seen = torch.get_num_threads(), set()
+    config = CONFIG.model_copy(update={"intra_op_threads": before + 1})
+    run(tmp_path, config=config, on_batch=lambda *_: seen.add(torch.get_num_threads()))
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_five_numbers_are_the_headline_of_an_evaluation(tmp_path):
+    trained = run(tmp_path)
+    evaluation = evaluate(
+        trained.checkpoints,
+        tmp_path / "features/layer4",
+        tmp_path / "manifest.csv",
+        config=EvaluateConfig(num_resamples=10),
+    )
+    scores = {name: score.values() for name, score in evaluation.scores.items()}
+    assert evaluation.headline() == {
+        "accuracy": scores["recurrent"]["accuracy"],
+        "shuffled": scores["shuffled"]["accuracy"],
+        "baseline": scores["baseline"]["accuracy"],
+        "loss": scores["recurrent"]["loss"],
+        "val_accuracy": trained.as_json()["recurrent"]["val_accuracy"],
+    }
+
+
+def test_a_setting_of_evaluation_that_does_nothing_is_refused(tmp_path):
+    trained = run(tmp_path)
+    with pytest.raises(ConfigError, match="beam_size 3 does nothing: it is of task captioning; take it out"):
+        evaluate(
+            trained.checkpoints,
+            tmp_path / "features/layer4",
+            tmp_path / "manifest.csv",
+            config=EvaluateConfig(beam_size=3),
+        )
 
 
 def test_a_config_of_another_tap_than_the_features_is_refused(tmp_path):

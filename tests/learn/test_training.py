@@ -108,6 +108,16 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert batches == []
 
 
+def test_a_resume_on_another_kind_of_device_says_so(tmp_path, caplog):
+    config, path = TrainConfig(**{**SMALL, "epochs": 1}), tmp_path / "state.pt"
+    run(new_model(config), config, path)
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "device": "cuda"}, path)
+    with caplog.at_level("INFO"):
+        run(new_model(config), config, path)
+    assert "Those epochs were trained on cuda, and the others will be on cpu" in caplog.text
+
+
 def test_the_model_gets_the_weights_of_the_best_epoch(tmp_path):
     config = TrainConfig(**{**SMALL, "learning_rate": 0.2, "schedule": "constant"})
     model = new_model(config)

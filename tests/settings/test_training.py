@@ -1,0 +1,85 @@
+"""The settings of training: what is refused, and what is left out for doing nothing."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.training import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"momentum": 0.5},
+            "momentum 0.5 does nothing: it is of optimizer sgd; take it out, or set it to 0.9",
+        ),
+        ({"scan_size": 2}, "scan_size 2 does nothing: it is of scan horizontal_strips or vertical_strips;"),
+        ({"scan_every": 2}, "scan_every 2 does nothing: a frame has one step with scan 'frames';"),
+        ({"frame_net": "cell"}, "frame_net 'cell' does nothing: a frame has one step with scan 'frames';"),
+        (
+            {"window": 4, "task": "frame_words"},
+            "window 4 does nothing: the task 'frame_words' is about whole clips; take it out, or",
+        ),
+        ({"stride": 4}, "stride 4 does nothing: it needs a window"),
+        (
+            {"summary": "mean", "task": "frame_labels"},
+            "summary 'mean' does nothing: the task 'frame_labels' answers at every frame",
+        ),
+        (
+            {"class_weights": "balanced", "task": "regression"},
+            "class_weights 'balanced' does nothing: it is of task classification or frame_labels",
+        ),
+        (
+            {"decoder": {"cell": "gru", "num_layers": 2}},
+            "decoder.cell 'gru' does nothing: it is of task captioning; take it out, or set it to 'lstm'."
+            " decoder.num_layers 2 does nothing",
+        ),
+        (
+            {"task": "captioning", "decoder": {"inject": "start", "doubly_stochastic": 1.0}},
+            "decoder.doubly_stochastic 1.0 does nothing: it is of decoder.inject attention",
+        ),
+        ({"cell": "none", "bidirectional": False}, "bidirectional false does nothing: it is of cell lstm"),
+        ({"monitor": "mae"}, "monitor 'mae' is not measured for the task 'classification'; available: acc"),
+    ],
+)
+def test_what_does_nothing_or_is_not_there_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainConfig.model_validate(wrong)
+    (problem,) = caught.value.errors()
+    assert problem["msg"].removeprefix("Value error, ").startswith(message)
+
+
+def test_a_setting_that_does_nothing_may_have_its_default() -> None:
+    config = TrainConfig(momentum=0.9, words={"beam_size": 1}, window=None)  # type: ignore[arg-type]
+    assert config == TrainConfig()
+
+
+def test_live_settings_leave_out_what_does_nothing_and_are_a_config_that_trains_the_same() -> None:
+    config = TrainConfig.model_validate(
+        {"task": "captioning", "cell": "transformer", "hidden_size": 64, "decoder": {"inject": "start"}}
+    )
+    assert config.live("recurrent")["decoder"] == {
+        "cell": "lstm",
+        "inject": "start",
+        "embedding_size": 64,
+        "hidden_size": 128,
+        "num_layers": 1,
+        "dropout": 0.2,
+        "scheduled_sampling": 0.0,
+    }
+    assert not {"momentum", "question", "projection", "window"} & set(config.live("recurrent"))
+    assert TrainConfig.model_validate(config.live("recurrent")) == config
+    baseline = TrainConfig.model_validate(config.live("baseline"))
+    assert (baseline.cell, baseline.live("baseline")) == ("lstm", config.live("baseline"))
+
+
+def test_an_evaluation_searches_captions_alone_and_compares_lengths_in_a_beam_alone() -> None:
+    captioning = TrainConfig(task="captioning")
+    of_captions = "it is of task captioning"
+    assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": of_captions, "length_power": of_captions}
+    assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1"}
+    assert EvaluateConfig(beam_size=2).unused(captioning) == {}
+    assert EvaluateConfig(beam_size=2).live(captioning)["beam_size"] == 2
