@@ -30,14 +30,12 @@ from tqdm import tqdm
 
 from pipeline.learn.run import train
 from pipeline.learn.training import Metrics
+from pipeline.settings.tasks import TASKS
 from stages.digits import FOLDERS
 from stages.overrides import flags
 from stages.params import PARAMS, read_params
 from stages.recipe import DEFAULTS, RECIPES, Result, read_recipe, recipe_names, recipe_params
 from stages.yaml_files import read_mapping
-
-# The first of these that an experiment has is its headline.
-HEADLINES = ("exact_match", "accuracy", "rmse")
 
 
 def run_dvc(*arguments: str) -> str:
@@ -51,7 +49,7 @@ def result_of(name: str) -> Result | None:
         curve = dvc.api.read("dvclive/train/recurrent/curves/loss.csv", rev=name)
     except DvcException:
         return None
-    headline = next(metric for metric in HEADLINES if metric in metrics["recurrent"])
+    headline = next(facts.headline for facts in TASKS.values() if facts.headline in metrics["recurrent"])
     low, high = metrics["recurrent"]["intervals"][headline]
     return Result(
         metric=headline,

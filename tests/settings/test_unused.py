@@ -68,7 +68,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "batch_size": (3,),
     "window": (2, None),
     "stride": (1,),
-    "crop_frames": (2, None),
+    "crop_frames": (4, None),
     "bucketing": (True, False),
     "epochs": (3,),
     "optimizer": ("sgd", "adamw"),
