@@ -1,11 +1,9 @@
 """Checkpoints: a trained model as model.safetensors, and its description as checkpoint.json."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from pydantic import ValidationError
@@ -26,7 +24,7 @@ _WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
 class Checkpoint:
     """A trained model, its task and settings, and the contract of the features that it was trained on."""
 
-    network: str  # of MODELS
+    network: str  # the name of the model, recurrent or baseline
     model: nn.Module
     task: Task
     config: TrainConfig
@@ -56,23 +54,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / _DESCRIPTION, description)
 
 
-def trained_config(folder: Path) -> TrainConfig:
-    """The config that the checkpoint in `folder` was trained with; no weights are read.
-
-    Raises as `load_checkpoint` does.
-    """
-    with _reading(folder):
-        return TrainConfig.model_validate(_description(folder)["config"])
-
-
 def load_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, its model on the CPU in eval mode.
 
     Raises CheckpointError when it is missing, or was written by another version.
     """
-    with _reading(folder):
-        description = _description(folder)
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_bytes())
         weights = safetensors.torch.load_file(folder / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
+    try:
         config = TrainConfig.model_validate(description["config"])
         contract = FeatureContract.model_validate(description["contract"])
         task = TASK_CLASSES[config.task].from_description(description["task"])
@@ -84,6 +76,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             description["network"], config, map_shape=(channels, height, width), tail=tail
         )
         model.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValidationError) as error:
+        raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
     return Checkpoint(
         network=description["network"],
         model=model.eval(),
@@ -94,22 +88,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         metrics=description["metrics"],
         weights_source=description["weights_source"],
     )
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    description: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_bytes())
-    return description
-
-
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Around reading a checkpoint: errors become a CheckpointError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
-    except (KeyError, RuntimeError, ValidationError) as error:
-        raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
 
 
 def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:

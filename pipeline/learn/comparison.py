@@ -24,12 +24,13 @@ from pipeline.learn.evaluation import (
     score_predictions,
 )
 from pipeline.learn.metrics import json_numbers
-from pipeline.learn.models import MODELS, SequenceModel
+from pipeline.learn.models import SequenceModel
 from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
+from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device

@@ -22,8 +22,9 @@ from pipeline.learn.tasks import TASK_CLASSES
 from pipeline.learn.training import Fit, Metrics, fit
 from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.machine import Machine
-from pipeline.settings.training import ModelName, TrainConfig
+from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from pipeline.store import FeatureView, open_view
+from pipeline.system.code import code_digest
 from pipeline.system.devices import resolve_device
 from pipeline.system.files import file_digest, file_lock, make_folder
 
@@ -39,7 +40,7 @@ OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics o
 class Trained:
     """What a training run gave."""
 
-    checkpoints: Path  # a folder a model, by its name in MODELS
+    checkpoints: Path  # a folder a model, by its name
     fits: dict[str, Fit]  # by the same name: each epoch's metrics, and which epoch was the best
 
     def as_json(self) -> dict[str, dict[str, float | None]]:
@@ -53,7 +54,7 @@ def train(
     *,
     config: TrainConfig | None = None,
     machine: Machine = _ANY_MACHINE,
-    models: Sequence[ModelName] = ("recurrent", "baseline"),
+    models: Sequence[ModelName] = MODELS,
     checkpoints: str | Path = "checkpoints",
     weights: str | Path = "weights",
     state: str | Path = ".framecache/training",
@@ -167,7 +168,8 @@ def run_digest(config: TrainConfig, model: ModelName, inputs: Mapping[str, str])
 
     `inputs` are those of `input_digests`; settings that do nothing for the model have no influence.
     """
-    parts = [model, config.live(model), *inputs.values(), _code_digest()]
+    code = [torch.__version__, code_digest(__name__)]
+    parts = [model, config.live(model), *inputs.values(), code]
     return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:32]
 
 
@@ -198,15 +200,6 @@ def _intra_op_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _code_digest() -> str:
-    """Of torch's version and of this library's source."""
-    root = Path(__file__).parents[1]
-    hasher = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(root.rglob("*.py")):
-        hasher.update(f"{path.relative_to(root)}\0".encode() + file_digest(path))
-    return hasher.hexdigest()
 
 
 class _Counter:

@@ -29,10 +29,8 @@ class EvaluateConfig(BaseModel):
 
     def unused(self, train: TrainConfig) -> dict[str, str]:
         """The settings that cannot change the evaluation of models that `train` made, and why."""
-        if not TASKS[train.task].says_words:
-            return dict.fromkeys(
-                ("beam_size", "length_power"), only_of("task", TASKS, lambda t: t.says_words)
-            )
+        if reason := only_of("task", train.task, TASKS, "says_words"):
+            return dict.fromkeys(("beam_size", "length_power"), reason)
         if (self.beam_size or train.words.beam_size) == 1:
             return {"length_power": "it needs a beam_size above 1"}
         return {}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.registry import one_of
-from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, ModelConfig
+from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, FrameNet, ModelConfig
 from pipeline.settings.optimisation import OPTIMIZERS, OptimisationConfig
 from pipeline.settings.tasks import TASKS, TaskConfig
 from pipeline.settings.unused import explain_unused, live_values, only_of
@@ -85,94 +85,66 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
         Keys are dotted; a section of which nothing counts is one key. A setting whose null is the only
         possible value is among them.
         """
-        task, scan, cell = TASKS[self.task], SCANS[self.scan], CELLS[self.cell]
-        frame_net = FRAME_NETS[self.frame_net] if self.frame_net else None
-        decoder = DECODERS[self.decoder.cell]
+        task, scan, decoder = TASKS[self.task], SCANS[self.scan], self.decoder
+        frame_net = FRAME_NETS[self.frame_net] if self.frame_net else FrameNet()
         is_baseline = model == "baseline"
-        is_blind = is_baseline and task.takes_questions
-        one_step = "a frame has one step"
-        blind = "the baseline does not see the clip"
-        # Whether settings do nothing, which ones, and why.
-        rules = [
+        blind = is_baseline and task.takes_questions and "the baseline does not see the clip"
+        of_every_frame = task.per_frame and f"the task {self.task!r} answers at every frame"
+        # Settings, and the reason why they do nothing, if there is one.
+        rules: list[tuple[str, str | bool]] = [
             (
-                is_baseline,
                 "frame_net projection cell hidden_size num_layers num_heads bidirectional summary",
-                "the baseline is a mean of steps and a linear layer",
+                is_baseline and "the baseline is a mean of steps and a linear layer",
             ),
-            (is_blind, "scan_every dropout standardise tail_learning_rate", blind),
-            (is_blind and not self.bucketing, "crop_frames", blind),
-            (not scan.is_strips, "scan_size", only_of("scan", SCANS, lambda s: s.is_strips)),
-            (scan.is_whole_frame, "scan_every frame_net", f"{one_step} with scan {self.scan!r}"),
+            ("scan_every dropout standardise tail_learning_rate", blind),
+            ("crop_frames", not self.bucketing and blind),
+            ("scan_size", only_of("scan", self.scan, SCANS, "is_strips")),
+            ("scan_every frame_net", scan.is_whole_frame and f"a frame has one step with scan {self.scan!r}"),
             (
-                self.pooling != "flatten" and scan.axes != "",
                 "scan_every",
-                f"{one_step} after pooling {self.pooling!r}",
+                scan.axes != ""
+                and self.pooling != "flatten"
+                and f"a frame has one step after pooling {self.pooling!r}",
             ),
             (
-                not cell.has_projection and not (frame_net and frame_net.needs_places),
                 "projection",
-                only_of("cell", CELLS, lambda c: c.has_projection),
+                not frame_net.needs_places and only_of("cell", self.cell, CELLS, "has_projection"),
+            ),
+            ("hidden_size num_layers bidirectional", only_of("cell", self.cell, CELLS, "has_layers")),
+            ("num_heads", only_of("cell", self.cell, CELLS, "has_heads")),
+            ("summary", not frame_net.uses_summary and of_every_frame),
+            ("class_weights", only_of("task", self.task, TASKS, "has_classes")),
+            ("window", task.of_whole_clips and f"the task {self.task!r} is about whole clips"),
+            ("stride", self.window is None and "it needs a window"),
+            ("tail_learning_rate", self.tail is None and "it needs a tail"),
+            ("momentum", only_of("optimizer", self.optimizer, OPTIMIZERS, "has_momentum")),
+            ("question", only_of("task", self.task, TASKS, "takes_questions")),
+            ("words", only_of("task", self.task, TASKS, "has_words")),
+            (
+                "decoder words.max_words words.beam_size words.length_power",
+                only_of("task", self.task, TASKS, "says_words"),
             ),
             (
-                not cell.has_layers,
-                "hidden_size num_layers bidirectional",
-                only_of("cell", CELLS, lambda c: c.has_layers),
+                "decoder.embedding_size",
+                only_of("decoder.cell", decoder.cell, DECODERS, "has_embedding_size"),
             ),
-            (not cell.has_heads, "num_heads", only_of("cell", CELLS, lambda c: c.has_heads)),
+            ("decoder.num_heads", only_of("decoder.cell", decoder.cell, DECODERS, "has_heads")),
             (
-                task.per_frame and not (frame_net and frame_net.uses_summary),
-                "summary",
-                f"the task {self.task!r} answers at every frame",
+                "decoder.doubly_stochastic",
+                decoder.inject != "attention" and "it is of decoder.inject attention",
             ),
-            (not task.has_classes, "class_weights", only_of("task", TASKS, lambda t: t.has_classes)),
-            (task.of_whole_clips, "window", f"the task {self.task!r} is about whole clips"),
-            (self.window is None, "stride", "it needs a window"),
-            (self.tail is None, "tail_learning_rate", "it needs a tail"),
             (
-                not OPTIMIZERS[self.optimizer].has_momentum,
-                "momentum",
-                only_of("optimizer", OPTIMIZERS, lambda o: o.has_momentum),
+                "decoder.doubly_stochastic",
+                is_baseline and "the baseline's decoder has one state to attend to",
             ),
-            (not task.takes_questions, "question", only_of("task", TASKS, lambda t: t.takes_questions)),
-            (not task.has_words, "words", only_of("task", TASKS, lambda t: t.has_words)),
-            (not task.says_words, "decoder", only_of("task", TASKS, lambda t: t.says_words)),
             (
-                task.has_words and not task.says_words,
-                "words.max_words words.beam_size words.length_power",
-                only_of("task", TASKS, lambda t: t.says_words),
+                "decoder.scheduled_sampling_steps",
+                not decoder.scheduled_sampling and "it needs decoder.scheduled_sampling",
             ),
         ]
-        if task.says_words:
-            rules += [
-                (
-                    not decoder.has_embedding_size,
-                    "decoder.embedding_size",
-                    only_of("decoder.cell", DECODERS, lambda d: d.has_embedding_size),
-                ),
-                (
-                    not decoder.has_heads,
-                    "decoder.num_heads",
-                    only_of("decoder.cell", DECODERS, lambda d: d.has_heads),
-                ),
-                (
-                    self.decoder.inject != "attention",
-                    "decoder.doubly_stochastic",
-                    "it is of decoder.inject attention",
-                ),
-                (
-                    is_baseline,
-                    "decoder.doubly_stochastic",
-                    "the baseline's decoder has one state to attend to",
-                ),
-                (
-                    not self.decoder.scheduled_sampling,
-                    "decoder.scheduled_sampling_steps",
-                    "it needs decoder.scheduled_sampling",
-                ),
-            ]
         unused: dict[str, str] = {}
-        for does_nothing, keys, reason in rules:
-            if does_nothing:
-                for key in keys.split():
-                    unused.setdefault(key, reason)
+        for keys, reason in rules:
+            for key in keys.split() if reason else ():
+                if key.partition(".")[0] not in unused:
+                    unused.setdefault(key, str(reason))
         return unused

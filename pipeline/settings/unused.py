@@ -5,19 +5,22 @@ key. The reason goes on after the key: `it is of optimizer sgd`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 
 from pipeline.registry import either
 
-_Fact = TypeVar("_Fact")
 
+def only_of(key: str, choice: str, choices: Mapping[str, object], fact: str) -> str:
+    """The reason of a setting that counts only where `key` names a choice with this fact.
 
-def only_of(key: str, choices: Mapping[str, _Fact], has: Callable[[_Fact], bool]) -> str:
-    """The reason of a setting that counts only where the setting `key` names one of certain choices."""
-    return f"it is of {key} {either(name for name, fact in choices.items() if has(fact))}"
+    `choice` is what it names; "" where that has the fact.
+    """
+    if getattr(choices[choice], fact):
+        return ""
+    return f"it is of {key} {either(name for name, facts in choices.items() if getattr(facts, fact))}"
 
 
 def live_values(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.learn.models import MODELS, SUMMARIES, RecurrentEncoder, build_model
+from pipeline.learn.models import MODEL_CLASSES, SUMMARIES, RecurrentEncoder, build_model
 from pipeline.learn.models.frames import place_map
 from pipeline.learn.models.summaries import Attention
 from pipeline.learn.sequences import pool, to_steps
@@ -291,7 +291,7 @@ def test_the_weights_of_attention_can_be_had_by_frame_and_step():
         make_model("recurrent").attention(maps, lengths)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODEL_CLASSES)
 @pytest.mark.parametrize("options", [{}, {"scan": "rows", "frame_net": "cell"}, {"per_frame": True}], ids=str)
 def test_lengths_may_be_left_out_when_all_frames_are_valid(name, options):
     model = make_model(name, **options)
@@ -323,7 +323,7 @@ def test_points_need_places_and_a_number_of_channels(wrong, message):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODEL_CLASSES)
 def test_padding_changes_neither_outputs_nor_gradients(name, options):
     model = make_model(name, **options)
     maps, lengths = torch.randn(4, 5, 2, 3, 2).half(), torch.tensor(LENGTHS)

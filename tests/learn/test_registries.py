@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.learn.models import MODELS, SUMMARIES
+from pipeline.learn.models import MODEL_CLASSES, SUMMARIES
 from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.decoder import RecurrentDecoder
 from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
@@ -28,7 +28,7 @@ from pipeline.settings.evaluation import Split
 from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, Cell, FrameNet, Pooling, Scan, Summary
 from pipeline.settings.optimisation import OPTIMIZERS, PRECISIONS, MatrixPrecision, Optimizer, Schedule
 from pipeline.settings.tasks import TASKS, TaskFacts
-from pipeline.settings.training import ModelName, TrainConfig
+from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from pipeline.settings.words import DECODERS, DecoderCell
 from tests.support.configs import live_config
 from tests.support.toy import make_clip, make_features, random_maps
@@ -175,7 +175,7 @@ def test_each_choice_of_the_settings_has_its_code_and_no_other_has():
     assert list(get_args(Pooling)) == list(POOLINGS)
     assert list(get_args(Summary)) == list(SUMMARIES)
     assert list(get_args(Schedule)) == list(SCHEDULES)
-    assert list(get_args(ModelName)) == list(MODELS)
+    assert list(get_args(ModelName)) == list(MODELS) == list(MODEL_CLASSES)
     assert list(get_args(Split)) == list(SPLITS)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import DamagedError, ManifestError, ShapeError, StoreError
-from pipeline.learn.models import MODELS, build_model
+from pipeline.learn.models import MODEL_CLASSES, build_model
 from pipeline.learn.tasks import TASK_CLASSES
 from pipeline.manifest import Clip, FrameLabel
 from pipeline.settings.model import ModelConfig
@@ -23,7 +23,7 @@ MAP_SHAPE = (512, 7, 7)
 READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODEL_CLASSES)
 @pytest.mark.parametrize(
     ("shape", "lengths", "message"),
     [

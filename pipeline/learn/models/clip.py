@@ -134,8 +134,7 @@ class MeanPoolModel(nn.Module):
 
 ClipModel = SequenceModel | MeanPoolModel
 
-# The model, and the baseline that it has to beat. The names are those of its folders and metrics.
-MODELS: dict[str, type[ClipModel]] = {
+MODEL_CLASSES: dict[str, type[ClipModel]] = {
     "recurrent": SequenceModel,
     "baseline": MeanPoolModel,
 }
@@ -152,11 +151,11 @@ def build_model(
     tail: nn.Module | None = None,
     seed: int = 0,
 ) -> ClipModel:
-    """The model `name` of MODELS, for maps (C, H, W), with initial weights from `seed`.
+    """The model `name` of MODEL_CLASSES, for maps (C, H, W), with initial weights from `seed`.
 
     `tail` has layers that are trained between the maps and the model, which gets a copy of them.
     `standardisation` is of the pooled maps, or with a tail of its pooled outputs; None changes no value.
     """
     steps = Steps(config, map_shape=map_shape, standardisation=standardisation, tail=copy.deepcopy(tail))
     torch.manual_seed(seed)
-    return MODELS[name](config, steps=steps, num_outputs=num_outputs, per_frame=per_frame)
+    return MODEL_CLASSES[name](config, steps=steps, num_outputs=num_outputs, per_frame=per_frame)

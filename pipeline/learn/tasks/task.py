@@ -146,7 +146,7 @@ class Task(Protocol):
         tail: nn.Module | None = None,
         seed: int = 0,
     ) -> nn.Module:
-        """The model `name` of MODELS for this task; the arguments are those of `models.build_model`."""
+        """The model `name` for this task; the arguments are those of `models.build_model`."""
         clip = build_model(
             name,
             config,
