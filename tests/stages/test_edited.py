@@ -69,7 +69,7 @@ def test_edited_parameters_are_those_of_the_next_run(long: Project) -> None:
 
 
 def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept(long: Project) -> None:
-    before = (long.path / "dvc.lock").read_text()
+    before = locked_settings(long, "train@recurrent")
     process = start(long)
     wait_until_it_trains(long)
     manifest = long.path / "manifests/mine.csv"
@@ -78,7 +78,7 @@ def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept
     output = end(process, status=1)
     assert "manifests/mine.csv changed while the model trained, and no checkpoint is written." in output
     assert "Traceback" not in output
-    assert (long.path / "dvc.lock").read_text() == before
+    assert locked_settings(long, "train@recurrent") == before
     manifest.write_text(text)
     assert re.search(rf"resumes after epoch {EPOCHS}\b", long.dvc("repro"))
 
