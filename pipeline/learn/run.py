@@ -123,7 +123,7 @@ def train(
         )
         fits: dict[str, Fit] = {}
         for name in models:
-            state_path = Path(state) / f"{run_digest(config, name, inputs)}.pt"
+            state_path = Path(state) / f"{name}-{run_digest(config, name, inputs)}.pt"
             make_folder(state_path.parent)
             with file_lock(state_path.with_suffix(".lock"), on_wait=_say_waiting):
                 model = task.build_model(

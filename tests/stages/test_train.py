@@ -84,6 +84,8 @@ def make_workspace(path: Path, *, train: dict[str, Any] | None = None, **contrac
 def write_params(path: Path, *, train: dict[str, Any]) -> None:
     params = {
         "corpus": {"manifest": "manifests/toy.csv", "root": "/nowhere"},
+        "weights": {"arch": "resnet18", "source": "random:0"},
+        "extract": {"taps": ["layer1", "layer4"]},
         "train": {**TRAIN, **train},
     }
     (path / "machine.yaml").write_text("device: cpu")
@@ -176,7 +178,7 @@ def test_train_writes_checkpoints_metrics_and_curves(trained):
 
 def test_nothing_of_a_finished_run_is_left_but_its_outputs(trained):
     workspace, _ = trained
-    assert not list(workspace.glob(".framecache/training/*/"))
+    assert not list(workspace.glob(".framecache/training/*.pt"))
 
 
 def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split(trained):
@@ -224,7 +226,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> str:
     """Train until a state of this model's training is kept, then kill the process; its stderr."""
     process = start("train", workspace, code=code)
-    while not list(workspace.glob(f".framecache/training/*/{model}.pt")):
+    while not list(workspace.glob(f".framecache/training/{model}-*.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -304,9 +306,9 @@ def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"tap": "layer3"}, "train.tap: 'layer3' is not among extract.taps (layer4)"),
+        ({"tap": "layer3"}, "train.tap: 'layer3' is not among extract.taps (layer1, layer4)"),
         ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
-        ({"scan_size": 2}, "params.yaml: train: scan_size 2 is for strips; set scan to"),
+        ({"scan_size": 2}, "params.yaml: train: scan_size 2 does nothing: it is of scan horizontal_strips"),
         ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
     ],
 )
@@ -446,6 +448,9 @@ def test_a_tail_of_pooled_features_is_refused(tmp_path):
 
 def test_a_tail_without_its_weights_says_which(tmp_path):
     _, stderr = run("train", make_workspace(tmp_path, train={"tail": "avgpool"}), status=1)
-    assert "error: weights does not have the weights of the resnet18 that made the features" in stderr
+    assert (
+        "error: weights/resnet18.safetensors does not have the weights of the resnet18 that made the features"
+        in stderr
+    )
     assert f"sha256 {'0' * 64})" in stderr
     assert "run `python -m stages.weights`" in stderr
