@@ -18,8 +18,8 @@ from pipeline.learn.tasks import (
     Task,
 )
 from pipeline.learn.vocabulary import Vocabulary
-from pipeline.settings.training import TrainConfig
 from pipeline.settings.words import WordsConfig
+from tests.support.configs import live_config
 
 CLASSES = ("left", "right", "up")
 TASKS: dict[str, Task] = {
@@ -48,7 +48,7 @@ def make_checkpoint(
         tap=tap,
     )
     defaults = {"tap": tap, "task": name, "hidden_size": 5, "projection": 8, "bidirectional": True}
-    config = TrainConfig.model_validate({**defaults, **options})
+    config = live_config(**{**defaults, **options})
     tail = None
     if config.tail:
         tail = tail_module(weights.arch, after=tap, until=config.tail, state=weights.state)
