@@ -73,13 +73,13 @@ def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept
     process = start(long)
     wait_until_it_trains(long)
     manifest = long.path / "manifests/mine.csv"
-    text = manifest.read_text()
+    data = manifest.read_bytes()
     long.write_manifest([*NAMES[:6], "clip7", "clip6"])
     output = end(process, status=1)
     assert "manifests/mine.csv changed while the model trained, and no checkpoint is written." in output
     assert "Traceback" not in output
     assert locked_settings(long, "train@recurrent") == before
-    manifest.write_text(text)
+    manifest.write_bytes(data)
     assert re.search(rf"resumes after epoch {EPOCHS}\b", long.dvc("repro"))
 
 
