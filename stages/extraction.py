@@ -8,7 +8,10 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+from pipeline.contract import REVISION
+from pipeline.errors import InputChangedError, few
 from pipeline.extraction import Extracted, Job, run_job
+from pipeline.manifest.recorded import Contents
 from pipeline.settings.extract import ExtractConfig
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
@@ -16,6 +19,7 @@ from stages import console
 from stages.bars import Bars
 from stages.extract_settings import read_job, show_progress
 from stages.inputs import Inputs
+from stages.places import SOURCES, weights_path
 from stages.project import FEATURES
 from stages.project.cache import tracked_files
 
@@ -33,9 +37,11 @@ def main() -> None:
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
     inputs = Inputs("extract")
-    manifest, config = Path(inputs.values["manifest"]), inputs.config("extract", ExtractConfig)
-    job = read_job(manifest, root=inputs.root, arch=inputs.values["weights"], config=config)
-    inputs.watch(manifest, job.weights)
+    if inputs.values["revision"] != REVISION:
+        raise InputChangedError("The contract's revision was edited after its settings were written. Run again.")
+    manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
+    inputs.watch(manifest, weights_path(arch))
+    job = read_job(manifest, root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig))
     _quieten_dask(job)
     is_first = not orders.num_restarts
     with Bars("clip") as bars:
@@ -52,6 +58,16 @@ def main() -> None:
     write_report(extracted, num_restarts=orders.num_restarts)
     extracted.check_complete()
     inputs.check()
+    if inputs.is_recorded:
+        check_recorded(extracted.contents, job.recorded)
+
+
+def check_recorded(contents: Contents, recorded: Contents) -> None:
+    """Raise InputChangedError when sources had another content than the stage `settings` has recorded."""
+    if moved := [source for source, content in contents.items() if recorded.get(source) != content]:
+        raise InputChangedError(
+            f"{few(moved)} changed after {SOURCES} was written. The features are kept: run again."
+        )
 
 
 def write_report(extracted: Extracted, *, num_restarts: int) -> None:

@@ -31,7 +31,8 @@ class Inputs:
         `module` is the stage's own, with all its imports done. Raises InputChangedError when its code is
         another than that of the settings, ConfigError when there are no settings.
         """
-        if "DVC_STAGE" not in os.environ:
+        self.is_recorded = "DVC_STAGE" in os.environ  # DVC notes down what this stage has used
+        if not self.is_recorded:
             # No import statement: an edit of what other stages can be asked for is no edit of this one.
             importlib.import_module("stages.settings").settle()
         path = SETTINGS / f"{stage}.yaml"

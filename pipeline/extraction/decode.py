@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import DecodeError, InputChangedError
 from pipeline.extraction.lanes import ByteQueue, Lanes
-from pipeline.extraction.plan import PlannedClip
+from pipeline.extraction.plan import PlannedClip, clip_key, damaged_key
 from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
+from pipeline.manifest.recorded import scan_sources
 from pipeline.settings.extract import ExtractConfig
+from pipeline.store import DigestCache
 from pipeline.system.supervisor import Notes
 
 log = logging.getLogger(__name__)
@@ -56,11 +59,13 @@ def decoding(
     lanes: Lanes,
     pinned: bool,
     notes: Notes,
+    digests: DigestCache | None = None,
 ) -> Iterator[Iterator[Piece | ClipEnd]]:
     """In the block, the lane's threads decode the planned clips, and an iterator gives pieces and ends.
 
     The pieces of a clip come in order and then its end; those of different clips are mixed. `pinned` puts
-    pixels in pinned memory, from which a GPU copies while it computes.
+    pixels in pinned memory, from which a GPU copies while it computes. With `digests`, a clip whose sources
+    are not those that were planned ends with InputChangedError.
     """
     lane = lanes["decode"]
     ahead: ByteQueue[Piece | ClipEnd] = ByteQueue(_AHEAD_BYTES, producer=lane, consumer=lanes["compute"])
@@ -101,6 +106,9 @@ def decoding(
                     return
         except Exception as exception:  # handed to the writer, which knows what may pass
             error = exception
+        if digests and (error is None or isinstance(error, DecodeError)) and _is_changed(clip, root, digests):
+            names = ", ".join(clip.clip.sources)
+            error = InputChangedError(f"{names} changed before it was decoded to the end.")
         notes.waiting(clip.key)
         ahead.put(ClipEnd(clip, error), size_bytes=0)
 
@@ -131,6 +139,17 @@ def decoding(
         deadline = time.monotonic() + _STOP_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _is_changed(planned: PlannedClip, root: Path, digests: DigestCache) -> bool:
+    """Whether the clip's sources have another content than when it was planned. Takes a stat of each file."""
+    try:
+        key = clip_key(
+            planned.clip, scan_sources(planned.clip.sources, root=root, digests=digests).contents
+        )
+    except (KeyError, OSError):  # they are no longer there
+        return True
+    return planned.key != (damaged_key(key) if planned.keep_damaged else key)
 
 
 def _on_host(frames: FrameBatch, *, pinned: bool) -> Tensor:

@@ -23,7 +23,7 @@ from pipeline.extraction.targets import Target
 from pipeline.extraction.write import OnWork, Writer
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
-from pipeline.store import Journal, ShardWriter, committing
+from pipeline.store import DigestCache, Journal, ShardWriter, committing
 from pipeline.system.supervisor import Notes
 
 _MACHINE = Machine()
@@ -41,12 +41,14 @@ def compute_clips(
     machine: Machine = _MACHINE,
     on_progress: OnWork = lambda _clips, _frames, _bytes: None,
     notes: Notes = _UNHEARD,
+    digests: DigestCache | None = None,
     stop: threading.Event | None = None,
 ) -> Result:
     """Compute the planned clips into the journal, on the backbone's device; `machine.device` has no effect.
 
     `on_progress(clips, frames, bytes)` is called on the writer's thread with what was finished since the
-    last call. `notes` tell a supervisor of each clip. The caller holds the journal's lock of the forward
+    last call. `notes` tell a supervisor of each clip. With `digests`, a clip whose sources were changed since
+    the plan fails, and nothing of it is kept. The caller holds the journal's lock of the forward
     contract. Clips that are complete are committed however the run ends: by an error, KeyboardInterrupt,
     or `stop` being set.
 
@@ -85,6 +87,7 @@ def compute_clips(
             lanes=lanes,
             pinned=device.type == "cuda",
             notes=notes,
+            digests=digests,
         ) as decoded,
     ):
         for item in decoded:

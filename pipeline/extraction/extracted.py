@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import PipelineError
 from pipeline.extraction.publish import Published
 from pipeline.extraction.result import Result
+from pipeline.manifest.recorded import Contents
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ class Extracted:
     left_out: Mapping[str, str]  # clips that lack the features of a tap or all, and why
     kept_damaged: Mapping[str, str]  # clips that are used up to a damage, and which
     failed: Mapping[str, str]  # clips with an error that may pass; while there are any, nothing is published
+    contents: Contents  # of the sources whose features these are
     num_computed: int  # clips
     num_frames: int  # computed
     num_bytes: int  # of the rows computed, before compression
@@ -45,7 +47,12 @@ class Extracted:
 
 
 def make_extracted(
-    result: Result, published: Published | None, *, clip_ids: Sequence[str], failed: Mapping[str, str]
+    result: Result,
+    published: Published | None,
+    *,
+    clip_ids: Sequence[str],
+    failed: Mapping[str, str],
+    contents: Contents,
 ) -> Extracted:
     """The facts from what a run did and what was published, if it was."""
     faulty = published.faulty if published else ()
@@ -56,6 +63,7 @@ def make_extracted(
         left_out={clip.clip_id: clip.reason for clip in faulty if clip.policy == "drop"},
         kept_damaged={clip.clip_id: clip.reason for clip in faulty if clip.policy == "keep"},
         failed=failed,
+        contents=contents,
         num_computed=result.num_clips,
         num_frames=result.num_frames,
         num_bytes=result.num_bytes,

@@ -109,7 +109,7 @@ def run_job(
                 max_failed_share=job.config.max_failed_share,
             )
     clip_ids = [clip.clip_id for clip in job.clips]
-    extracted = make_extracted(result, published, clip_ids=clip_ids, failed=failed)
+    extracted = make_extracted(result, published, clip_ids=clip_ids, failed=failed, contents=todo.sources.contents)
     log_facts(extracted, features=str(features))
     return extracted
 
@@ -175,6 +175,7 @@ def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_w
             machine=job.machine,
             on_progress=on_work,
             notes=notes,
+            digests=job.digests,
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -5,7 +5,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.errors import DecodeError, error_text
+from pipeline.errors import DecodeError, InputChangedError, error_text
 from pipeline.extraction.compute import Computed
 from pipeline.extraction.decode import ClipEnd
 from pipeline.extraction.lanes import ByteQueue
@@ -150,7 +150,7 @@ class Writer:
             self._journal.quarantine(self._forward_digest, clip.key, quarantined)
             self._result.num_quarantined += 1
             log.warning("Clip %s is quarantined: %s", clip_id, error)
-        elif isinstance(error, OSError | TimeoutError) or is_out_of_memory(error):
+        elif isinstance(error, OSError | TimeoutError | InputChangedError) or is_out_of_memory(error):
             reason = "out of memory" if is_out_of_memory(error) else error_text(error)
             self._result.failed[clip_id] = reason
             log.error("Clip %s could not be read: %s", clip_id, reason)

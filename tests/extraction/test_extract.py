@@ -19,11 +19,11 @@ from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.weights import WeightsConfig
-from pipeline.store import Journal, Layout, open_view
+from pipeline.store import Journal, Layout, open_view, stored_keys
 from pipeline.system.devices import resolve_device
 from tests.support.extraction import settings_of, sources_of
 from tests.support.little_memory import little_memory
-from tests.support.media import write_image_folder, write_video
+from tests.support.media import write_image, write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +94,44 @@ def corpus(tmp_path: Path) -> tuple[list[Clip], Path]:
     write_image_folder(root / "images", num_images=6)
     names = {"long": "long.mp4", "short": "short.mp4", "images": "images"}
     return [Clip(clip_id=name, sources=(source,), split="train") for name, source in names.items()], root
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_nothing_is_kept_of_a_clip_whose_source_is_replaced_before_it_is_decoded(
+    corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path, damage: bool
+) -> None:
+    clips, root = corpus
+    config, machine = settings_of({"preprocessing": {"resize": 32, "crop": 32}, "device": "cpu"})
+    backbone = make_backbone(weights, config, device="cpu")
+    targets = make_targets(config, weights, backbone)
+    journal = Journal(tmp_path / "journal")
+    digests = journal.digest_cache()
+    todo = make_plan(
+        clips, sources=sources_of(clips, root=root, digests=digests), targets=targets, journal=journal
+    )
+    video = (root / "short.mp4").read_bytes()
+    write_video(root / "short.mp4", num_frames=4, size=(32, 32), first_index=80)
+    write_image(root / "images/9.png", index=9)
+    if damage:
+        (root / "short.mp4").write_bytes(video[: len(video) // 2])
+    result = compute_clips(
+        todo.to_extract,
+        root=root,
+        targets=targets,
+        backbone=backbone,
+        journal=journal,
+        config=config,
+        machine=machine,
+        digests=digests,
+    )
+    assert result.num_clips == 1
+    assert result.failed == {
+        name: f"{source} changed before it was decoded to the end."
+        for name, source in (("short", "short.mp4"), ("images", "images"))
+    }
+    assert not journal.quarantined(targets[0].contract.forward_digest())
+    (target,) = targets
+    assert stored_keys(journal.records(target.contract, target.layout).values()) == {todo.keys["long"]}
 
 
 def plain_features(source: Path, weights: Weights, **sampling: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.store import open_view
 from tests.stages.test_dvc import ran
 from tests.support.project import NAMES, Project
 
@@ -99,6 +100,23 @@ def test_code_that_is_edited_before_a_stage_starts_stops_it(long: Project) -> No
     assert "The code of stages.train was edited after settings/recurrent.yaml was written." in output
     code.write_text(text)
     assert ran(long.dvc("repro"))[-1] == "evaluate"
+
+
+def test_a_source_that_is_replaced_before_extract_reads_it_stops_it(long: Project) -> None:
+    long.add_video("clip3", first_index=999)
+    video = (long.videos / "clip3.mp4").read_bytes()
+    process = start(long)
+    deadline = time.monotonic() + 120
+    while (long.path / "features").exists():  # DVC removes it before the stage
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    long.add_video("clip3", num_frames=9)
+    output = end(process, status=1)
+    assert "clip3.mp4 changed after sources was written. The features are kept: run again." in output
+    (long.videos / "clip3.mp4").write_bytes(video)
+    long.dvc("repro", "extract")
+    with open_view(long.path / "features/layer4") as view:
+        assert view.num_frames("clip3") == 5
 
 
 def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(project: Project) -> None:

@@ -27,7 +27,7 @@ from pipeline.extraction.result import Result
 from pipeline.extraction.targets import Target
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
-from pipeline.store import Journal
+from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory, keep_freed_memory
 
@@ -59,6 +59,7 @@ class _State:
 
     context: TaskContext
     backbone: Backbone
+    digests: DigestCache  # as the client has saved them
     stop: threading.Event
 
 
@@ -119,7 +120,9 @@ def _prepare(context: TaskContext) -> _State:
         backend=context.config.backend,
     )
     _states.clear()
-    _states[context.name] = _State(context, backbone, threading.Event())
+    _states[context.name] = _State(
+        context, backbone, Journal(context.journal).digest_cache(), threading.Event()
+    )
     return _states[context.name]
 
 
@@ -142,6 +145,7 @@ def compute_chunk(context: TaskContext, task: int, planned: Sequence[PlannedClip
                 config=context.config,
                 machine=context.machine,
                 on_progress=_Progress(get_worker(), context.name, task),
+                digests=state.digests,
                 stop=state.stop,
             )
     except PipelineError:
