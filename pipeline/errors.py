@@ -166,6 +166,10 @@ class CheckpointError(PipelineError):
     """A trained model is missing, incomplete, or of another version."""
 
 
+class UnequalCheckpointsError(CheckpointError):
+    """Two models that are to be compared were trained in different ways."""
+
+
 class InputChangedError(PipelineError):
     """A file that a run reads was changed while it ran; what it has done so far is kept."""
 

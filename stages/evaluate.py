@@ -62,6 +62,7 @@ def main() -> None:
     write_json(REPORTS / "evaluate.json", evaluation.as_json())
     write_atomically(REPORTS / "evaluate.txt", f"{evaluation.table}\n".encode())
     inputs.check()
+    inputs.check_experiment(evaluation.checkpoint.config)
     write_json(Path("metrics/evaluate.json"), evaluation.headline())
     print(evaluation.table)
 

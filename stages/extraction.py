@@ -38,7 +38,9 @@ def main() -> None:
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
     inputs = Inputs("extract")
     if inputs.values["revision"] != REVISION:
-        raise InputChangedError("The contract's revision was edited after its settings were written. Run again.")
+        raise InputChangedError(
+            "The contract's revision was edited after its settings were written. Run again."
+        )
     manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
     inputs.watch(manifest, weights_path(arch))
     job = read_job(manifest, root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig))

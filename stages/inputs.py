@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pipeline.errors import InputChangedError, few
+from pipeline.settings.training import TrainConfig
 from pipeline.system.code import code_digest, module_digests
 from pipeline.system.files import file_digest
 from stages.places import CORPUS, SETTINGS
@@ -33,8 +34,7 @@ class Inputs:
         """
         self.is_recorded = "DVC_STAGE" in os.environ  # DVC notes down what this stage has used
         if not self.is_recorded:
-            # No import statement: an edit of what other stages can be asked for is no edit of this one.
-            importlib.import_module("stages.settings").settle()
+            _settings_stage().settle()
         path = SETTINGS / f"{stage}.yaml"
         self._files = {path: _digest(path)}
         self._path, self._module = path, module
@@ -71,6 +71,23 @@ class Inputs:
                 f"{few(moved)} changed while this stage ran. Its work is kept: undo the change to get it, or"
                 " run again with what is there now."
             )
+
+    def check_experiment(self, trained: TrainConfig) -> None:
+        """Raise InputChangedError in an experiment whose params.yaml does not ask for what was used.
+
+        When an experiment has ended, DVC takes params.yaml as it is then for the experiment's own.
+        """
+        if "DVC_EXP_NAME" in os.environ and (edited := _settings_stage().edited_settings(trained)):
+            raise InputChangedError(
+                "params.yaml was edited while this experiment ran, so the experiment would be shown with"
+                f" settings that it did not use ({few(edited)}). Its models are kept: undo the edit and run"
+                " again. With --queue or --temp, experiments have a params.yaml of their own."
+            )
+
+
+def _settings_stage() -> Any:
+    # No import statement: an edit of what other stages can be asked for is no edit of this one.
+    return importlib.import_module("stages.settings")
 
 
 def _digest(path: Path) -> bytes | None:

@@ -10,6 +10,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = Path("settings")  # a file a stage
 CORPUS = SETTINGS / "corpus.yaml"  # where the corpus is
+WEIGHTS = SETTINGS / "weights.yaml"  # which weights, and the digest of a source that is a file
 SOURCES = Path("sources")  # the digest of each source of the manifest
 
 

@@ -19,6 +19,7 @@ from pipeline.errors import (
     QuestionsError,
     TooFewFramesError,
     TornGroupError,
+    UnequalCheckpointsError,
     WeightsFileError,
 )
 
@@ -60,6 +61,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     QuestionsError: "Give --question TEXT for a model that answers questions, and for no other.",
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
+    UnequalCheckpointsError: "Train both: `dvc repro`, or `python -m stages.train`.",
     WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 

@@ -1,6 +1,8 @@
 """From all settings to those that matter to each stage."""
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +15,12 @@ from pipeline.manifest import Manifest
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
-from pipeline.settings.weights import ARCHS
+from pipeline.settings.weights import ARCHS, WeightsConfig, source_file
 from pipeline.system.code import code_digest
-from pipeline.system.files import write_atomically
+from pipeline.system.files import file_digest, write_atomically
 from stages.params import PARAMS, Params
-from stages.places import CORPUS, SETTINGS
+from stages.places import CORPUS, SETTINGS, WEIGHTS
+from stages.yaml_files import read_mapping
 
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
 
@@ -54,11 +57,30 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
     }
     return {
         CORPUS.stem: {"root": params.corpus.root},
-        "weights": {"weights": params.weights.model_dump(mode="json")},
+        "weights": _weights_settings(params.weights),
         "extract": extract,
         **train,
         "evaluate": evaluate,
     }
+
+
+def _weights_settings(config: WeightsConfig) -> dict[str, Any]:
+    """The settings, and the digest of a source that is a file: as it is here, or else as recorded before.
+
+    Experiments in a folder of their own find the record in the project, which DVC_ROOT names.
+    """
+    values = {"weights": config.model_dump(mode="json")}
+    path = source_file(config.source)
+    if path is None:
+        return values
+    if path.is_file():
+        return {**values, "digest": file_digest(path).hex()}
+    for folder in (Path(), Path(os.environ.get("DVC_ROOT", "."))):
+        record = folder / WEIGHTS
+        recorded = read_mapping(record) if record.exists() else {}
+        if recorded.get("weights") == values["weights"]:
+            return recorded
+    return values
 
 
 def write_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:

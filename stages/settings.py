@@ -5,19 +5,21 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import ConfigError, few
+from pipeline.errors import ConfigError, PipelineError, few
 from pipeline.manifest import Manifest, check_sources, read_manifest
 from pipeline.manifest.recorded import read_sources, scan_sources, write_sources
 from pipeline.settings.corpus import CorpusConfig
+from pipeline.settings.training import TrainConfig
 from pipeline.store import Journal
 from stages import console
 from stages.bars import Bars
 from stages.digits import FOLDERS
-from stages.params import Params, read_params
-from stages.places import SOURCES, journal_path
+from stages.params import PARAMS, Params, read_params
+from stages.places import SETTINGS, SOURCES, journal_path
 from stages.project.sharing import share_journal
 from stages.project.visible import corpus_root, visible_manifest
 from stages.resolution import check_together, resolved, write_settings
+from stages.yaml_files import read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,17 @@ def settle() -> tuple[Params, Manifest]:
     check_together(params, manifest)
     write_settings(resolved(params))
     return params, manifest
+
+
+def edited_settings(trained: TrainConfig) -> list[str]:
+    """The settings that params.yaml no longer asks for as they are in settings/ and in a trained model."""
+    try:
+        asked = resolved(read_params())
+    except PipelineError:
+        return [str(PARAMS)]
+    used = {stage: read_mapping(SETTINGS / f"{stage}.yaml") for stage in asked}
+    used["recurrent"]["train"] = trained.live("recurrent")
+    return [stage for stage, values in asked.items() if {**values, "code": ""} != {**used[stage], "code": ""}]
 
 
 def record_sources(corpus: CorpusConfig, manifest: Manifest, *, reread: bool = False) -> None:

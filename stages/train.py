@@ -38,14 +38,14 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", choices=MODELS, help="by default, one after the other")
     asked = parser.parse_args().model
-    for name in MODELS:
-        if asked in (None, name):
-            train_model(name)
+    names = [name for name in MODELS if asked in (None, name)]
+    inputs = [Inputs(name, module="stages.train") for name in names]  # before any code can be edited
+    for name, its_inputs in zip(names, inputs, strict=True):
+        train_model(name, its_inputs)
 
 
-def train_model(name: ModelName) -> None:
+def train_model(name: ModelName, inputs: Inputs) -> None:
     """Train one model; write its checkpoint, metrics and curves."""
-    inputs = Inputs(name, module="stages.train")
     config = inputs.config("train", TrainConfig)
     weights = weights_path(inputs.values["weights"])
     inputs.watch(weights)  # `train` itself watches the others

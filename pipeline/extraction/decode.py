@@ -144,9 +144,7 @@ def decoding(
 def _is_changed(planned: PlannedClip, root: Path, digests: DigestCache) -> bool:
     """Whether the clip's sources have another content than when it was planned. Takes a stat of each file."""
     try:
-        key = clip_key(
-            planned.clip, scan_sources(planned.clip.sources, root=root, digests=digests).contents
-        )
+        key = clip_key(planned.clip, scan_sources(planned.clip.sources, root=root, digests=digests).contents)
     except (KeyError, OSError):  # they are no longer there
         return True
     return planned.key != (damaged_key(key) if planned.keep_damaged else key)

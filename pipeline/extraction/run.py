@@ -109,7 +109,9 @@ def run_job(
                 max_failed_share=job.config.max_failed_share,
             )
     clip_ids = [clip.clip_id for clip in job.clips]
-    extracted = make_extracted(result, published, clip_ids=clip_ids, failed=failed, contents=todo.sources.contents)
+    extracted = make_extracted(
+        result, published, clip_ids=clip_ids, failed=failed, contents=todo.sources.contents
+    )
     log_facts(extracted, features=str(features))
     return extracted
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -32,6 +32,7 @@ class Checkpoint:
     map_shape: tuple[int, int, int]  # (C, H, W) of these features
     metrics: Mapping[str, float | None]  # of the val split; None: not defined
     weights_source: str = "an unknown source"  # for people: of the network that made the features
+    inputs: Mapping[str, str] = field(default_factory=dict)  # digests of features and manifest; {}: unknown
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -48,6 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "map_shape": checkpoint.map_shape,
         "metrics": json_numbers(checkpoint.metrics),
         "weights_source": checkpoint.weights_source,
+        "inputs": dict(checkpoint.inputs),
         "config": checkpoint.config.model_dump(mode="json"),
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
@@ -87,6 +89,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         map_shape=(channels, height, width),
         metrics=description["metrics"],
         weights_source=description["weights_source"],
+        inputs=description.get("inputs", {}),
     )
 
 

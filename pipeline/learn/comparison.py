@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
     Score,
@@ -111,10 +111,13 @@ def evaluate(
         ManifestError: when the manifest is wrong, or its clips lack what the task needs.
         ConfigError: for a config that does not fit the task or the machine.
         NonFiniteError: for features or answers that are infinite or NaN.
+        UnequalCheckpointsError: for a baseline of other settings, features or manifest than the model's.
         PipelineError: when there is no checkpoint, or one of another version.
     """
     config = config or EvaluateConfig()
-    loaded = {name: _as_searched(load_checkpoint(Path(checkpoints) / name), config) for name in MODELS}
+    found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
+    _check_equal(**found)
+    loaded = {name: _as_searched(checkpoint, config) for name, checkpoint in found.items()}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
@@ -164,6 +167,19 @@ def evaluate(
         prediction_table(answers, task=task),
         frame_weights,
     )
+
+
+def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
+    """Raise UnequalCheckpointsError unless both models were trained in one way on the same clips."""
+    ours, theirs = (
+        {**model.config.live("baseline"), **model.inputs, "task": model.task.describe()}
+        for model in (recurrent, baseline)
+    )
+    if differing := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
+        raise UnequalCheckpointsError(
+            "The baseline was trained in another way than the model, so they can't be compared. What differs:"
+            f" {few(differing)}."
+        )
 
 
 def _as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:

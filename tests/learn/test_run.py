@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, InputChangedError, ManifestError
+from pipeline.errors import ConfigError, InputChangedError, ManifestError, UnequalCheckpointsError
+from pipeline.learn import run as learn_run
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Trained, train
 from pipeline.manifest import write_manifest
@@ -169,3 +170,60 @@ def test_a_split_without_features_is_named(tmp_path):
     others = make_view(tmp_path / "others", {"c0": 3, "c1": 3})
     with pytest.raises(ManifestError, match=r"manifest\.csv has no test clips with features"):
         evaluate(trained.checkpoints, others, tmp_path / "manifest.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_frames", "differing"),
+    [
+        ({"learning_rate": 0.1}, 3, "learning_rate"),
+        ({"optimizer": "sgd"}, 3, "optimizer, momentum"),
+        ({}, 4, "features"),
+    ],
+)
+def test_a_model_is_not_compared_with_a_baseline_that_was_trained_in_another_way(
+    tmp_path, changes, num_frames, differing
+):
+    run(tmp_path)
+    clips = {f"c{number}": num_frames for number in range(10)}
+    shutil.rmtree(tmp_path / "features")
+    shutil.rmtree(tmp_path / "journal", ignore_errors=True)
+    features = make_view(tmp_path, clips)
+    train(
+        features,
+        tmp_path / "manifest.csv",
+        config=TrainConfig.model_validate({**CONFIG.model_dump(), "hidden_size": 5, **changes}),
+        models=("recurrent",),
+        checkpoints=tmp_path / "checkpoints",
+        state=tmp_path / "state",
+    )
+    with pytest.raises(UnequalCheckpointsError, match=rf"What differs: {differing}\.$"):
+        evaluate(tmp_path / "checkpoints", features, tmp_path / "manifest.csv")
+
+
+def test_another_hidden_size_of_the_model_leaves_its_baseline_comparable(tmp_path):
+    run(tmp_path)
+    trained = run(tmp_path, config=CONFIG.model_copy(update={"hidden_size": 5}), models=("recurrent",))
+    evaluation = evaluate(
+        trained.checkpoints,
+        tmp_path / "features/layer4",
+        tmp_path / "manifest.csv",
+        config=EvaluateConfig(num_resamples=10),
+    )
+    assert evaluation.checkpoint.config.hidden_size == 5
+
+
+def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, monkeypatch):
+    names = []
+
+    class Stopped(Exception):
+        pass
+
+    def refuse() -> None:
+        raise Stopped
+
+    for digest in ("before an edit", "after it"):
+        monkeypatch.setattr(learn_run, "code_digest", lambda _, digest=digest: digest)
+        with pytest.raises(Stopped):
+            run(tmp_path, models=("baseline",), confirm=refuse)
+        names += sorted((tmp_path / "state").glob("*.pt"))
+    assert len(set(names)) == 1

@@ -23,9 +23,9 @@ def long(project: Project) -> Project:
     return project
 
 
-def start(project: Project) -> "subprocess.Popen[str]":
+def start(project: Project, *command: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        ["dvc", "repro"],
+        ["dvc", *(command or ["repro"])],
         cwd=project.path,
         env=project.environment,
         stdout=subprocess.PIPE,
@@ -67,6 +67,21 @@ def test_edited_parameters_are_those_of_the_next_run(long: Project) -> None:
     long.set({"train.hidden_size": 8, "train.epochs": EPOCHS})
     assert "Epoch" not in long.dvc("repro")  # from DVC's run cache
     assert locked_settings(long, "train@recurrent") == used
+
+
+def test_an_experiment_whose_parameters_are_edited_is_not_shown_with_the_new_ones(
+    long: Project,
+) -> None:
+    process = start(long, "exp", "run", "--name", "edited", "--set-param", "train.hidden_size=7")
+    wait_until_it_trains(long)
+    long.set({"train.hidden_size": 9})
+    output = end(process, status=1)
+    assert "params.yaml was edited while this experiment ran" in output
+    assert "settings that it did not use (recurrent)" in output
+    assert "edited" not in long.dvc("exp", "list")
+    long.set({"train.hidden_size": 7})
+    assert "Epoch" not in long.dvc("exp", "run", "--name", "edited")
+    assert "edited" in long.dvc("exp", "list")
 
 
 def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept(long: Project) -> None:

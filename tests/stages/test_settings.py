@@ -147,6 +147,28 @@ def test_a_section_without_keys_has_all_defaults(workspace: Path) -> None:
     assert written(workspace) == before
 
 
+def test_weights_that_are_a_file_run_again_when_its_bytes_change_and_stand_where_it_is_not(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = workspace / "mine.pth"
+    weights.write_bytes(b"first")
+    ask(workspace, weights={"source": "mine.pth"})
+    run(workspace)
+    first = written(workspace)
+    weights.write_bytes(b"other")
+    run(workspace)
+    other = written(workspace)
+    assert {name for name, data in first.items() if data != other[name]} == {"weights"}
+    weights.unlink()
+    run(workspace)
+    assert written(workspace) == other
+    (workspace / "project").mkdir()
+    (workspace / "settings").rename(workspace / "project/settings")
+    monkeypatch.setenv("DVC_ROOT", str(workspace / "project"))
+    run(workspace)
+    assert written(workspace) == other
+
+
 def test_sources_has_the_digest_of_each_source_and_moves_with_its_bytes_alone(workspace: Path) -> None:
     run(workspace)
     before = (workspace / "sources").read_text()
