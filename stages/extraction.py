@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.extraction import Extracted, Job, run_job
+from pipeline.manifest import read_manifest
 from pipeline.settings.extract import ExtractConfig
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 from stages import console
 from stages.bars import Bars
-from stages.extract_settings import read_job, show_progress
+from stages.extract_job import read_job, show_progress
 from stages.inputs import Inputs
-from stages.project import FEATURES
+from stages.places import FEATURES
 from stages.project.cache import tracked_files
 
 REPORT = Path("reports/extract.json")
@@ -34,7 +35,7 @@ def main() -> None:
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
     inputs = Inputs("extract")
     manifest, config = Path(inputs.values["manifest"]), inputs.config("extract", ExtractConfig)
-    job = read_job(manifest, root=inputs.root, arch=inputs.values["weights"], config=config)
+    job = read_job(read_manifest(manifest), root=inputs.root, arch=inputs.values["weights"], config=config)
     inputs.watch(manifest, job.weights)
     _quieten_dask(job)
     is_first = not orders.num_restarts
