@@ -80,9 +80,6 @@ def encode_grey(path: Path, *, seconds: float, fps: int = 25, side: int = 32) ->
     return path
 
 
-_MACHINE = Machine()
-
-
 def extract(
     clips: Sequence[Clip],
     *,
@@ -91,7 +88,7 @@ def extract(
     weights: Weights,
     backbone: Backbone,
     config: ExtractConfig,
-    machine: Machine = _MACHINE,
+    machine: Machine = Machine(),
 ) -> Result:
     """From a corpus to a published view in `folder`, with a journal that is new."""
     targets = make_targets(config, weights, backbone)

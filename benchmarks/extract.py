@@ -27,7 +27,7 @@ from benchmarks.corpora import (
 )
 from benchmarks.report import Report, Row, alternate, arguments, in_fresh_process, return_freed_memory
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.contract import Sampling
+from pipeline.contract import Backend, Sampling
 from pipeline.extraction.engine import default_batch_size
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
@@ -37,6 +37,7 @@ from pipeline.system.memory import keep_freed_memory
 
 ARCH = "resnet50"
 QUICK_ARCH = "resnet18"
+BACKENDS: tuple[Backend, ...] = ("eager", "inductor")
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         small = encode_smaller(VIDEO, Path(name) / "small.mp4", width=640, height=272)
         rows = []
-        for backend in ("eager",) if args.quick else ("eager", "inductor"):
+        for backend in BACKENDS[: 1 if args.quick else None]:
             backbone = Backbone(weights, taps=["layer4"], device=default_device(), backend=backend)
             for video, target in ((small, 0.95), (VIDEO, 0.88)):
                 folder = Path(name) / f"{backend}-{video.stem}"
@@ -176,7 +177,7 @@ def naive_rows(folder: Path, weights: Weights, *, quick: bool, images: bool) -> 
     }
     backbones = {
         backend: Backbone(weights, taps=["avgpool"], device=device, backend=backend)
-        for backend in (("eager",) if quick else ("eager", "inductor"))
+        for backend in BACKENDS[: 1 if quick else None]
     }
     for backend, backbone in backbones.items():
         contenders[f"framecache, {backend}"] = partial(engine, backbone)

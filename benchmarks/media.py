@@ -124,7 +124,10 @@ def by_plain_loop(path: Path) -> Found:
                     error = str(refused)
     except av.error.FFmpegError as refused:
         error = str(refused)
-    times = [None if frame.pts is None else float(frame.pts * frame.time_base) for frame in frames]
+    times = [
+        None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+        for frame in frames
+    ]
     seconds = tuple(np.nan if t is None or times[0] is None else t - times[0] for t in times)
     return Found(seconds, tuple(_digest(frame.to_ndarray(format="rgb24")) for frame in frames), error)
 
@@ -134,7 +137,7 @@ def number_by_ffmpeg(path: Path) -> int | None:
     if shutil.which("ffmpeg") is None:
         return None
     every_frame = ["-map", "0:v", "-vsync", "passthrough", "-f", "framecrc", "-"]  # a line each
-    command = ["ffmpeg", "-v", "quiet", "-i", path, *every_frame]
+    command = ["ffmpeg", "-v", "quiet", "-i", str(path), *every_frame]
     lines = subprocess.run(command, capture_output=True, check=False, text=True).stdout.splitlines()
     return sum(not line.startswith("#") for line in lines)
 

@@ -27,6 +27,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.weights import save_weights
 from pipeline.extraction import PlannedClip, Target, clip_key, make_plan, make_targets, publish_view
 from pipeline.extraction.cluster import dask as extract_dask
+from pipeline.extraction.cluster.dask_worker import PROGRESS_SECONDS
 from pipeline.manifest import SPLITS, Clip, write_manifest
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
@@ -366,7 +367,7 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
             event_seconds = cpu_seconds_of(talk, num_times=5) / 2000
     clip_seconds = cpu_seconds / num_clips
     run_seconds = 1e6 * NUM_FRAMES / (NUM_WORKERS * WORKER_FRAMES_PER_S)
-    events = run_seconds * NUM_WORKERS / extract_dask.dask_worker.PROGRESS_SECONDS
+    events = run_seconds * NUM_WORKERS / PROGRESS_SECONDS
     busy_seconds = 1e6 * clip_seconds + run_seconds * poll_seconds + events * event_seconds
     what = f"{num_clips:,} clips given out, computed by nobody, and collected"
     return [
@@ -403,12 +404,12 @@ def repro(folder: Path, num_clips: int) -> Row:
         name = f"{number % 100:02d}/image{number:05d}.png"
         (project.videos / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(project.videos / name)
-        split, label = SPLITS[number % 3], "ab"[number // 3 % 2]
+        split, label = tuple(SPLITS)[number % 3], "ab"[number // 3 % 2]
         clips.append(Clip(f"clip{number:05d}", (name,), split, label=label))
     write_manifest(project.path / "manifests/mine.csv", clips)
     project.dvc("repro")
     seconds = alternate({"repro": lambda: project.dvc("repro")}, num_rounds=3)["repro"]
-    assert "up to date" in project.dvc("repro")
+    assert project.dvc("repro").count("Running stage") == 1  # settings
     version_seconds = seconds_of(lambda: project.dvc("--version"))
     return {"clips": num_clips, "seconds": seconds, "target": "< 3", "dvc_version_seconds": version_seconds}
 

@@ -30,7 +30,7 @@ from pipeline.backbone.weights import load_weights
 from pipeline.extraction import Target
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.models import build_model
-from pipeline.learn.streaming import Loader, ResidentFeatures, channel_statistics, keep_resident
+from pipeline.learn.streaming import ResidentFeatures, channel_statistics, keep_resident, make_loader
 from pipeline.learn.tasks import TASK_CLASSES
 from pipeline.learn.training import fit
 from pipeline.manifest import Clip, read_manifest
@@ -208,7 +208,7 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
     """Train on the train split, choose the epoch on val, evaluate on test."""
     config = read_params().train.model_copy(update={"seed": seed})
     splits = {split: [clip for clip in clips if clip.split == split] for split in ("train", "val", "test")}
-    task = TASK_CLASSES[config.task].from_clips(splits["train"])
+    task = TASK_CLASSES[config.task].from_clips(splits["train"], config)
     model = build_model(
         "recurrent",
         config,
@@ -217,13 +217,15 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
         standardisation=channel_statistics(features, splits["train"]) if config.standardise else None,
         seed=seed,
     )
+    device = default_device()
     loaders = {
-        split: Loader(features, some, config.batch_size, config.num_threads, shuffle_seed=seed)
+        split: make_loader(
+            features, some, config, device=device, shuffle_seed=seed if split == "train" else None
+        )
         for split, some in splits.items()
     }
     state_path = folder / "training.pt"
     state_path.unlink(missing_ok=True)
-    device = default_device()
     fit(
         model,
         task=task,
@@ -234,7 +236,8 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
         state_path=state_path,
     )
     predictions = answer_batches(model, loaders["test"].epoch(), task=task, device=device)
-    return task.metrics(predictions.outputs, predictions.targets)["accuracy"]
+    outputs, targets, _ = predictions.rows(per_frame=task.facts.per_frame)
+    return task.metrics(outputs, targets)["accuracy"]
 
 
 if __name__ == "__main__":

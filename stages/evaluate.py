@@ -22,7 +22,7 @@ from stages import console
 from stages.bars import Bars
 from stages.inputs import Inputs
 from stages.machine import read_machine
-from stages.project import FEATURES
+from stages.places import FEATURES
 
 CHECKPOINTS, REPORTS = Path("checkpoints"), Path("reports")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import StoreError
 from pipeline.system.supervisor import supervise
 from stages import console
-from stages.project import FEATURES
+from stages.places import FEATURES
 
 log = logging.getLogger(__name__)
 

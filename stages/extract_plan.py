@@ -3,23 +3,22 @@
 import math
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 from pipeline.extraction import make_forecast, preview
 from pipeline.extraction.extracted import size_text
 from stages.bars import Bars
-from stages.extract_settings import read_job, show_progress
-from stages.project import FEATURES
+from stages.extract_job import read_job, show_progress
+from stages.places import FEATURES
 from stages.project.cache import tracked_files
 from stages.project.visible import corpus_root
-from stages.settings import settle
+from stages.settings import check_settings
 
 
 def show_plan(*, reread: bool = False) -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
-    params, _ = settle()
+    params, manifest = check_settings()
     job = read_job(
-        Path(params.corpus.manifest),
+        manifest,
         root=corpus_root(params.corpus.root),
         arch=params.weights.arch,
         config=params.extract,

@@ -11,16 +11,16 @@ from pathlib import Path
 from pipeline.contract import REVISION
 from pipeline.errors import InputChangedError, few
 from pipeline.extraction import Extracted, Job, run_job
+from pipeline.manifest import read_manifest
 from pipeline.manifest.recorded import Contents
 from pipeline.settings.extract import ExtractConfig
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 from stages import console
 from stages.bars import Bars
-from stages.extract_settings import read_job, show_progress
+from stages.extract_job import read_job, show_progress
 from stages.inputs import Inputs
-from stages.places import SOURCES, weights_path
-from stages.project import FEATURES
+from stages.places import FEATURES, SOURCES, weights_path
 from stages.project.cache import tracked_files
 
 REPORT = Path("reports/extract.json")
@@ -43,7 +43,9 @@ def main() -> None:
         )
     manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
     inputs.watch(manifest, weights_path(arch))
-    job = read_job(manifest, root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig))
+    job = read_job(
+        read_manifest(manifest), root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig)
+    )
     _quieten_dask(job)
     is_first = not orders.num_restarts
     with Bars("clip") as bars:

@@ -22,15 +22,15 @@ Config = TypeVar("Config", bound=BaseModel)
 class Inputs:
     """The settings, code and files that a stage began with.
 
-    People change parameters, code and the manifest for their next experiment while one runs. DVC looks at
-    what a stage depends on when the stage has ended: without `check`, it would note down what was not used.
+    People change parameters, code and the manifest for their next experiment while one runs. DVC records
+    what a stage depends on after the stage has ended: without `check`, it would record what was not used.
     """
 
     def __init__(self, stage: str, *, module: str | None = None) -> None:
         """Read settings/<stage>.yaml; outside of DVC it is written first.
 
-        `module` is the stage's own, with all its imports done. Raises InputChangedError when its code is
-        another than that of the settings, ConfigError when there are no settings.
+        `module` is that of a stage whose settings have a digest of its code; all its imports are done. Raises
+        InputChangedError when its code has another digest now, ConfigError when there are no settings.
         """
         self.is_recorded = "DVC_STAGE" in os.environ  # DVC notes down what this stage has used
         if not self.is_recorded:
@@ -60,7 +60,7 @@ class Inputs:
         self._files |= {path: _digest(path) for path in paths}
 
     def check(self) -> None:
-        """Raise InputChangedError when a file, or code that was imported later, is not what it was."""
+        """Raise InputChangedError when a file has changed, or code that was imported after `__init__`."""
         moved = [str(path) for path, digest in self._files.items() if _digest(path) != digest]
         if self._module:
             late = sys.modules.keys() - self._imported
@@ -91,5 +91,5 @@ def _settings_stage() -> Any:
 
 
 def _digest(path: Path) -> bytes | None:
-    """Of a file's content; None where there is none."""
+    """The digest of a file's content; None where there is no file."""
     return file_digest(path) if path.is_file() else None

@@ -6,11 +6,10 @@ import inspect
 import io
 import tokenize
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
@@ -34,7 +33,6 @@ _MACHINE = """
 What a run takes of the machine, in a file of its own that is optional and that git ignores. Changing it runs
 nothing again.
 """
-_PIPE = r"\|"  # in a table's cell
 _TYPES = {  # of JSON
     "boolean": "`true`, `false`",
     "integer": "whole number",
@@ -87,17 +85,15 @@ def _tables(model: type[BaseModel], prefix: str, unused: Mapping[str, str]) -> I
             yield _row(*["---"] * 4)
         for name, comment in comments.items():
             key = f"{prefix}{name}"
-            values = _values(schemas[name], key)
-            meaning = [comment] if comment else []
-            meaning += [f"unused by default: {unused[key]}"] if key in unused else []
-            yield _row(f"`{key}`", _default(model.model_fields[name]), values, "; ".join(meaning))
+            meaning = comment + (f"; unused by default: {unused[key]}" if key in unused else "")
+            yield _row(f"`{key}`", _default(schemas[name]), _values(schemas[name], key), meaning)
     for name, field in model.model_fields.items():
         for section in _models(field.annotation):
             yield from ("", f"### {prefix}{name}", *_tables(section, f"{prefix}{name}.", unused))
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', _PIPE) for cell in cells)} |"
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -110,31 +106,27 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """{field that a model itself has: the comment on its lines, or else above them}."""
+    """{field that a model itself has: the comment above it and on its lines}."""
     source = inspect.getsource(model)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {each.start[0]: each for each in tokens if each.type == tokenize.COMMENT}
-    found = {}
-    for node in ast.walk(ast.parse(source)):
+    comments = {each.start[0]: each.string.lstrip("# ") for each in tokens if each.type == tokenize.COMMENT}
+    found, end = {}, 0
+    for node in cast(ast.ClassDef, ast.parse(source).body[0]).body:
+        lines = range(end + 1, (end := node.end_lineno or end) + 1)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            first, end = node.lineno, (node.end_lineno or node.lineno) + 1
-            if not comments.keys() & {*range(first, end)}:
-                while first - 1 in comments and comments[first - 1].line.lstrip().startswith("#"):
-                    first -= 1
-            texts = [comments[line].string.lstrip("# ") for line in range(first, end) if line in comments]
-            found[node.target.id] = " ".join(texts).rstrip(".").replace("<", "&lt;")
-    return {name: comment for name, comment in found.items() if name in model.model_fields}
+            text = " ".join(comments[line] for line in lines if line in comments)
+            found[node.target.id] = text.rstrip(".").replace("<", "&lt;")
+    return found
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
+def _default(schema: Mapping[str, Any]) -> str:
+    if "default" not in schema:
         return "must be given"
-    value = field.default.model_dump(mode="json") if isinstance(field.default, BaseModel) else field.default
+    value = schema["default"]
     return "" if isinstance(value, dict) else f"`{_yaml(value)}`"
 
 
 def _yaml(value: Any) -> str:
-    value = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 

@@ -1,4 +1,4 @@
-"""Where features and unfinished trainings are kept: the environment says so, and params.yaml does not."""
+"""Where things are in a project. Of the journal, which params.yaml does not name, the environment says it."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+FEATURES = Path("features")  # the view, an out of DVC
 SETTINGS = Path("settings")  # a file a stage
 CORPUS = SETTINGS / "corpus.yaml"  # where the corpus is
 WEIGHTS = SETTINGS / "weights.yaml"  # which weights, and the digest of a source that is a file

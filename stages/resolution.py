@@ -1,4 +1,4 @@
-"""From all settings to those that matter to each stage."""
+"""All settings -> those that matter to each stage, and what is wrong with them together."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -26,12 +26,10 @@ _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.
 
 
 def resolved(params: Params) -> dict[str, dict[str, Any]]:
-    """The content of settings/<stage>.yaml, by the stage's name: only what can change its result.
+    """The content of each settings/<stage>.yaml, by the stage's name: only what can change its result.
 
-    And that of settings/corpus.yaml, which no stage depends on.
-
-    Of the stages that train and evaluate, also a digest of the code that they import. Features do not depend
-    on an edit of the code, but on the contract's revision.
+    Training and evaluation depend on the code, so their files have a digest of what they import. Features
+    depend on the contract's revision instead. No stage depends on settings/corpus.yaml.
     """
     manifest = params.corpus.manifest
     extract = {

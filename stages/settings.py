@@ -43,14 +43,17 @@ def main() -> None:
     record_sources(params.corpus, manifest, reread=arguments.read_sources)
 
 
-def settle() -> tuple[Params, Manifest]:
-    """Write the settings of each stage.
-
-    Raises ConfigError and ManifestError for what is wrong, before anything is computed.
-    """
+def check_settings() -> tuple[Params, Manifest]:
+    """All settings, and the manifest. Raises ConfigError and ManifestError for what is wrong."""
     params = read_params()
     manifest = read_manifest(visible_manifest(params.corpus.manifest))
     check_together(params, manifest)
+    return params, manifest
+
+
+def settle() -> tuple[Params, Manifest]:
+    """Check all settings as `check_settings` does, and write those of each stage."""
+    params, manifest = check_settings()
     write_settings(resolved(params))
     return params, manifest
 

@@ -29,8 +29,7 @@ from pipeline.store.upkeep.dump import DUMPS
 from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
-from stages.places import journal_path
-from stages.project import FEATURES
+from stages.places import FEATURES, journal_path
 from stages.project.damage import damaged_objects
 from stages.project.needs import needs
 

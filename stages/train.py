@@ -21,8 +21,7 @@ from stages import console
 from stages.bars import Bars
 from stages.inputs import Inputs
 from stages.machine import read_machine
-from stages.places import training_folder, weights_path
-from stages.project import FEATURES
+from stages.places import FEATURES, training_folder, weights_path
 
 FOLDER = Path("dvclive/train")  # of what is logged of each model
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.params import Params
+
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
     path
@@ -44,8 +46,9 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_parameters_of_commands_exist(page: Path) -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    for name in re.findall(r"-S '?([a-z_.]+)=", page.read_text()):
-        section = params
+    all_params = Params.model_validate(params).model_dump()
+    for added, name in re.findall(r"-S '?(\+\+)?([a-z_.]+)=", page.read_text()):
+        section = all_params if added else params
         for key in name.split("."):
             assert key in section, f"{page}: {name}"
             section = section[key]

@@ -26,7 +26,6 @@ from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal, ShardWriter, committing
 from pipeline.system.supervisor import Notes
 
-_MACHINE = Machine()
 _UNHEARD = Notes()
 
 
@@ -38,7 +37,7 @@ def compute_clips(
     backbone: Backbone,
     journal: Journal,
     config: ExtractConfig,
-    machine: Machine = _MACHINE,
+    machine: Machine = Machine(),
     on_progress: OnWork = lambda _clips, _frames, _bytes: None,
     notes: Notes = _UNHEARD,
     digests: DigestCache | None = None,

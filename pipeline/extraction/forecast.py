@@ -27,8 +27,6 @@ _COMPUTE_SECONDS = 2.0
 
 T = TypeVar("T")
 
-_MACHINE = Machine()
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -51,7 +49,7 @@ def make_forecast(
     targets: Sequence[Target],
     backbone: Backbone,
     config: ExtractConfig,
-    machine: Machine = _MACHINE,
+    machine: Machine = Machine(),
     seed: int = 0,
 ) -> Forecast | None:
     """Count the frames of some clips, decode some and run the network on them, in about 5 seconds.

@@ -19,8 +19,6 @@ from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
 
-_MACHINE = Machine()
-
 
 @dataclass(frozen=True)
 class Job:
@@ -73,7 +71,7 @@ def make_job(
     root: Path,
     weights: Path,
     config: ExtractConfig,
-    machine: Machine = _MACHINE,
+    machine: Machine = Machine(),
     journal: Path,
     recorded: Contents = NO_RECORD,
     only_plan: bool = False,

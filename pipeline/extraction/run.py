@@ -24,8 +24,6 @@ from pipeline.system.supervisor import Notes, Orders
 
 log = logging.getLogger(__name__)
 
-_DEFAULTS = ExtractConfig()
-_MACHINE = Machine()
 _NO_ORDERS = Orders()
 _UNHEARD = Notes()
 
@@ -35,8 +33,8 @@ def extract(
     *,
     root: str | Path,
     weights: str | Path,
-    config: ExtractConfig = _DEFAULTS,
-    machine: Machine = _MACHINE,
+    config: ExtractConfig = ExtractConfig(),
+    machine: Machine = Machine(),
     features: str | Path = "features",
     journal: str | Path = ".framecache",
     on_progress: OnProgress | None = None,

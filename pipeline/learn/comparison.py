@@ -35,8 +35,6 @@ from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device
 
-_ANY_MACHINE = Machine()
-
 # Of a model's name, the number of batches done, and of all.
 OnBatch = Callable[[str, int, int], None]
 
@@ -91,8 +89,8 @@ def evaluate(
     features: str | Path,
     manifest: str | Path,
     *,
-    config: EvaluateConfig | None = None,
-    machine: Machine = _ANY_MACHINE,
+    config: EvaluateConfig = EvaluateConfig(),
+    machine: Machine = Machine(),
     on_batch: OnBatch = lambda *_: None,
 ) -> Evaluation:
     """Measure trained models on the clips of one split.
@@ -101,7 +99,7 @@ def evaluate(
         checkpoints: the folder that `train` wrote, with the checkpoints of the model and of the baseline.
         features: the features of the tap that they were trained on, such as features/layer4.
         manifest: a CSV or Parquet manifest.
-        config: how to measure; None: all defaults, so on the test split.
+        config: how to measure; by default on the test split.
         machine: device and threads.
         on_batch: called after each batch with the model's name, the number of batches done and of all.
 
@@ -114,7 +112,6 @@ def evaluate(
         UnequalCheckpointsError: for a baseline of other settings, features or manifest than the model's.
         PipelineError: when there is no checkpoint, or one of another version.
     """
-    config = config or EvaluateConfig()
     found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
     _check_equal(**found)
     loaded = {name: _as_searched(checkpoint, config) for name, checkpoint in found.items()}

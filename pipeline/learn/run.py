@@ -31,7 +31,6 @@ from pipeline.system.files import file_digest, file_lock, make_folder
 
 log = logging.getLogger(__name__)
 
-_ANY_MACHINE = Machine()
 
 OnBatch = Callable[[str, int, int], None]  # of a model's name, the number of batches done, and of all
 OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
@@ -53,8 +52,8 @@ def train(
     features: str | Path,
     manifest: str | Path,
     *,
-    config: TrainConfig | None = None,
-    machine: Machine = _ANY_MACHINE,
+    config: TrainConfig = TrainConfig(),
+    machine: Machine = Machine(),
     models: Sequence[ModelName] = MODELS,
     checkpoints: str | Path = "checkpoints",
     weights: str | Path = "weights",
@@ -72,7 +71,7 @@ def train(
     Args:
         features: the features of one tap, such as features/layer4.
         manifest: a CSV or Parquet manifest; its train split is trained on, its val split chooses the epoch.
-        config: how to train; None: all defaults. Its `tap`, if it is set, must be that of the features.
+        config: how to train. Its `tap`, if it is set, must be that of the features.
         machine: device, threads and memory.
         models: which of the two to train.
         checkpoints: the folder to write, with one folder a model.
@@ -94,7 +93,6 @@ def train(
     """
     _loaded_code()
     inputs = input_digests(features, manifest)
-    config = config or TrainConfig()
     with open_view(Path(features)) as view, _intra_op_threads(config.intra_op_threads):
         config = _of_tap(config, view)
         tail, source = _load_tail(config, view, weights=Path(weights))

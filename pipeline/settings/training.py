@@ -131,7 +131,7 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ("decoder.num_heads", only_of("decoder.cell", decoder.cell, DECODERS, "has_heads")),
             (
                 "decoder.doubly_stochastic",
-                decoder.inject != "attention" and "it is of decoder.inject attention",
+                decoder.inject != "attention" and "it needs decoder.inject attention",
             ),
             (
                 "decoder.doubly_stochastic",

@@ -1,7 +1,7 @@
 """Unused settings: those that cannot change a result under the values of the others.
 
-`{dotted key: reason}`, as `TrainConfig.unused` gives it, says which; a section that counts for nothing is one
-key. The reason goes on after the key: `it is of optimizer sgd`.
+They are a mapping from each dotted key to the reason, such as `it needs optimizer sgd`. A section of which
+nothing counts is one key.
 """
 
 import json
@@ -14,13 +14,13 @@ from pipeline.registry import either
 
 
 def only_of(key: str, choice: str, choices: Mapping[str, object], fact: str) -> str:
-    """The reason of a setting that counts only where `key` names a choice with this fact.
+    """Why a setting that only choices with this fact have does nothing, where `key` is `choice`.
 
-    `choice` is what it names; "" where that has the fact.
+    "" if the choice has the fact.
     """
     if getattr(choices[choice], fact):
         return ""
-    return f"it is of {key} {either(name for name, facts in choices.items() if getattr(facts, fact))}"
+    return f"it needs {key} {either(name for name, facts in choices.items() if getattr(facts, fact))}"
 
 
 def live_values(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pipeline.errors import StoreError
 from pipeline.store.format.records import RECORD_SUFFIX
 from pipeline.store.upkeep.gc import Need
 from pipeline.store.view import INDEX_NAME
-from stages.project import FEATURES
+from stages.places import FEATURES
 from stages.project.asked import asked_fields, fitting, mentioned_digests
 from stages.project.cache import Cache, out_digest, read_if_there
 from stages.project.git import is_in_git

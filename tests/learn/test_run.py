@@ -151,7 +151,7 @@ def test_five_numbers_are_the_headline_of_an_evaluation(tmp_path):
 
 def test_a_setting_of_evaluation_that_does_nothing_is_refused(tmp_path):
     trained = run(tmp_path)
-    with pytest.raises(ConfigError, match="beam_size 3 does nothing: it is of task captioning; take it out"):
+    with pytest.raises(ConfigError, match="beam_size 3 does nothing: it needs task captioning; take it out"):
         evaluate(
             trained.checkpoints,
             tmp_path / "features/layer4",

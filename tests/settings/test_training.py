@@ -14,9 +14,9 @@ from pipeline.settings.training import TrainConfig
     [
         (
             {"momentum": 0.5},
-            "momentum 0.5 does nothing: it is of optimizer sgd; take it out, or set it to 0.9",
+            "momentum 0.5 does nothing: it needs optimizer sgd; take it out, or set it to 0.9",
         ),
-        ({"scan_size": 2}, "scan_size 2 does nothing: it is of scan horizontal_strips or vertical_strips;"),
+        ({"scan_size": 2}, "scan_size 2 does nothing: it needs scan horizontal_strips or vertical_strips;"),
         ({"scan_every": 2}, "scan_every 2 does nothing: a frame has one step with scan 'frames';"),
         ({"frame_net": "cell"}, "frame_net 'cell' does nothing: a frame has one step with scan 'frames';"),
         (
@@ -30,18 +30,18 @@ from pipeline.settings.training import TrainConfig
         ),
         (
             {"class_weights": "balanced", "task": "regression"},
-            "class_weights 'balanced' does nothing: it is of task classification or frame_labels",
+            "class_weights 'balanced' does nothing: it needs task classification or frame_labels",
         ),
         (
             {"decoder": {"cell": "gru", "num_layers": 2}},
-            "decoder.cell 'gru' does nothing: it is of task captioning; take it out, or set it to 'lstm'."
+            "decoder.cell 'gru' does nothing: it needs task captioning; take it out, or set it to 'lstm'."
             " decoder.num_layers 2 does nothing",
         ),
         (
             {"task": "captioning", "decoder": {"inject": "start", "doubly_stochastic": 1.0}},
-            "decoder.doubly_stochastic 1.0 does nothing: it is of decoder.inject attention",
+            "decoder.doubly_stochastic 1.0 does nothing: it needs decoder.inject attention",
         ),
-        ({"cell": "none", "bidirectional": False}, "bidirectional false does nothing: it is of cell lstm"),
+        ({"cell": "none", "bidirectional": False}, "bidirectional false does nothing: it needs cell lstm"),
         ({"monitor": "mae"}, "monitor 'mae' is not measured for the task 'classification'; available: acc"),
     ],
 )
@@ -78,7 +78,7 @@ def test_live_settings_leave_out_what_does_nothing_and_are_a_config_that_trains_
 
 def test_an_evaluation_searches_captions_alone_and_compares_lengths_in_a_beam_alone() -> None:
     captioning = TrainConfig(task="captioning")
-    of_captions = "it is of task captioning"
+    of_captions = "it needs task captioning"
     assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": of_captions, "length_power": of_captions}
     assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1"}
     assert EvaluateConfig(beam_size=2).unused(captioning) == {}

@@ -52,10 +52,10 @@ def test_each_setting_has_a_meaning() -> None:
         "| `train.cell` | `lstm` | `lstm`, `gru`, `rnn`, `transformer`, `none` | ",
         "| `train.frame_net` | `null` | `cell`, `points` or `null` | A per-frame network",
         "| `train.tail_learning_rate` | `1.0e-05` | number > 0 | ",
-        "| `train.momentum` | `0.9` | number ≥ 0, < 1 | of sgd; unused by default: it is of optimizer sgd |",
-        "| `train.words` |  | [section](#trainwords) | of captions and questions; unused by default: it is",
+        "| `train.momentum` | `0.9` | number ≥ 0, < 1 | of sgd; unused by default: it needs optimizer sgd |",
+        "| `train.words` |  | [section](#trainwords) | of captions and questions; unused by default: it",
         "| `train.decoder.num_heads` | `4` | whole number > 0 | of a transformer; divides hidden_size; unused"
-        " by default: it is of decoder.cell transformer |",
+        " by default: it needs decoder.cell transformer |",
         "| `num_decoders` | `null` | whole number > 0 or `null` | threads that decode",
         "| `dask` | `null` | [section](#dask) or `null` | ",
     ],

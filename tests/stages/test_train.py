@@ -308,7 +308,7 @@ def test_evaluate_refuses_features_made_otherwise(trained, tmp_path):
     [
         ({"tap": "layer3"}, "train.tap: 'layer3' is not among extract.taps (layer1, layer4)"),
         ({"cell": "perceptron"}, "train.cell: 'perceptron' is not allowed"),
-        ({"scan_size": 2}, "params.yaml: train: scan_size 2 does nothing: it is of scan horizontal_strips"),
+        ({"scan_size": 2}, "params.yaml: train: scan_size 2 does nothing: it needs scan horizontal_strips"),
         ({"hiden_size": 3}, "unknown key 'train.hiden_size'"),
     ],
 )

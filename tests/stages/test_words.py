@@ -64,7 +64,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
     assert again["recurrent"]["perplexity"] == metrics["recurrent"]["perplexity"]
     params["train"] = {"task": "question_answering"}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
-    with pytest.raises(ConfigError, match=r"evaluate: beam_size 3 does nothing: it is of task captioning"):
+    with pytest.raises(ConfigError, match=r"evaluate: beam_size 3 does nothing: it needs task captioning"):
         run_here(workspace, monkeypatch)
 
 

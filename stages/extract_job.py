@@ -1,10 +1,10 @@
-"""From the settings of extraction to its job, and how a terminal shows its progress."""
+"""The job of an extraction in this project, and how a terminal shows its progress."""
 
 from pathlib import Path
 
 from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
-from pipeline.manifest import read_manifest
+from pipeline.manifest import Manifest
 from pipeline.manifest.recorded import read_sources
 from pipeline.settings.extract import ExtractConfig
 from stages.bars import Bars
@@ -13,13 +13,15 @@ from stages.places import SOURCES, journal_path, weights_path
 from stages.project.sharing import share_journal
 
 
-def read_job(manifest: Path, *, root: Path, arch: str, config: ExtractConfig, only_plan: bool = False) -> Job:
+def read_job(
+    manifest: Manifest, *, root: Path, arch: str, config: ExtractConfig, only_plan: bool = False
+) -> Job:
     """The job that these settings ask for; with `only_plan`, nothing is written and nothing compiled."""
     journal = journal_path()
     if not only_plan:
         share_journal(journal)
     return make_job(
-        read_manifest(manifest),
+        manifest,
         root=root,
         recorded=read_sources(SOURCES),
         weights=weights_path(arch),
