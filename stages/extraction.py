@@ -42,7 +42,7 @@ def main() -> None:
             "The contract's revision was edited after its settings were written. Run again."
         )
     manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
-    inputs.watch(manifest, weights_path(arch))
+    inputs.watch(manifest, weights_path(arch), SOURCES)
     job = read_job(manifest, root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig))
     _quieten_dask(job)
     is_first = not orders.num_restarts
