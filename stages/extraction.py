@@ -42,7 +42,7 @@ def main() -> None:
             "The contract's revision was edited after its settings were written. Run again."
         )
     manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
-    inputs.watch(manifest, weights_path(arch))
+    inputs.watch(manifest, weights_path(arch), SOURCES)
     job = read_job(
         read_manifest(manifest), root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig)
     )

@@ -66,7 +66,8 @@ def edited_settings(trained: TrainConfig) -> list[str]:
         return [str(PARAMS)]
     used = {stage: read_mapping(SETTINGS / f"{stage}.yaml") for stage in asked}
     used["recurrent"]["train"] = trained.live("recurrent")
-    return [stage for stage, values in asked.items() if {**values, "code": ""} != {**used[stage], "code": ""}]
+    no_files = {"code": "", "digest": ""}  # of params.yaml alone
+    return [stage for stage, values in asked.items() if {**values, **no_files} != {**used[stage], **no_files}]
 
 
 def record_sources(corpus: CorpusConfig, manifest: Manifest, *, reread: bool = False) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.manifest.files import is_image, is_video
 from stages.project.git import run_git
 
 
@@ -12,10 +13,13 @@ def corpus_root(root: str) -> Path:
     """The folder of the corpus, which may be missing. A relative one is below the project.
 
     An experiment in a folder of its own has there what git and DVC track, and takes it. Everything else is
-    only in the project, which DVC_ROOT then names. A folder of hidden files alone (.gitkeep) is no corpus.
+    only in the project, which DVC_ROOT then names. A folder without images and videos is no corpus: git may
+    track a README or labels beside videos that it ignores.
     """
     here, project = Path(root), Path(os.environ.get("DVC_ROOT", "."), root)
-    return here if any(here.glob("[!.]*")) else project
+    if here == project or any(is_image(path) or is_video(path) for path in here.rglob("[!.]*")):
+        return here
+    return project
 
 
 def visible_manifest(manifest: str) -> Path:

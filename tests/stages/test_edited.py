@@ -4,11 +4,15 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.extraction import Extracted
 from pipeline.store import open_view
+from pipeline.system.files import write_atomically
+from stages import extraction
 from tests.stages.test_dvc import ran
 from tests.support.project import NAMES, Project
 
@@ -132,6 +136,22 @@ def test_a_source_that_is_replaced_before_extract_reads_it_stops_it(long: Projec
     long.dvc("repro", "extract")
     with open_view(long.path / "features/layer4") as view:
         assert view.num_frames("clip3") == 5
+
+
+@pytest.mark.parametrize("name", ["sources", "weights/resnet18.safetensors", "manifests/mine.csv"])
+def test_what_extract_has_read_may_not_be_replaced_before_it_ends(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = extraction.run_job
+
+    def run_job(*arguments: Any, **options: Any) -> Extracted:
+        extracted = real(*arguments, **options)
+        path = project.path / name
+        write_atomically(path, path.read_bytes() + b"\n")
+        return extracted
+
+    monkeypatch.setattr(extraction, "run_job", run_job)
+    assert f"{name} changed while this stage ran" in project.extract_here(check=False)
 
 
 def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(project: Project) -> None:

@@ -238,7 +238,10 @@ def test_a_relative_root_is_in_the_experiments_folder_or_else_in_the_project(
     assert corpus_root("videos") == project  # which is missing, too
     (own / ".gitkeep").touch()
     assert corpus_root("videos") == project
-    (own / "a.mp4").touch()
+    (own / "README.md").touch()
+    assert corpus_root("videos") == project
+    (own / "of a day").mkdir()
+    (own / "of a day/a.mp4").touch()
     assert corpus_root("videos") == Path("videos")
     assert corpus_root(str(project)) == project
 
