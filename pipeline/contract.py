@@ -7,6 +7,7 @@ features compares it.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_serializer, model_validator
@@ -25,6 +26,7 @@ StoredDtype = Literal["float16", "float32"]
 
 
 _FORMS = {"every": "n", "fps": "x", "count": "n"}  # of a sampling that is not `all`; one at most
+_ONE_FORM = "give one of 'all', " + ", ".join(repr(f"{form}: {value}") for form, value in _FORMS.items())
 
 
 class Sampling(BaseModel):
@@ -43,13 +45,16 @@ class Sampling(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_all(cls, value: Any) -> Any:
-        return {} if value == "all" else value
+        if value == "all":
+            return {}
+        if not isinstance(value, Mapping | Sampling):
+            raise ValueError(_ONE_FORM)
+        return value
 
     @model_validator(mode="after")
     def _at_most_one(self) -> Self:
         if sum(getattr(self, form) is not None for form in _FORMS) > 1:
-            forms = ", ".join(repr(f"{form}: {value}") for form, value in _FORMS.items())
-            raise ValueError(f"give one of 'all', {forms}")
+            raise ValueError(_ONE_FORM)
         if self.count is not None and self.max_frames is not None:
             raise ValueError("'count: n' is n frames already: leave 'max_frames' out")
         return self

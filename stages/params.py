@@ -39,7 +39,7 @@ def read_params(path: Path = PARAMS) -> Params:
     document = {name: values for name, values in read_mapping(path).items() if values is not None}
     for key, value in _leaves("", document):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{path}: {key}: {value} is not allowed. Give a finite number, or null.")
+            raise ConfigError(f"{path}: {key}: {value} is not allowed. Give a finite number.")
     return checked(document, Params, path=path)
 
 

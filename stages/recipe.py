@@ -58,7 +58,7 @@ def main() -> None:
         now = read_mapping(PARAMS)
         print(*flags(now, recipe_params(name, now)), sep="\n")
     except (PipelineError, OSError):
-        print("--recipe-failed")  # `dvc exp run` refuses this one; without any flag it would run
+        print("recipe-failed")  # `dvc exp run` refuses this target; without any flag it would run
         raise
 
 

@@ -14,6 +14,7 @@ from pipeline.store import Journal
 from stages import console
 from stages.bars import Bars
 from stages.digits import FOLDERS
+from stages.machine import read_machine
 from stages.params import PARAMS, Params, read_params
 from stages.places import SETTINGS, SOURCES, journal_path
 from stages.project.sharing import share_journal
@@ -52,8 +53,9 @@ def check_settings() -> tuple[Params, Manifest]:
 
 
 def settle() -> tuple[Params, Manifest]:
-    """Check all settings as `check_settings` does, and write those of each stage."""
+    """Check all settings as `check_settings` does, and machine.yaml; write those of each stage."""
     params, manifest = check_settings()
+    read_machine()
     write_settings(resolved(params))
     return params, manifest
 

@@ -54,7 +54,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict):  # of several parameters, which the message names
         return f"{key}: {message}."
-    return f"{key}: {problem['input']!r} is not allowed. {message}."
+    return f"{key}: {problem['input']!r} is not allowed. {message[:1].upper()}{message[1:]}."
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

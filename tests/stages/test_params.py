@@ -35,6 +35,10 @@ def write(tmp_path: Path, text: str) -> Path:
             "extract: {sampling: {every: 2, fps: 3}}",
             r"extract.sampling: .*give one of 'all', 'every: n', 'fps: x', 'count: n'",
         ),
+        (
+            "extract: {sampling: every}",
+            r"extract.sampling: 'every' is not allowed. Give one of 'all', 'every: n', 'fps: x', 'count: n'",
+        ),
         ("extract: {store: {shards: 3}}", r"unknown key 'extract.store.shards'. Available: format, codec"),
         ("extract: {preprocessing: {crop: 300}}", r"resize 256 is smaller than crop 300"),
         ("extrcat: {}", r"unknown key 'extrcat'. Available: corpus, weights, extract, train, evaluate"),

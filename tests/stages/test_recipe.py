@@ -244,5 +244,6 @@ class TestWithDvc:
         before = self.params(project)
         output = self.run(project, "video-gur", check=False)
         assert "There is no recipes/video-gur.yaml. `python -m stages.recipe` lists all recipes." in output
-        assert "unrecognized arguments: --recipe-failed" in output
+        assert "ERROR: 'recipe-failed' does not exist" in output
+        assert "usage:" not in output
         assert self.params(project) == before

@@ -204,3 +204,9 @@ def test_sources_is_not_written_through_a_link_to_dvcs_cache(workspace: Path) ->
     (workspace / "videos/clip3.mp4").write_text("other")
     run(workspace)
     assert (workspace / "cached").read_bytes() == before
+
+
+def test_a_wrong_machine_yaml_is_refused_before_anything_is_written(workspace: Path) -> None:
+    (workspace / "machine.yaml").write_text("devise: cpu")
+    assert "machine.yaml: unknown key 'devise'" in run(workspace, status=1)
+    assert not (workspace / "settings").exists()
