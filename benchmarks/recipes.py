@@ -4,8 +4,8 @@ Run it in a clone in which `dvc repro` has run and everything is committed:
 
     python -m benchmarks.recipes --record
 
-With --check it only trains the first epoch of each, and names the recipes whose loss is no longer the
-recorded one. It extracts features that are missing; `dvc repro` brings back those that were there.
+With --check it trains the first epoch of each, and runs only the recipes whose loss is no longer the recorded
+one. It extracts features that are missing; `dvc repro` brings back those that were there.
 """
 
 import os
@@ -126,28 +126,29 @@ def first_epoch_loss(name: str) -> float:
     return metrics["val"]["loss"]
 
 
-def check(names: Iterable[str]) -> None:
-    """Print each recipe's first loss beside the recorded one; equal machines give equal bits."""
-    changed = []
+def changed(names: Iterable[str]) -> list[str]:
+    """The recipes whose first loss is no longer the recorded one. Equal machines give equal bits."""
+    found = []
     for name in names:
         recorded = (result := read_recipe(name).result) and result.first_epoch_loss
-        if recorded is None:
-            print(f"{name}: no loss is recorded")
-            continue
-        loss = first_epoch_loss(name)
+        loss = None if recorded is None else first_epoch_loss(name)
         print(f"{name}: {loss!r}, recorded {recorded!r}", flush=True)
-        if loss != recorded:
-            changed.append(name)
-    print(f"Changed: {', '.join(changed) or 'none'}")
+        if recorded is None or loss != recorded:
+            found.append(name)
+    print(f"Changed or unknown: {', '.join(found) or 'none'}")
+    return found
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """Markdown for docs/recipes.md: a row a recipe, its headline metric of model, control and baseline."""
+    """Markdown for docs/recipes.md: a row a recipe, its headline metric of model, control and baseline.
+
+    A result without a first loss, which cannot be checked, is marked with *.
+    """
     lines = ["| recipe | metric | model | frames shuffled | baseline |", "|---|---|---|---|---|"]
     for name, result in results.items():
         low, high = result.interval
         cells = [
-            f"{result.model:.3f} [{low:.3f}, {high:.3f}]",
+            f"{result.model:.3f} [{low:.3f}, {high:.3f}]{'' if result.first_epoch_loss else '*'}",
             f"{result.shuffled:.3f}",
             f"{result.baseline:.3f}",
         ]
@@ -163,16 +164,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="recipes (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
     parser.add_argument("--record", action="store_true", help="write the results into the recipes' files")
-    parser.add_argument("--check", action="store_true", help="train one epoch, compare with what is recorded")
+    parser.add_argument("--check", action="store_true", help="run only those whose first loss has changed")
     options = parser.parse_args()
     names = options.names or [name for name in recipe_names() if name != DEFAULTS]
     if unknown := set(names) - set(recipe_names()):
         parser.error(f"{RECIPES} has no {', '.join(sorted(unknown))}")
     render_corpora(names)
     if options.check:
-        check(names)
-        return
-    run_queue([name for name in names if result_of(name) is None], num_jobs=options.jobs)
+        names = changed(names)
+        for name in filter(result_of, names):
+            run_dvc("exp", "remove", name)  # its result is stale
+    if missing := [name for name in names if result_of(name) is None]:
+        run_queue(missing, num_jobs=options.jobs)
     results = {name: result for name in names if (result := result_of(name))}
     print(table(results))
     if failed := [name for name in names if name not in results]:
