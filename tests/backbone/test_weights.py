@@ -37,8 +37,10 @@ from pipeline.errors import (
     WeightsError,
     WeightsFileError,
 )
+from pipeline.manifest import SPLITS, write_manifest
 from pipeline.settings.weights import WeightsConfig
 from tests.support.in_process import run_main
+from tests.support.toy import make_clip
 
 pytestmark = pytest.mark.slow
 
@@ -327,7 +329,9 @@ def test_the_config_refuses_impossible_values(fields: dict[str, Any]) -> None:
 
 
 def run_stage(folder: Path, parameters: str) -> tuple[int, str, str]:
-    (folder / "params.yaml").write_text(parameters)
+    corpus = f"corpus: {{manifest: {folder}/mine.csv, root: {folder}}}"
+    write_manifest(folder / "mine.csv", [make_clip(split, split=split, label="a") for split in SPLITS])
+    (folder / "params.yaml").write_text(f"{corpus}\n{parameters}")
     return run_main(stages.weights.main, folder)
 
 
