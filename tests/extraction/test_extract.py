@@ -194,7 +194,7 @@ def assert_same_bits(clips: list[Clip], root: Path, weights: Weights, path: Path
     return first
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("float16", 5e-3)])
 def test_on_a_gpu_features_are_the_same_bits_whatever_their_neighbours_and_close_to_the_cpus(

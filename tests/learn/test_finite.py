@@ -107,7 +107,7 @@ def test_is_finite_agrees_with_torch(value: float, dtype: torch.dtype) -> None:
     assert is_finite(values) == bool(values.isfinite().all())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("value", VALUES)
 def test_features_on_a_gpu_are_looked_at_there(value: float) -> None:
     features = make_features(random_maps([3, 4, 5], MAP_SHAPE))

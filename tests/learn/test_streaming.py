@@ -497,7 +497,7 @@ def test_statistics_from_a_store_skip_rows_that_belong_to_no_clip(tmp_path, monk
     assert torch.equal(results[0].std, results[1].std)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("place", ["gpu", "memory", "store"])
 def test_batches_on_a_gpu_are_those_on_the_cpu_however_late_it_computes(place):
     maps = random_maps([16, 5, 12, 7] * 50, (256, 7, 7))

@@ -8,29 +8,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
 
-from pipeline.learn.models.tail import TailFeatures
-from pipeline.learn.streaming import channel_statistics, make_loader
-from pipeline.learn.tasks import TASK_CLASSES
-from pipeline.learn.training import fit
-from pipeline.manifest import Clip, FrameLabel, Question
 from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from tests.support.configs import AnyTrainConfig, live_config
-from tests.support.toy import make_clip, make_features, random_maps
-
-CPU = torch.device("cpu")
-SHAPE = (3, 4, 2)
-LENGTHS = [3, 5, 4, 6, 5, 3, 6, 4]
-MAPS = random_maps(LENGTHS, SHAPE)
-CAPTIONS = ("a b", "b a", "a b c", "a")
-SMALL = {"hidden_size": 8, "num_heads": 2, "projection": 4, "batch_size": 4, "epochs": 2}
-SMALL_WORDS = {
-    "decoder": {"hidden_size": 8, "num_heads": 2, "embedding_size": 5},
-    "question": {"hidden_size": 5, "embedding_size": 4, "joint_size": 6},
-    "words": {"max_words": 4},
-}
-SAMPLING = {"scheduled_sampling": 0.5, "scheduled_sampling_steps": 2}
+from tests.support.every_training import CONFIGS, SMALL, WORSE, trained
 
 # Other values of each setting; the first that differs and is possible is tried.
 OTHERS: dict[str, tuple[object, ...]] = {
@@ -92,92 +73,12 @@ OF_EVERY_RUN = {"task", "tap", "intra_op_threads"}
 # Whether another epoch is the best, and whether training stops, depends on the data.
 OF_SOME_DATA = {"monitor", "patience"}
 
-WORSE = "epochs that get worse"
-CONFIGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    WORSE: {
-        "task": "regression",
-        "epochs": 8,
-        "learning_rate": 0.02,
-        "schedule": "constant",
-        "patience": None,
-        "seed": 1,
-    },
-    "strips": {"scan": "horizontal_strips", "scan_size": 2, "optimizer": "sgd", "cell": "gru"},
-    "rows and windows": {"scan": "rows", "window": 3, "cell": "rnn", "summary": "mean"},
-    "pooled locations": {"scan": "locations", "pooling": "avg", "cell": "none", "summary": "attention"},
-    "transformer": {"scan": "columns", "cell": "transformer", "summary": "max", "num_layers": 2},
-    "frame net": {"scan": "locations", "frame_net": "cell", "cell": "gru", "crop_frames": 3},
-    "points": {"scan": "locations", "frame_net": "points", "cell": "transformer", "num_layers": 2},
-    "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
-    "tail": {"tail": "layer4", "num_layers": 2},
-    "frame labels": {"task": "frame_labels", "bucketing": True},
-    "frame labels of locations": {"task": "frame_labels", "scan": "locations", "frame_net": "cell"},
-    "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
-    "captioning": {"task": "captioning", **SMALL_WORDS},
-    "captioning from the start": {
-        "task": "captioning",
-        **SMALL_WORDS,
-        "decoder": {**SMALL_WORDS["decoder"], "inject": "start", "cell": "gru", **SAMPLING},
-    },
-    "captioning by a transformer": {
-        "task": "captioning",
-        **SMALL_WORDS,
-        "decoder": {**SMALL_WORDS["decoder"], "cell": "transformer"},
-        "scan": "rows",
-    },
-    "frame words": {"task": "frame_words", **SMALL_WORDS},
-    "questions": {"task": "question_answering", **SMALL_WORDS},
-    "questions about rows": {"task": "question_answering", **SMALL_WORDS, "scan": "rows", "bucketing": True},
-}
 
-
-def clips_of(numbers: range) -> list[Clip]:
-    """Clips with the targets of every task; of the labels, one is rarer."""
-    return [
-        make_clip(
-            f"c{number}",
-            label="ab"[number % 3 == 0],
-            values=(float(number % 3),),
-            frame_labels=(FrameLabel(0.0, 0.08, "a"), FrameLabel(0.08, 9.0, "ba"[number % 2])),
-            captions=(CAPTIONS[number % 4],),
-            questions=(
-                Question(f"is it {'ab'[number % 2]}{' now' * (number == 0)}?", ("yes", "no")[number % 2]),
-                Question("how many?", ("one", "two", "one")[number % 3]),
-            ),
-        )
-        for number in numbers
-    ]
-
-
-def trained(config: TrainConfig, model: ModelName, path: Path) -> tuple[dict[str, torch.Tensor], object]:
+def outcome(config: TrainConfig, model: ModelName, path: Path) -> tuple[dict[str, torch.Tensor], object]:
     """Weights, and all else that training gives: of each epoch the metrics, the best one, and the task."""
-    train_clips, val_clips = clips_of(range(6)), clips_of(range(6, 8))
-    features = make_features(MAPS)
-    task = TASK_CLASSES[config.task].from_clips(train_clips, config)
-    torch.manual_seed(0)
-    tail = nn.Conv2d(3, 2, 1) if config.tail else None
-    read = TailFeatures(features, tail, device=CPU) if tail else features
-    standardisation = channel_statistics(read, train_clips, pooling=config.pooling)
-    net = task.build_model(
-        model,
-        config,
-        map_shape=SHAPE,
-        tail=tail,
-        standardisation=standardisation if config.standardise else None,
-        seed=config.seed,
-    )
     path.unlink(missing_ok=True)
-    result = fit(
-        net,
-        task=task,
-        train=make_loader(features, train_clips, config, device=CPU, shuffle_seed=config.seed),
-        val=make_loader(features, val_clips, config, device=CPU),
-        config=config,
-        device=CPU,
-        state_path=path,
-    )
-    return net.state_dict(), repr((result, task.describe() if task.facts.says_words else ""))
+    net, fit, task = trained(config, model, path)
+    return net.state_dict(), repr((fit, task.describe() if task.facts.says_words else ""))
 
 
 def are_equal(
@@ -235,21 +136,21 @@ def test_other_values_are_known_of_every_setting():
 def test_unused_settings_change_nothing_and_all_others_something(tmp_path, name, model):
     config = live_config(**{**SMALL, **CONFIGS[name]})
     unused = config.unused(model)
-    before = trained(config, model, tmp_path / "state.pt")
+    before = outcome(config, model, tmp_path / "state.pt")
     other = config
     for key in OTHERS:
         # Of these the default is the only possible value.
         impossible = key == "window" or (key == "frame_net" and model == "recurrent")
         if is_unused(key, unused) and not impossible:
             other = changed(other, key) or other
-    assert are_equal(trained(other, model, tmp_path / "state.pt"), before)
+    assert are_equal(outcome(other, model, tmp_path / "state.pt"), before)
     silent = {
         key
         for key in OTHERS
         if not is_unused(key, unused)
         and (key not in always_used() or name in ("defaults", WORSE))
         and (other := changed(config, key))
-        and are_equal(trained(other, model, tmp_path / "state.pt"), before)
+        and are_equal(outcome(other, model, tmp_path / "state.pt"), before)
     }
     assert silent <= (set() if name == WORSE else OF_SOME_DATA)
 

@@ -1,0 +1,121 @@
+"""Small trainings of every kind: all tasks, cells, scans and optimizers, on eight clips."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.learn.models.tail import TailFeatures
+from pipeline.learn.streaming import Features, channel_statistics, make_loader
+from pipeline.learn.tasks import TASK_CLASSES, Task
+from pipeline.learn.training import Fit, fit
+from pipeline.manifest import Clip, FrameLabel, Question
+from pipeline.settings.training import ModelName, TrainConfig
+from tests.support.toy import make_clip, make_features, random_maps
+
+CPU = torch.device("cpu")
+SHAPE = (3, 4, 2)
+LENGTHS = [3, 5, 4, 6, 5, 3, 6, 4]
+MAPS = random_maps(LENGTHS, SHAPE)
+CAPTIONS = ("a b", "b a", "a b c", "a")
+SMALL = {"hidden_size": 8, "num_heads": 2, "projection": 4, "batch_size": 4, "epochs": 2}
+SMALL_WORDS = {
+    "decoder": {"hidden_size": 8, "num_heads": 2, "embedding_size": 5},
+    "question": {"hidden_size": 5, "embedding_size": 4, "joint_size": 6},
+    "words": {"max_words": 4},
+}
+SAMPLING = {"scheduled_sampling": 0.5, "scheduled_sampling_steps": 2}
+
+WORSE = "epochs that get worse"
+CONFIGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    WORSE: {
+        "task": "regression",
+        "epochs": 8,
+        "learning_rate": 0.02,
+        "schedule": "constant",
+        "patience": None,
+        "seed": 1,
+    },
+    "strips": {"scan": "horizontal_strips", "scan_size": 2, "optimizer": "sgd", "cell": "gru"},
+    "rows and windows": {"scan": "rows", "window": 3, "cell": "rnn", "summary": "mean"},
+    "pooled locations": {"scan": "locations", "pooling": "avg", "cell": "none", "summary": "attention"},
+    "transformer": {"scan": "columns", "cell": "transformer", "summary": "max", "num_layers": 2},
+    "frame net": {"scan": "locations", "frame_net": "cell", "cell": "gru", "crop_frames": 3},
+    "points": {"scan": "locations", "frame_net": "points", "cell": "transformer", "num_layers": 2},
+    "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
+    "tail": {"tail": "layer4", "num_layers": 2},
+    "frame labels": {"task": "frame_labels", "bucketing": True},
+    "frame labels of locations": {"task": "frame_labels", "scan": "locations", "frame_net": "cell"},
+    "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
+    "captioning": {"task": "captioning", **SMALL_WORDS},
+    "captioning from the start": {
+        "task": "captioning",
+        **SMALL_WORDS,
+        "decoder": {**SMALL_WORDS["decoder"], "inject": "start", "cell": "gru", **SAMPLING},
+    },
+    "captioning by a transformer": {
+        "task": "captioning",
+        **SMALL_WORDS,
+        "decoder": {**SMALL_WORDS["decoder"], "cell": "transformer"},
+        "scan": "rows",
+    },
+    "frame words": {"task": "frame_words", **SMALL_WORDS},
+    "questions": {"task": "question_answering", **SMALL_WORDS},
+    "questions about rows": {"task": "question_answering", **SMALL_WORDS, "scan": "rows", "bucketing": True},
+}
+
+
+def clips_of(numbers: range) -> list[Clip]:
+    """Clips with the targets of every task; of the labels, one is rarer."""
+    return [
+        make_clip(
+            f"c{number}",
+            label="ab"[number % 3 == 0],
+            values=(float(number % 3),),
+            frame_labels=(FrameLabel(0.0, 0.08, "a"), FrameLabel(0.08, 9.0, "ba"[number % 2])),
+            captions=(CAPTIONS[number % 4],),
+            questions=(
+                Question(f"is it {'ab'[number % 2]}{' now' * (number == 0)}?", ("yes", "no")[number % 2]),
+                Question("how many?", ("one", "two", "one")[number % 3]),
+            ),
+        )
+        for number in numbers
+    ]
+
+
+def trained(
+    config: TrainConfig,
+    model: ModelName,
+    path: Path,
+    *,
+    features: Features | None = None,
+    device: torch.device = CPU,
+) -> tuple[nn.Module, Fit, Task]:
+    """Train on six clips and choose by two; the model on `device`. By default, features are in memory."""
+    train_clips, val_clips = clips_of(range(6)), clips_of(range(6, 8))
+    features = features or make_features(MAPS)
+    task = TASK_CLASSES[config.task].from_clips(train_clips, config)
+    torch.manual_seed(0)
+    tail = nn.Conv2d(3, 2, 1) if config.tail else None
+    read = TailFeatures(features, tail, device=device) if tail else features
+    standardisation = channel_statistics(read, train_clips, pooling=config.pooling)
+    net = task.build_model(
+        model,
+        config,
+        map_shape=SHAPE,
+        tail=tail,
+        standardisation=standardisation if config.standardise else None,
+        seed=config.seed,
+    )
+    result = fit(
+        net,
+        task=task,
+        train=make_loader(features, train_clips, config, device=device, shuffle_seed=config.seed),
+        val=make_loader(features, val_clips, config, device=device),
+        config=config,
+        device=device,
+        state_path=path,
+    )
+    return net, result, task
