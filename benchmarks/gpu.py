@@ -32,7 +32,7 @@ from benchmarks.corpora import (
     make_weights,
 )
 from benchmarks.report import Report, Row, seconds_of
-from pipeline.backbone import Backbone, Weights
+from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Backend, Precision, Preprocessing
 from pipeline.extraction import make_targets
 from pipeline.extraction.decode import Piece, decoding
@@ -134,6 +134,7 @@ def main() -> None:
         written()
         decode = decode_rates(folders["disk"] / "corpora", scale, clock, pinned=device.type == "cuda")
         report.add("Decoding alone", decode)
+        report.add("Resizing and cropping alone", resize_rates(scale, device))
         written()
         # The engine's figures first, then the variants of the network, as long as there is time.
         forward = forward_rates(scale, weights, device, clock, variants=False)
@@ -206,6 +207,22 @@ def decode_rates(folder: Path, scale: Scale, clock: Clock, *, pinned: bool) -> l
     return rows
 
 
+def resize_rates(scale: Scale, device: torch.device) -> list[Row]:
+    """Frames/s that are on the device, in pieces of 16."""
+    rows = []
+    for width, height in ((640, 272), (1280, 720), (1920, 1080)):
+        pixels = torch.randint(0, 256, (16, height, width, 3), dtype=torch.uint8, device=device)
+        work = partial(preprocess, pixels, scale.preprocessing)
+        rate = len(pixels) * repeats_per_s(work, partial(synchronise, device), scale.measure_seconds)
+        rows.append({"video": f"{width}x{height}", "frames_per_s": rate})
+    return rows
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def forward_rates(
     scale: Scale, weights: Weights, device: torch.device, clock: Clock, *, variants: bool
 ) -> list[Row]:
@@ -255,35 +272,32 @@ def forward_rate(
     def plain() -> None:
         backbone(runner.batch)
 
-    def synchronise() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     def graph() -> None:
         under_way.append(runner.submit())
         if len(under_way) >= runner.depth:
             under_way.pop(0)()
 
     under_way: list[Callable[[], Any]] = []
+    wait = partial(synchronise, device)
     return {
         "precision": precision,
         "backend": backend,
         "batch_size": batch_size,
         "setup_s": setup_seconds,
-        "plain_frames_per_s": batch_size * repeats_per_s(plain, synchronise, scale.measure_seconds),
-        "runner_frames_per_s": batch_size * repeats_per_s(graph, synchronise, scale.measure_seconds),
+        "plain_frames_per_s": batch_size * repeats_per_s(plain, wait, scale.measure_seconds),
+        "runner_frames_per_s": batch_size * repeats_per_s(graph, wait, scale.measure_seconds),
     }
 
 
-def repeats_per_s(work: Callable[[], None], synchronise: Callable[[], None], seconds: float) -> float:
+def repeats_per_s(work: Callable[[], object], wait: Callable[[], None], seconds: float) -> float:
     work()
-    synchronise()
+    wait()
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         for _ in range(4):
             work()
         count += 4
-        synchronise()
+        wait()
     return count / (time.perf_counter() - started)
 
 

@@ -16,7 +16,7 @@ from pipeline.backbone.networks import (
     map_shape,
     split_into_stages,
 )
-from pipeline.backbone.resize import resize
+from pipeline.backbone.resize import Window, crop, resize
 from pipeline.contract import Backend, Precision, Preprocessing, Triple
 from pipeline.errors import ConfigError
 from pipeline.settings.weights import check_taps
@@ -190,15 +190,17 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     size = preprocessing.resized_size(height, width)
     crop_height, crop_width = preprocessing.crop_size
     top, left = round((size[0] - crop_height) / 2), round((size[1] - crop_width) / 2)
+    window = Window(top, left, crop_height, crop_width)
 
     def prepared(x: Tensor) -> Tensor:
-        if size != (height, width):
-            x = resize(x, size=size, interpolation=preprocessing.interpolation)
-        x = x[:, :, top : top + crop_height, left : left + crop_width]  # (T, 3, h, w)
+        if size == (height, width):
+            x = crop(x, window)  # (T, 3, h, w)
+        else:
+            x = resize(x, size=size, window=window, interpolation=preprocessing.interpolation)
         return x.contiguous(memory_format=torch.channels_last)
 
     # What is resized is larger than what is cropped from it, without bound for a narrow frame.
-    num_at_once = max(1, _RESIZED_BYTES // (3 * max(height, size[0]) * size[1]))
+    num_at_once = max(1, _RESIZED_BYTES // (3 * max(height, size[0]) * max(width, size[1])))
     if len(x) <= num_at_once:
         return prepared(x)
     return torch.cat([prepared(x[i : i + num_at_once]) for i in range(0, len(x), num_at_once)])

@@ -5,6 +5,7 @@ resized first, then columns, each rounded to uint8. torch's own kernels for GPUs
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,40 +16,77 @@ from torch import Tensor
 from pipeline.contract import Interpolation
 
 _MAX_PRECISION = 22  # bits after the point
+_MAX_SUMMANDS = 257  # of products of two bytes, for which float32 is exact
 
 
-def resize(images: Tensor, *, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Resize (B, C, H, W) uint8 to (B, C, *size) uint8, antialiased; equal bits on CPUs and GPUs."""
-    if images.device.type == "cpu":
-        return F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False)
-    return resize_by_sums(images, size=size, interpolation=interpolation)
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that is wanted, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
-def resize_by_sums(images: Tensor, *, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """`resize` as weighted sums of shifted images, which any device can compute."""
-    x = images.permute(0, 2, 3, 1)  # (B, H, W, C), as frames lie in memory
-    for dim in (2, 1):
-        if x.shape[dim] != size[dim - 1]:
-            x = _resize_axis(x, dim=dim, size=size[dim - 1], interpolation=interpolation)
-    return x.permute(0, 3, 1, 2)
+def resize(images: Tensor, *, size: tuple[int, int], window: Window, interpolation: Interpolation) -> Tensor:
+    """Resize (B, C, H, W) uint8 to `size`, antialiased, and cut out the window. Bits are the same on GPUs."""
+    if images.device.type != "cpu":
+        return resize_by_products(images, size=size, window=window, interpolation=interpolation)
+    x = F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False)
+    return crop(x, window)
 
 
-def _resize_axis(images: Tensor, *, dim: int, size: int, interpolation: Interpolation) -> Tensor:
-    places, weights, precision = _device_taps(images.shape[dim], size, interpolation, images.device)
-    shape = [size if axis == dim else 1 for axis in range(4)]
-    shape_out = [size if axis == dim else length for axis, length in enumerate(images.shape)]
-    total = torch.full(shape_out, 1 << (precision - 1), dtype=torch.int32, device=images.device)  # a half
-    for place, weight in zip(places, weights, strict=True):
-        total += images.index_select(dim, place).to(torch.int32) * weight.view(shape)
-    return (total >> precision).clamp_(0, 255).to(torch.uint8)
+def crop(images: Tensor, window: Window) -> Tensor:
+    """The window of images (B, C, H, W): a view."""
+    top, left = window.top, window.left
+    return images[:, :, top : top + window.height, left : left + window.width]
+
+
+def resize_by_products(
+    images: Tensor, *, size: tuple[int, int], window: Window, interpolation: Interpolation
+) -> Tensor:
+    """`resize` as products of matrices, which any device computes; only of the pixels that are needed."""
+    device = images.device
+    columns = _axis(images.shape[3], size[1], window.left, window.width, interpolation, device)
+    rows = _axis(images.shape[2], size[0], window.top, window.height, interpolation, device)
+    x = images[:, :, rows.used, columns.used]
+    return rows.resize(columns.resize(x).mT).mT
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How the last axis of images is resized: `size_out` pixels of it, each a sum of pixels with weights.
+
+    A weight of 16 bits is split into two bytes, so that sums are exact in floating point, in any order.
+    """
+
+    used: slice  # the pixels that count
+    high: Tensor  # (K, size_out): the weights' high bytes, -128 to 127
+    low: Tensor  # (K, size_out): their low bytes, 0 to 255
+    precision: int  # the weights of a pixel add up to 2 ** precision
+
+    def resize(self, x: Tensor) -> Tensor:
+        """(..., K) uint8 -> (..., size_out) uint8."""
+        x = x.to(self.high.dtype, memory_format=torch.contiguous_format)
+        total = ((x @ self.high).to(torch.int32) << 8) + (x @ self.low).to(torch.int32)
+        half = 1 << (self.precision - 1)
+        return ((total + half) >> self.precision).clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=64)
-def _device_taps(
-    num_in: int, num_out: int, interpolation: Interpolation, device: torch.device
-) -> tuple[Tensor, Tensor, int]:
+def _axis(
+    num_in: int, num_out: int, first: int, size_out: int, interpolation: Interpolation, device: torch.device
+) -> _Axis:
+    """Of an axis of `num_in` pixels, resized to `num_out`, the `size_out` pixels from `first` on."""
     places, weights, precision = _taps(num_in, num_out, interpolation)
-    return _to_device(places, device), _to_device(weights, device), precision
+    places, weights = (each[:, first : first + size_out] for each in (places, weights))
+    dense = np.zeros((num_in, size_out), np.int32)
+    np.add.at(dense, (places, np.arange(size_out)), weights)
+    used = slice(int(places.min()), int(places.max()) + 1)
+    dtype = np.float32 if len(places) <= _MAX_SUMMANDS else np.float64
+    high, low = (_to_device(part[used].astype(dtype), device) for part in (dense >> 8, dense & 255))
+    return _Axis(used, high, low, precision)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
 from pipeline.backbone import preprocess
-from pipeline.backbone.resize import resize, resize_by_sums
+from pipeline.backbone.resize import Window, resize, resize_by_products
 from pipeline.contract import Interpolation, Preprocessing
 from tests.support.little_memory import little_memory
 
@@ -121,13 +121,35 @@ def test_frames_smaller_than_the_crop_are_refused() -> None:
     source=st.tuples(st.integers(1, 200), st.integers(1, 200)),
     target=st.tuples(st.integers(1, 150), st.integers(1, 150)),
     interpolation=st.sampled_from(get_args(Interpolation)),
+    data=st.data(),
 )
 def test_resizing_for_gpus_has_the_bits_of_torchs_own_for_cpus(
-    source: tuple[int, int], target: tuple[int, int], interpolation: Interpolation
+    source: tuple[int, int], target: tuple[int, int], interpolation: Interpolation, data: st.DataObject
 ) -> None:
+    height, width = (data.draw(st.integers(1, length)) for length in target)
+    top, left = data.draw(st.integers(0, target[0] - height)), data.draw(st.integers(0, target[1] - width))
+    window = Window(top, left, height, width)
     images = torch.from_numpy(noise(2, *source)).permute(0, 3, 1, 2)
-    ours = resize_by_sums(images, size=target, interpolation=interpolation)
-    assert torch.equal(ours, resize(images, size=target, interpolation=interpolation))
+    ours = resize_by_products(images, size=target, window=window, interpolation=interpolation)
+    assert torch.equal(ours, resize(images, size=target, window=window, interpolation=interpolation))
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize("length", [1_000, 30_000])
+def test_resizing_for_gpus_is_exact_for_images_of_any_size(length: int, interpolation: Interpolation) -> None:
+    images = torch.from_numpy(np.maximum(noise(1, 3, length), 250)).permute(0, 3, 1, 2)
+    window = Window(0, 0, 3, 8)
+    ours = resize_by_products(images, size=(3, 8), window=window, interpolation=interpolation)
+    assert torch.equal(ours, resize(images, size=(3, 8), window=window, interpolation=interpolation))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize("size", [(720, 1280), (272, 640), (97, 131), (2160, 3840)])
+def test_frames_are_the_same_bits_on_a_gpu(size: tuple[int, int], interpolation: Interpolation) -> None:
+    pixels = torch.from_numpy(noise(5, *size))
+    options = Preprocessing(resize=256, crop=224, interpolation=interpolation)
+    assert torch.equal(preprocess(pixels.cuda(), options).cpu(), preprocess(pixels, options))
 
 
 def test_frames_are_independent_of_each_other() -> None:

@@ -62,7 +62,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path,
         {"projection": 64, "hidden_size": 128, "epochs": 3, "batch_size": 8, "precision": precision}
     )
     clips = [
-        make_clip(f"c{number}", split=("train", "train", "val")[number % 3], label="ab"[number % 2])
+        make_clip(f"c{number}", split=("train", "train", "val", "test")[number % 4], label="ab"[number % 2])
         for number in range(60)
     ]
     write_manifest(tmp_path / "manifest.csv", clips)
