@@ -34,22 +34,15 @@ def main() -> None:
         action="store_true",
         help="try the clips again that the decoder rejected before",
     )
-    parser.add_argument(
-        "--read-sources",
-        action="store_true",
-        help="read all sources again; by default only those whose size, times or inode have changed",
-    )
     arguments = parser.parse_args()
     if arguments.plan:
         from stages.extract_plan import show_plan  # takes seconds to import
 
-        show_plan(reread=arguments.read_sources)
+        show_plan()
         return
     command = [sys.executable, "-m", "stages.extraction"]
     if arguments.retry_quarantined:
         command.append("--retry-quarantined")
-    if arguments.read_sources:
-        command.append("--read-sources")
     status = supervise(command)
     if status and not FEATURES.exists() and _dvc_has_features():
         log.warning(

@@ -14,7 +14,7 @@ from stages.project.visible import corpus_root
 from stages.settings import check_settings
 
 
-def show_plan(*, reread: bool = False) -> None:
+def show_plan() -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
     params, manifest = check_settings()
     job = read_job(
@@ -30,7 +30,6 @@ def show_plan(*, reread: bool = False) -> None:
             job,
             features=FEATURES,
             earlier_files=earlier_files,
-            reread=reread,
             on_progress=partial(show_progress, bars),
         )
     print(f"Plan:\n{todo.summary()}")

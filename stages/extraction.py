@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument("--notes", type=int, required=True)
     parser.add_argument("--orders", type=int, required=True)
     parser.add_argument("--retry-quarantined", action="store_true")
-    parser.add_argument("--read-sources", action="store_true")
     arguments = parser.parse_args()
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
@@ -54,7 +53,6 @@ def main() -> None:
             features=FEATURES,
             earlier_files=partial(tracked_files, FEATURES),
             retry=arguments.retry_quarantined and is_first,
-            reread=arguments.read_sources and is_first,
             orders=orders,
             notes=notes,
             on_progress=partial(show_progress, bars),

@@ -36,6 +36,8 @@ from pipeline.system.files import atomic_path
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_SOURCE = "an unknown source"
+
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
@@ -138,7 +140,7 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
-def find_weights(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Weights:
+def find_weights(contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE) -> Weights:
     """The weights that made the contract's features: the file `place`, or one in the folder `place`.
 
     Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
@@ -155,7 +157,7 @@ def find_source(contract: FeatureContract, *, place: Path) -> str:
     return _read_metadata(_find_file(contract, place=place))["source"]
 
 
-def _find_file(contract: FeatureContract, *, place: Path, source: str = "an unknown source") -> Path:
+def _find_file(contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE) -> Path:
     if place.is_file():
         check_weights(read_weights_info(place), contract)
         return place

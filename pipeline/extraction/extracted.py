@@ -92,7 +92,10 @@ def log_facts(extracted: Extracted, *, features: str) -> None:
         log.info("%s/%s: %d of %d clips.", features, tap, count, extracted.num_clips)
     if left_out := extracted.left_out:
         log.warning(
-            "%d clips are left out (%s/quarantine.csv):\n%s", len(left_out), features, _listed(left_out)
+            "Left out, of %d clips (%s/quarantine.csv):\n%s",
+            extracted.num_clips,
+            features,
+            _listed(left_out),
         )
 
 

@@ -20,14 +20,13 @@ def preview(
     *,
     features: Path,
     earlier_files: EarlierFiles = dict,
-    reread: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> Plan:
     """The plan of a run, which also counts what the run would copy. Writes nothing.
 
     Parameters are those of `prepare`.
     """
-    sources = read_sources(job, again=reread, on_progress=on_progress)
+    sources = read_sources(job, on_progress=on_progress)
     todo = job.plan(sources)
     if not todo.lacking:
         return todo
@@ -47,18 +46,17 @@ def prepare(
     features: Path,
     earlier_files: EarlierFiles = dict,
     retry: bool = False,
-    reread: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> Plan:
     """Put into the journal what can be had without computing, then plan the rest. The caller holds the lock.
 
-    `retry` takes clips out of quarantine; `reread` reads all sources again. `features` is the folder of the
-    view; where it is empty, `earlier_files` finds the files of the last view: {path inside the view: file}.
+    `retry` takes clips out of quarantine. `features` is the folder of the view; where it is empty,
+    `earlier_files` finds the files of the last view: {path inside the view: file}.
 
     Raises JournalError when clips are missing in a journal that can't be written.
     """
     try:
-        sources = read_sources(job, again=reread, on_progress=on_progress)
+        sources = read_sources(job, on_progress=on_progress)
     finally:  # what was read of the sources is not read again
         job.digests.save()
     make_plan = partial(job.plan, sources)
@@ -83,14 +81,13 @@ def prepare(
     return todo
 
 
-def read_sources(job: Job, *, again: bool, on_progress: OnProgress) -> Sources:
-    """Read the sources that are new or changed, or `again` all. What can't be read stands as recorded."""
+def read_sources(job: Job, *, on_progress: OnProgress) -> Sources:
+    """Read the sources that are new or changed. What can't be read stands as recorded."""
     sources = scan_sources(
         job.manifest.sources(),
         root=job.root,
         digests=job.digests,
         recorded=job.recorded,
-        reread=again,
         on_progress=lambda num_done, num_total: on_progress(Progress("read sources", num_done, num_total)),
     )
     if recorded := sources.recorded:

@@ -71,7 +71,6 @@ def run_job(
     features: Path,
     earlier_files: EarlierFiles = dict,
     retry: bool = False,
-    reread: bool = False,
     orders: Orders = _NO_ORDERS,
     notes: Notes = _UNHEARD,
     on_progress: OnProgress = ignore_progress,
@@ -89,7 +88,6 @@ def run_job(
             features=features,
             earlier_files=earlier_files,
             retry=retry,
-            reread=reread,
             on_progress=on_progress,
         )
         log.info("Plan:\n%s", todo.summary())

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.backbone.networks import tail_module
+from pipeline.backbone.weights import UNKNOWN_SOURCE
 from pipeline.contract import FeatureContract
 from pipeline.errors import CheckpointError, ContractError
 from pipeline.learn.metrics import json_numbers
@@ -31,7 +32,7 @@ class Checkpoint:
     contract: FeatureContract  # of the features that the model reads
     map_shape: tuple[int, int, int]  # (C, H, W) of these features
     metrics: Mapping[str, float | None]  # of the val split; None: not defined
-    weights_source: str = "an unknown source"  # for people: of the network that made the features
+    weights_source: str = UNKNOWN_SOURCE  # for people: of the network that made the features
     inputs: Mapping[str, str] = field(default_factory=dict)  # digests of features and manifest; {}: unknown
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.backbone.networks import tail_module
-from pipeline.backbone.weights import find_source, find_weights
+from pipeline.backbone.weights import UNKNOWN_SOURCE, find_source, find_weights
 from pipeline.errors import ConfigError, InputChangedError, ManifestError, MissingNetworkError
 from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.metrics import json_numbers
@@ -257,7 +257,7 @@ def _load_tail(config: TrainConfig, view: FeatureView, *, weights: Path) -> tupl
         try:
             return None, find_source(contract, place=weights)
         except MissingNetworkError:
-            return None, "an unknown source"
+            return None, UNKNOWN_SOURCE
     if contract.pooling != "none":
         raise ConfigError(
             f"The tail {config.tail!r} reads whole maps, but those in {view.path} are pooled"

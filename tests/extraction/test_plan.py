@@ -13,6 +13,7 @@ from pipeline.extraction.targets import Target
 from pipeline.manifest import Clip
 from pipeline.store import ClipSource, DigestCache, Journal, Quarantined, committing
 from pipeline.system.files import file_stamp
+from stages import settings
 from stages.extract_plan import show_plan
 from stages.project.asked import fitting
 from tests.support.extraction import sources_of
@@ -79,7 +80,9 @@ def test_sources_are_read_again_when_asked_for(
     cache.save()
     show_plan()
     assert "Plan:\n  8 source changed\n" in capsys.readouterr().out
-    show_plan(reread=True)
+    monkeypatch.setattr("sys.argv", ["settings", "--read-sources"])
+    settings.main()
+    show_plan()
     assert "Plan:\n  8 unchanged\n" in capsys.readouterr().out
 
 
