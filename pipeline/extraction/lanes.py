@@ -47,9 +47,10 @@ class Lane:
 Lanes = dict[LaneName, Lane]
 
 
-def make_lanes(*, num_decoders: int) -> Lanes:
-    """A lane for each kind of work, with one thread, but for the decoders."""
-    return {name: Lane(num_decoders if name == "decode" else 1) for name in get_args(LaneName)}
+def make_lanes(*, num_decoders: int, num_writers: int = 1) -> Lanes:
+    """A lane for each kind of work, with one thread, but for the decoders and writers."""
+    num_threads: dict[LaneName, int] = {"decode": num_decoders, "write": num_writers}
+    return {name: Lane(num_threads.get(name, 1)) for name in get_args(LaneName)}
 
 
 class ByteQueue(Generic[T]):

@@ -40,6 +40,7 @@ class Machine(BaseModel):
     num_decoders: PositiveInt | None = (
         None  # threads that decode for extraction; null: by the number of cores
     )
+    num_writers: PositiveInt | None = None  # threads that write features; null: GPU up to 4, CPU 1
     dask: DaskConfig | None = None  # workers of extraction; null: this process
     stall_seconds: PositiveFloat = 300.0  # an extraction without progress for so long is restarted
     commit_seconds: PositiveFloat = 20.0  # a crash of extraction loses at most this much work

@@ -1,12 +1,14 @@
 """ShardWriter: appends clips' rows to immutable shards.
 
 A shard is written under a temporary name, flushed and renamed; then its record is, in the same way.
-A shard without a record does not exist.
+A shard without a record does not exist. A full shard is flushed on a thread beside the writing of the next.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,7 +60,8 @@ class ShardWriter:
     """Appends clips' rows to shards in `directory` and commits each shard when it is full or old.
 
     Clips may be interleaved: each `append` continues its clip. A clip exists once the shard with its
-    final span is committed. A writer is used by one thread only.
+    final span is committed. Shards are committed in the order of their writing: at most one is being flushed,
+    and if that fails, so does every later call but `drop` and `abandon`. A writer is used by one thread only.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class ShardWriter:
         self._clock = clock
         self.dtype = np.dtype(layout.dtype)
         self._shard: _OpenShard | None = None
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushing: Future[None] | None = None  # of the latest full shard
         # Clips that started in a committed shard and go on: frames so far, and that shard.
         self._continued: dict[bytes, tuple[int, str]] = {}
 
@@ -120,11 +125,11 @@ class ShardWriter:
             rows, frame_seconds = rows[count:], frame_seconds[count:]
             span.final = final and not len(rows)
             if shard.num_rows == self._layout.rows_per_shard:
-                self.commit()
+                self._start_commit()
         if final:
             self._continued.pop(clip.key, None)
         if self._shard and self._clock() - self._shard.opened_at > self._commit_seconds:
-            self.commit()
+            self._start_commit()
 
     def drop(self, clip: ClipSource) -> None:
         """Forget a clip that failed. Its rows in the open shard stay there, unused."""
@@ -135,33 +140,46 @@ class ShardWriter:
 
     def commit(self) -> None:
         """Make everything that was appended so far durable and visible."""
-        if self._shard is None or not self._shard.spans:
-            self.abandon()
+        self._start_commit()
+        self._wait()
+
+    def _start_commit(self) -> None:
+        """Close the open shard; the flusher makes it durable and visible."""
+        shard = self._shard
+        if shard is None or not shard.spans:
+            self._discard()
             return
         try:
-            record = self._seal(self._shard)
+            self._wait()
+            record = self._seal(shard)
         except BaseException:
-            self.abandon()
+            self._discard()
             raise
-        for span in self._shard.spans:
+        for span in shard.spans:
             if span.final:
                 self._continued.pop(span.clip.key, None)
             else:
                 self._continued[span.clip.key] = (span.first_frame + span.num_rows, record.shard_id)
         self._shard = None
+        self._flushing = self._flusher.submit(_publish, shard.path, record, self.directory)
+
+    def _wait(self) -> None:
+        """Wait until the shard that is being flushed is visible. Raises what flushing it raised."""
+        if self._flushing:
+            self._flushing.result()
 
     def _seal(self, shard: _OpenShard) -> Record:
-        """Finish the file, give it its name, and write its record."""
+        """Finish the file. Returns its record."""
         if shard.pending is not None:
             used = shard.num_rows % self._layout.rows_per_chunk
             shard.pending[used:] = np.nan
-            self._write_chunk(shard, shard.pending)
+            self._write_chunks(shard, shard.pending)
         places = shard.file.finish()
         chunks = np.empty(len(places), CHUNK_DTYPE)
         chunks["offset"], chunks["size_bytes"] = places["offset"], places["size_bytes"]
         chunks["checksum"] = shard.checksums
         spans = _spans_table(shard.spans)
-        record = Record(
+        return Record(
             shard_id=_shard_id(self.contract, self._layout, self._generation, chunks, spans),
             contract=self.contract,
             layout=self._layout,
@@ -170,12 +188,6 @@ class ShardWriter:
             rest_checksum=rest_checksum(shard.path, places),
             generation=self._generation,
         )
-        share(shard.path)
-        protect(shard.path)
-        shard.path.replace(self.directory / record.shard_name)
-        sync_directory(self.directory)
-        write_atomically(self.directory / record.record_name, record.to_bytes(), read_only=True)
-        return record
 
     def commit_complete(self) -> None:
         """Commit the clips that are complete and forget the others, when nothing more will be appended."""
@@ -185,7 +197,12 @@ class ShardWriter:
         self.commit()
 
     def abandon(self) -> None:
-        """Drop what is not committed."""
+        """Drop what is not committed; a shard that is being flushed still is."""
+        if self._flushing:
+            self._flushing.exception()  # waits
+        self._discard()
+
+    def _discard(self) -> None:
         if self._shard:
             self._shard.file.abandon()
             self._shard.path.unlink(missing_ok=True)
@@ -215,24 +232,29 @@ class ShardWriter:
         size = self._layout.rows_per_chunk
         while len(rows):
             used = shard.num_rows % size
-            count = min(len(rows), size - used)
-            if count == size:  # a whole chunk: no copy
-                self._write_chunk(shard, rows[:size])
-            else:
+            if used or len(rows) < size:
+                count = min(len(rows), size - used)
                 if shard.pending is None:
                     shard.pending = np.empty((size, *self._layout.row_shape), self._layout.dtype)
                 shard.pending[used : used + count] = rows[:count]
                 if used + count == size:
-                    self._write_chunk(shard, shard.pending)
+                    self._write_chunks(shard, shard.pending)
                     shard.pending = None
+            else:  # whole chunks: no copy
+                count = len(rows) // size * size
+                self._write_chunks(shard, rows[:count])
             shard.num_rows += count
             rows = rows[count:]
 
-    def _write_chunk(self, shard: _OpenShard, rows: np.ndarray) -> None:
-        chunk = rows.reshape(-1).view(np.uint8).data
-        stored = encode(chunk, codec=self._layout.codec, itemsize=rows.itemsize)
-        shard.file.append(stored)
-        shard.checksums.append(xxhash.xxh3_64_intdigest(stored))
+    def _write_chunks(self, shard: _OpenShard, rows: np.ndarray) -> None:
+        """Write the rows of whole chunks at once: a thread waits for Python's lock after each write."""
+        data, size = rows.reshape(-1).view(np.uint8).data, self._layout.chunk_bytes
+        chunks = [
+            encode(data[start : start + size], codec=self._layout.codec, itemsize=rows.itemsize)
+            for start in range(0, len(data), size)
+        ]
+        shard.checksums += [xxhash.xxh3_64_intdigest(chunk) for chunk in chunks]
+        shard.file.append(chunks)
 
 
 @contextmanager
@@ -241,16 +263,26 @@ def committing(*writers: ShardWriter) -> Iterator[None]:
 
     A shard whose writing failed is discarded. Raises DiskFullError when there is no space to write.
     """
-    try:
-        with naming_full_disk(writers[0].directory):
-            try:
-                yield
-            finally:
-                for writer in writers:
-                    writer.commit_complete()
-    finally:
+    with naming_full_disk(writers[0].directory), ExitStack() as stack:
         for writer in writers:
-            writer.abandon()
+            stack.callback(writer.abandon)
+            stack.callback(writer.commit_complete)
+        yield
+
+
+def _publish(partial: Path, record: Record, directory: Path) -> None:
+    """Flush a finished shard file, give it its name, and write its record."""
+    try:
+        share(partial)
+        protect(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(directory / record.shard_name)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(directory)
+    write_atomically(directory / record.record_name, record.to_bytes(), read_only=True)
 
 
 def _spans_table(spans: list[_OpenSpan]) -> pa.Table:

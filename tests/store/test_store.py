@@ -309,11 +309,11 @@ def test_a_shard_is_committed_when_it_is_old(tmp_path: Path) -> None:
     assert not journal.records(contract, layout)
     now = 61.0
     writer.append(clip_source("b"), clip_maps("b", 2), frame_times(2), final=True)
+    writer.abandon()  # waits for what is being committed
     assert set(stored_clips(journal.records(contract, layout).values())) == {
         clip_source("a").key,
         clip_source("b").key,
     }
-    writer.abandon()
 
 
 def test_the_lock_makes_a_second_process_wait_and_says_for_whom(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ HDF5: a shard is a file with one chunked dataset, and `features.h5` maps them in
 import json
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,17 +21,19 @@ from pipeline.store.format.layout import Layout
 from pipeline.store.format.tables import FORMAT_VERSION
 
 DATASET = "features"
+_MAX_CHUNKS = os.sysconf("SC_IOV_MAX")  # of one write
+
 PLACE_DTYPE = np.dtype([("offset", "<u8"), ("size_bytes", "<u8")])
 
 
 class ShardFile(Protocol):
     """A shard being written, chunk after chunk."""
 
-    def append(self, chunk: memoryview) -> None:
-        """Write the next chunk, already encoded."""
+    def append(self, chunks: Sequence[memoryview]) -> None:
+        """Write the next chunks, already encoded."""
 
     def finish(self) -> np.ndarray:
-        """Flush to the disk and close. Returns where each chunk lies, in order: (num_chunks,) PLACE_DTYPE."""
+        """Close the file, which is not flushed. Returns where each chunk lies: (num_chunks,) PLACE_DTYPE."""
 
     def abandon(self) -> None:
         """Close the file, unfinished as it may be."""
@@ -106,17 +109,17 @@ class _ZarrShard:
         self._places: list[tuple[int, int]] = []
         self._offset = 0
 
-    def append(self, chunk: memoryview) -> None:
-        _write_all(self._file.fileno(), chunk)
-        self._places.append((self._offset, len(chunk)))
-        self._offset += len(chunk)
+    def append(self, chunks: Sequence[memoryview]) -> None:
+        _write_all(self._file.fileno(), chunks)
+        for chunk in chunks:
+            self._places.append((self._offset, len(chunk)))
+            self._offset += len(chunk)
 
     def finish(self) -> np.ndarray:
         index = np.full((self._layout.chunks_per_shard, 2), 2**64 - 1, dtype="<u8")  # absent: reads as NaN
         index[: len(self._places)] = self._places
         data = index.tobytes()
-        _write_all(self._file.fileno(), memoryview(data + struct.pack("<I", google_crc32c.value(data))))
-        os.fsync(self._file.fileno())
+        _write_all(self._file.fileno(), [memoryview(data + struct.pack("<I", google_crc32c.value(data)))])
         self._file.close()
         return np.array(self._places, PLACE_DTYPE)
 
@@ -178,9 +181,11 @@ class _Hdf5Shard:
             **hdf5_filter(layout.codec),
         )
 
-    def append(self, chunk: memoryview) -> None:
-        self._dataset.id.write_direct_chunk((self._num_chunks * self._layout.rows_per_chunk, 0, 0, 0), chunk)
-        self._num_chunks += 1
+    def append(self, chunks: Sequence[memoryview]) -> None:
+        for chunk in chunks:
+            row = self._num_chunks * self._layout.rows_per_chunk
+            self._dataset.id.write_direct_chunk((row, 0, 0, 0), chunk)
+            self._num_chunks += 1
 
     def finish(self) -> np.ndarray:
         places = np.zeros(self._num_chunks, PLACE_DTYPE)
@@ -192,8 +197,6 @@ class _Hdf5Shard:
         if not (np.diff(places["offset"].astype(np.int64)) > 0).all():  # a reader takes neighbours at once
             raise RuntimeError(f"{self._path}: HDF5 did not place the chunks in the order of their writing.")
         self._file.close()
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
         return places
 
     def abandon(self) -> None:
@@ -221,6 +224,11 @@ def _attributes(contract: FeatureContract) -> dict[str, Any]:
     return {"framecache_format_version": FORMAT_VERSION, "contract": contract.model_dump(mode="json")}
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _write_all(descriptor: int, chunks: Sequence[memoryview]) -> None:
+    left = list(chunks)
+    while left:
+        count = os.writev(descriptor, left[:_MAX_CHUNKS])
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
