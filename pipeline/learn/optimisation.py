@@ -1,5 +1,6 @@
 """Optimisation: optimizers, schedules of the learning rate, and precisions, by the names in the settings."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +21,27 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 Groups = list[dict[str, Any]]  # of parameters, each group with its learning rate
 
 
+def _eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The same optimizer, whose methods do not tell torch's compiler what it must not compile.
+
+    To tell it, they import the compiler, which takes as long as importing torch itself.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+_AdamW = _eager(torch.optim.AdamW)
+_SGD = _eager(torch.optim.SGD)
+
+
 def _adamw(groups: Groups, config: OptimisationConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return _AdamW(groups, weight_decay=config.weight_decay)
 
 
 def _sgd(groups: Groups, config: OptimisationConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, weight_decay=config.weight_decay, momentum=config.momentum)
+    return _SGD(groups, weight_decay=config.weight_decay, momentum=config.momentum)
 
 
 OPTIMIZER_BUILDERS: dict[str, Callable[[Groups, OptimisationConfig], torch.optim.Optimizer]] = {

@@ -1,5 +1,7 @@
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -251,6 +253,16 @@ def test_sgd_and_adamw_take_the_steps_of_torch(tmp_path):
         (tmp_path / name).mkdir()
         for key, value in trained_weights(config, tmp_path / name).items():
             torch.testing.assert_close(value, model.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_an_optimizer_does_not_import_torchs_compiler(name):
+    model = torch.nn.Linear(2, 1)
+    with mock.patch.dict(sys.modules, {"torch._dynamo": None}):  # an import of it would fail
+        optimizer = make_optimizer(model, TrainConfig(optimizer=name))
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.zero_grad()
+        optimizer.step()
 
 
 def test_the_tail_has_a_learning_rate_of_its_own():
