@@ -33,7 +33,7 @@ def main() -> None:
         prog="python -m stages.evaluate",
         description=__doc__,
         epilog="Reads settings/evaluate.yaml, the manifest, checkpoints/ and the features that they were"
-        " trained on; writes metrics/evaluate.json (the five numbers of `dvc exp show`),"
+        " trained on; writes metrics/evaluate.json (the test numbers of `dvc exp show`),"
         " reports/evaluate.json (all metrics with their 95 % bootstrap intervals over clips), plots/ (what"
         " DVC draws of the recurrent model's answers), reports/predictions.parquet (every answer of the three"
         " models, with its loss) and the table that it prints, reports/evaluate.txt.",
