@@ -50,12 +50,14 @@ class Experiments:
         shutil.copyfile(_git(Path(), "rev-parse", "--git-path", "index"), self._index)
         _git(Path(), "add", "--update", GIT_INDEX_FILE=self._index)
         self._tree = _git(Path(), "write-tree", GIT_INDEX_FILE=self._index)
+        if "DVC_STAGE" not in os.environ:  # else the stage `settings` has just run
+            write_settings(resolved(read_params(), digest=self._digest))
         with _project(Path()) as repo:
             cache = repo.cache.local_cache_dir
             if stale := repo.status(targets=["weights", "extract"]):
                 raise StoreError(
-                    "The features are not those that params.yaml asks for, so experiments would not have them"
-                    f" ({', '.join(stale)}). Run `dvc repro extract` first."
+                    f"The features are not those that params.yaml asks for ({', '.join(stale)}), so no experiment"
+                    " can have them. Run `dvc repro extract` first."
                 )
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:
@@ -148,19 +150,20 @@ def _say_waiting(holder: str) -> None:
 
 @contextlib.contextmanager
 def _project(folder: Path) -> Iterator[Any]:
-    """The project of DVC in a folder. Raises StoreError where DVC fails meanwhile."""
+    """The project of DVC in a folder, which is locked. Raises StoreError where DVC fails meanwhile."""
     from dvc.exceptions import DvcException
+    from dvc.logger import set_loggers_level
     from dvc.repo import Repo, lock_repo  # takes a second to import
 
     try:
-        with Repo(str(folder)) as repo, lock_repo(repo):
+        with set_loggers_level(logging.ERROR), Repo(str(folder)) as repo, lock_repo(repo):
             yield repo
     except DvcException as error:
         raise StoreError(f"DVC in {folder.absolute()}: {error}") from error
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    return run_git(folder, *arguments, **environment).stdout.decode().strip()
+    return run_git(folder, *arguments, environment=environment).stdout.decode().strip()
 
 
 def _configure(folder: Path, *, cache: str) -> None:
