@@ -6,11 +6,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.learn.comparison import evaluate
+from pipeline.learn.comparison import Evaluation, evaluate
 from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.report.tables import write_predictions
@@ -24,7 +25,7 @@ from stages.inputs import Inputs
 from stages.machine import read_machine
 from stages.places import FEATURES
 
-CHECKPOINTS, REPORTS = Path("checkpoints"), Path("reports")
+CHECKPOINTS = Path("checkpoints")
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
         prog="python -m stages.evaluate",
         description=__doc__,
         epilog="Reads settings/evaluate.yaml, the manifest, checkpoints/ and the features that they were"
-        " trained on; writes metrics/evaluate.json (the five numbers of `dvc exp show`),"
+        " trained on; writes metrics/evaluate.json (the test numbers of `dvc exp show`),"
         " reports/evaluate.json (all metrics with their 95 % bootstrap intervals over clips), plots/ (what"
         " DVC draws of the recurrent model's answers), reports/predictions.parquet (every answer of the three"
         " models, with its loss) and the table that it prints, reports/evaluate.txt.",
@@ -52,19 +53,33 @@ def main() -> None:
             on_batch=bars.show,
         )
 
+    def confirm() -> None:
+        inputs.check()
+        inputs.check_experiment(evaluation.checkpoint.config)
+
+    write_results(evaluation, root=inputs.root, confirm=confirm)
+    print(evaluation.table)
+
+
+def write_results(
+    evaluation: Evaluation, *, root: Path, folder: Path = Path(), confirm: Callable[[], None] = lambda: None
+) -> None:
+    """Write all that this stage writes, in the project `folder`.
+
+    `root` is the folder of the corpus, and `confirm` is called before the metrics are written.
+    """
+
     def frames(clip: Clip) -> np.ndarray:
         from pipeline.deploy.end_to_end import clip_frames  # torchvision takes seconds
 
-        return clip_frames(clip, root=inputs.root, contract=evaluation.checkpoint.contract)
+        return clip_frames(clip, root=root, contract=evaluation.checkpoint.contract)
 
-    write_plots(Path("plots"), evaluation, frames=frames)
-    write_predictions(REPORTS / "predictions.parquet", evaluation.predictions)
-    write_json(REPORTS / "evaluate.json", evaluation.as_json())
-    write_atomically(REPORTS / "evaluate.txt", f"{evaluation.table}\n".encode())
-    inputs.check()
-    inputs.check_experiment(evaluation.checkpoint.config)
-    write_json(Path("metrics/evaluate.json"), evaluation.headline())
-    print(evaluation.table)
+    write_plots(folder / "plots", evaluation, frames=frames)
+    write_predictions(folder / "reports/predictions.parquet", evaluation.predictions)
+    write_json(folder / "reports/evaluate.json", evaluation.as_json())
+    write_atomically(folder / "reports/evaluate.txt", f"{evaluation.table}\n".encode())
+    confirm()
+    write_json(folder / "metrics/evaluate.json", evaluation.headline())
 
 
 if __name__ == "__main__":

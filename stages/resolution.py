@@ -1,7 +1,7 @@
 """All settings -> those that matter to each stage, and what is wrong with them together."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from stages.yaml_files import read_mapping
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
 
 
-def resolved(params: Params) -> dict[str, dict[str, Any]]:
+def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> dict[str, dict[str, Any]]:
     """The content of each settings/<stage>.yaml, by the stage's name: only what can change its result.
 
-    Training and evaluation depend on the code, so their files have a digest of what they import. Features
+    Training and evaluation depend on the code, so their files have the `digest` of their modules. Features
     depend on the contract's revision instead. No stage depends on settings/corpus.yaml.
     """
     manifest = params.corpus.manifest
@@ -40,7 +40,7 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
     }
     train: dict[str, dict[str, Any]] = {
         name: {
-            "code": code_digest("stages.train"),
+            "code": digest("stages.train"),
             "manifest": manifest,
             "weights": params.weights.arch,
             "train": params.train.live(name),
@@ -48,7 +48,7 @@ def resolved(params: Params) -> dict[str, dict[str, Any]]:
         for name in MODELS
     }
     evaluate = {
-        "code": code_digest("stages.evaluate"),
+        "code": digest("stages.evaluate"),
         "manifest": manifest,
         "tap": params.train.tap,
         "evaluate": params.evaluate.live(params.train),
@@ -81,11 +81,11 @@ def _weights_settings(config: WeightsConfig) -> dict[str, Any]:
     return values
 
 
-def write_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write settings/<stage>.yaml of each stage."""
+def write_settings(settings: Mapping[str, Mapping[str, Any]], *, folder: Path = Path()) -> None:
+    """Write settings/<stage>.yaml of each stage in the project `folder`."""
     for stage, values in settings.items():
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        write_atomically(SETTINGS / f"{stage}.yaml", f"{_HEADER}{text}".encode())
+        write_atomically(folder / SETTINGS / f"{stage}.yaml", f"{_HEADER}{text}".encode())
 
 
 def check_together(params: Params, manifest: Manifest) -> None:

@@ -66,10 +66,9 @@ class Evaluation:
         return {name: score.as_json() for name, score in self.scores.items()}
 
     def headline(self) -> dict[str, float | None]:
-        """Five numbers: the task's headline metric of the model and both controls, loss, val metric.
+        """The task's headline metric of the model, under its own name, and of both controls.
 
-        The metric's own name has that of the model, and `val_<metric>` that of its best epoch. None stands
-        for what is not defined.
+        None stands for what is not defined.
         """
         metric = self.checkpoint.task.facts.headline
         values = {name: score.values() for name, score in self.scores.items()}
@@ -78,8 +77,6 @@ class Evaluation:
                 metric: values["recurrent"][metric],
                 "shuffled": values["shuffled"][metric],
                 "baseline": values["baseline"][metric],
-                "loss": values["recurrent"]["loss"],
-                f"val_{metric}": self.checkpoint.metrics[metric],
             }
         )
 

@@ -45,7 +45,7 @@ class Trained:
 
     def as_json(self) -> dict[str, dict[str, float | None]]:
         """For each model the metrics of its best epoch; None for what is not defined."""
-        return {name: _best_metrics(result) for name, result in self.fits.items()}
+        return {name: best_metrics(result) for name, result in self.fits.items()}
 
 
 def train(
@@ -272,7 +272,8 @@ def _say_waiting(holder: str) -> None:
     log.info("Waiting for another run that trains the same: %s.", holder)
 
 
-def _best_metrics(result: Fit) -> dict[str, float | None]:
+def best_metrics(result: Fit) -> dict[str, float | None]:
+    """The metrics of a model's best epoch, such as val_loss; None for what is not defined."""
     best = {
         f"{split}_{name}": value
         for split, values in result.history[result.best_epoch].items()

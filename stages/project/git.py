@@ -3,15 +3,20 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import StoreError
 
 
 def run_git(
-    project: Path, *arguments: str, stdin: bytes = b"", check: bool = True
+    project: Path,
+    *arguments: str,
+    stdin: bytes = b"",
+    check: bool = True,
+    environment: Mapping[str, str] = {},
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run git in the folder `project`, with its messages in English.
+    """Run git in the folder `project`, with its messages in English. `environment` adds variables.
 
     Raises StoreError without git and, with `check`, when git fails.
     """
@@ -23,7 +28,7 @@ def run_git(
         input=stdin,
         capture_output=True,
         check=False,
-        env={**os.environ, "LC_ALL": "C"},  # its messages are read
+        env={**os.environ, **environment, "LC_ALL": "C"},  # its messages are read
     )
     if check and done.returncode:
         raise StoreError(

@@ -12,7 +12,6 @@ from pipeline.store import Journal, open_view
 from tests.support.project import NAMES, Project, plans
 
 TRAINING = ["train@recurrent", "train@baseline", "evaluate"]
-METRICS = {"accuracy", "shuffled", "baseline", "loss", "val_accuracy"}
 
 
 def ran(output: str) -> list[str]:
@@ -196,7 +195,8 @@ def test_every_run_finds_a_relative_root_that_git_ignores_and_no_command_of_dvc_
 
 def test_dvc_shows_metrics_and_plots(project: Project) -> None:
     metrics = json.loads(project.dvc("metrics", "show", "--json"))[""]["data"]
-    assert metrics["metrics/evaluate.json"]["data"].keys() == METRICS
+    shown = [name for file in metrics.values() for name in file["data"]]
+    assert shown == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
     project.dvc("plots", "show")
     page = (project.path / "dvc_plots/index.html").read_text()
     assert "Confusion" in page

@@ -1,0 +1,104 @@
+"""Models that were trained without DVC are experiments of the real DVC."""
+
+import contextlib
+import filecmp
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import StoreError
+from pipeline.learn.run import train
+from stages.params import Params
+from stages.project.experiments import open_experiments
+from stages.train import write_trained
+from tests.stages.test_dvc import ran
+from tests.support.project import Project
+
+TRAIN = ["train@recurrent"]
+
+
+def asked(project: Project, **values: object) -> dict[str, Any]:
+    """The content of params.yaml with other values in section `train`."""
+    document = yaml.safe_load((project.path / "params.yaml").read_text())
+    return {**document, "train": {**document["train"], **values}}
+
+
+def train_here(project: Project, document: dict[str, Any], folder: Path) -> None:
+    """Train the recurrent model in this process; its outs are in `folder`, as the stage writes them."""
+    config = Params.model_validate(document).train
+    trained = train(
+        project.path / "features" / config.tap,
+        project.path / document["corpus"]["manifest"],
+        config=config,
+        models=["recurrent"],
+        checkpoints=folder / "checkpoints",
+        weights=project.path / "weights",
+        state=folder / "state",
+    )
+    write_trained("recurrent", trained.fits["recurrent"], task=config.task, folder=folder)
+
+
+def experiments(project: Project) -> dict[str, dict[str, Any]]:
+    """What `dvc exp show` knows of each experiment, by name."""
+    (_, baseline) = json.loads(project.dvc("exp", "show", "--json"))
+    return {each["revs"][0]["name"]: each["revs"][0]["data"] for each in baseline["experiments"] or ()}
+
+
+def metrics(experiment: dict[str, Any]) -> dict[str, float]:
+    return {name: value for file in experiment["metrics"].values() for name, value in file["data"].items()}
+
+
+def of_git(project: Project, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=project.path, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def lock_of(project: Project, name: str) -> dict[str, Any]:
+    revision = of_git(project, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
+    return yaml.safe_load(of_git(project, "show", f"{revision}:dvc.lock"))["stages"]
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two folders have the same files with the same bytes."""
+    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (first, second)]
+    files = [name for name in names[0] if (first / name).is_file()]
+    return names[0] == names[1] and not any(filecmp.cmpfiles(first, second, files, shallow=False)[1:])
+
+
+@pytest.mark.slow
+def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(project, tmp_path):
+    document = asked(project, hidden_size=16, num_layers=2)
+    train_here(project, document, tmp_path / "member")
+    with contextlib.chdir(project.path), open_experiments() as found:
+        assert not found.restore(document, tmp_path / "nothing", stages=TRAIN)
+        found.save("member", document, tmp_path / "member", stages=TRAIN)
+        assert found.restore(document, tmp_path / "again", stages=TRAIN)
+    for out in ("checkpoints", "dvclive", "metrics", "reports"):
+        assert same(tmp_path / "member" / out, tmp_path / "again" / out)
+    assert of_git(project, "status", "--short") == ""
+    member = experiments(project)["member"]
+    assert metrics(member).keys() == {"val_accuracy", "val_loss"}
+    assert member["params"]["params.yaml"]["data"] == document
+
+    output = project.dvc("exp", "run", "-n", "run", "-S", "train.hidden_size=16", "-S", "train.num_layers=2")
+    assert ran(output) == ["settings", "evaluate"]
+    assert same(project.path / "checkpoints/recurrent", tmp_path / "member/checkpoints/recurrent")
+    locks = {name: lock_of(project, name) for name in ("member", "run")}
+    for lock in locks.values():
+        del lock["evaluate"]
+    assert locks["member"] == locks["run"]
+
+    of_git(project, "restore", ".")
+    with contextlib.chdir(project.path), open_experiments() as found:
+        everything = [*TRAIN, "train@baseline", "evaluate"]
+        assert found.restore(document, tmp_path / "winner", stages=everything)
+        found.save("winner", document, tmp_path / "winner", stages=everything)
+    assert lock_of(project, "winner") == lock_of(project, "run")
+    shown = experiments(project)
+    assert metrics(shown["winner"]) == metrics(shown["run"])
+    assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
