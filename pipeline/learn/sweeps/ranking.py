@@ -63,7 +63,7 @@ class Ranking:
 
 def val_metric(predictions: Predictions, *, task: Task, monitor: str) -> Callable[[np.ndarray], float]:
     """A model's metric `monitor`, as a function of how often each clip counts; clips are sorted by id."""
-    measure = task.measure(predictions)
+    measure = task.measure_monitor(predictions, monitor)
     order = sorted(range(len(predictions.clips)), key=lambda number: predictions.clips[number].clip_id)
     places = np.argsort(order)  # of each of the predictions' clips among the sorted ones
     return lambda counts: float(task.monitored(measure(counts[places]), monitor))
