@@ -9,41 +9,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from pipeline.learn.training import Fit
-
-# Trains each of the members until it has had so many epochs, None: to its end. Members that it does not start
-# any more are missing in what it returns.
-TrainUntil = Callable[[Sequence[str], int | None], Mapping[str, Fit]]
+# Trains each of these members until it has had so many epochs, None: to its end; the val loss of each epoch, by
+# member. Members that are not trained any more, for want of time, are missing in it.
+TrainUntil = Callable[[Sequence[str], int | None], Mapping[str, Sequence[float]]]
 
 
 def halve(
     settings: Sequence[Sequence[str]], *, rungs: Sequence[int], keep: float, train_until: TrainUntil
-) -> tuple[str, ...]:
-    """Train members up to each rung, and those that are still in the race to their end.
+) -> None:
+    """Train all members up to the first rung, the better ones up to the next, and the last ones to their end.
 
     Args:
         settings: the members' names. Those of one setting differ in the seed alone, and go on or stop
             together: else the lucky seeds of bad settings would be left.
         rungs: epochs after which settings stop, rising.
         keep: the share of settings that goes on after each rung, rounded up.
-        train_until: trains; a member's training goes on where its last one ended.
-
-    Returns:
-        The members that were to train to their end.
+        train_until: a member's training goes on where its last one ended.
     """
     going = list(settings)
     for epochs in rungs:
-        fits = train_until([name for setting in going for name in setting], epochs)
-        losses = [_mean_loss(setting, fits) for setting in going]
+        val_losses = train_until([name for setting in going for name in setting], epochs)
+        losses = [_mean_loss(setting, val_losses, epochs=epochs) for setting in going]
         best = sorted(range(len(going)), key=losses.__getitem__)[: math.ceil(keep * len(going))]
-        going = [going[number] for number in sorted(best)]
-    names = tuple(name for setting in going for name in setting)
-    train_until(names, None)
-    return names
+        going = [going[number] for number in sorted(best) if losses[number] < math.inf]
+    train_until([name for setting in going for name in setting], None)
 
 
-def _mean_loss(setting: Sequence[str], fits: Mapping[str, Fit]) -> float:
-    """The mean over seeds of the lowest val loss; infinite if one of them was not trained."""
-    if not all(name in fits for name in setting):
+def _mean_loss(setting: Sequence[str], losses: Mapping[str, Sequence[float]], *, epochs: int) -> float:
+    """The mean over seeds of the lowest val loss so far; infinite if one of them was not trained."""
+    if not all(name in losses for name in setting):
         return math.inf
-    return fmean(min(metrics["val"]["loss"] for metrics in fits[name].history) for name in setting)
+    return fmean(min(losses[name][:epochs]) for name in setting)
