@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-# Trains each of these members until it has had so many epochs, None: to its end; the val loss of each epoch, by
-# member. Members that are not trained any more, for want of time, are missing in it.
+# Trains each of these members until it has had so many epochs, None: to its end. Returns the val loss of each
+# epoch, by member; those that it does not train any more, for want of time, are missing.
 TrainUntil = Callable[[Sequence[str], int | None], Mapping[str, Sequence[float]]]
 
 
