@@ -80,6 +80,14 @@ def sweep_members(sweep: SweepConfig, *, path: Path) -> list[SweepMember]:
     return members
 
 
+def settings_of(members: Iterable[SweepMember]) -> list[list[str]]:
+    """The names of the members of each setting, which differ in the seed alone."""
+    names: dict[str, list[str]] = {}
+    for member in members:
+        names.setdefault(member.setting, []).append(member.name)
+    return list(names.values())
+
+
 def _member(base: Mapping[str, Any], point: Mapping[str, Any], *, path: Path) -> SweepMember:
     document = reduce(overlaid, (_nested(key, value) for key, value in point.items()), dict(base))
     unused: Mapping[str, str] = {}

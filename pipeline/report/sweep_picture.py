@@ -1,5 +1,6 @@
 """A picture of a sweep: the val metric of its members against each key that differs."""
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -22,11 +23,7 @@ def draw_sweep(path: Path, result: SweepResult) -> None:
     Bars are means of members with the same value. Numbers have their place on a scale, a logarithmic one if
     they span a factor of ten; other values stand beside each other.
     """
-    metrics = {
-        name: value
-        for setting in result.ranking.settings
-        for name, value in zip(setting.members, setting.values, strict=True)
-    }
+    metrics = result.ranking.values
     members = [member for member in result.members if member.name in metrics]
     keys = varied_keys(members)
     num_columns = max(1, min(_NUM_COLUMNS, len(keys)))
@@ -55,7 +52,8 @@ def draw_sweep(path: Path, result: SweepResult) -> None:
         for place, values in by_place.items():
             if len(values) > 1:
                 axes.plot(place, fmean(values), "_", color="black", markersize=16)
-        axes.axhline(result.baseline, color="tab:grey", linestyle="--", linewidth=1)
+        if not math.isnan(result.baseline):
+            axes.axhline(result.baseline, color="tab:grey", linestyle="--", linewidth=1)
         axes.set_title(key.partition(".")[2], fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(axis="y", alpha=0.3)

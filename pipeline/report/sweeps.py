@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,25 +32,30 @@ class SweepResult:
     members: tuple[Tried, ...]
     ranking: Ranking  # of the members that were trained to their end
     contributions: tuple[Contribution, ...]  # of keys, from the same members
-    baseline: float  # the val metric of the baseline
-    test: Mapping[str, Estimate]  # the metric of `winner` and `baseline` on the clips of `split`
-    split: str = "test"
+    baseline: float = math.nan  # the val metric of the winner's baseline; NaN: it was not trained
+    test: Mapping[str, Estimate] = field(default_factory=dict)  # the metric of `winner` and `baseline` ...
+    split: str = "test"  # ... on the clips of this split
 
     def verdict(self) -> str:
         """How many were tried, and how many of them may be as good as the winner."""
-        ranking, num_members = self.ranking, len(self.members)
-        num_settings = len({member.setting for member in self.members})
-        tried = f"{num_members} tried"
-        if num_settings < num_members:
-            tried = f"{num_settings} settings tried ({num_members} members)"
+        ranking = self.ranking
+        trained = [member for member in self.members if member.val_losses]
+        num_settings = len({member.setting for member in trained})
+        verdict = f"{len(trained)} tried"
+        if num_settings < len(trained):
+            verdict = f"{num_settings} settings tried ({len(trained)} members)"
         if ranking.num_clips < MIN_CLIPS_OF_VERDICT:
-            return (
-                f"{tried}; too few val clips to tell them from the winner ({ranking.num_clips}; it takes"
-                f" {MIN_CLIPS_OF_VERDICT})."
+            verdict += (
+                f", too few val clips to tell them from the winner ({ranking.num_clips}; it takes"
+                f" {MIN_CLIPS_OF_VERDICT})"
             )
-        left = num_settings - len(ranking.settings)
-        also = f", {left} not trained to the end" if left else ""
-        return f"{tried}, {ranking.num_indistinguishable} indistinguishable from the winner{also}."
+        else:
+            verdict += f", {ranking.num_indistinguishable} indistinguishable from the winner"
+        if stopped := num_settings - len(ranking.settings):
+            verdict += f", {stopped} not trained to the end"
+        if missing := len(self.members) - len(trained):
+            verdict += f", {missing} members not trained"
+        return f"{verdict}."
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a member, those of the best setting first; None for what is not known."""
@@ -111,7 +116,8 @@ class SweepResult:
         parts = [_aligned(self._settings(at_most)), self.verdict()]
         if self.contributions:
             parts.append(_aligned(self._contributions()))
-        parts.append(f"Baseline: val {name} {self.baseline:.4f}.")
+        if not math.isnan(self.baseline):
+            parts.append(f"Baseline: val {name} {self.baseline:.4f}.")
         if self.test:
             scores = ", ".join(f"{model} {with_interval(score)}" for model, score in self.test.items())
             optimism = f"The winner's val {name} is optimistic by about {self.ranking.optimism:.4f}"
@@ -121,7 +127,7 @@ class SweepResult:
         return "\n\n".join(parts)
 
     def _settings(self, at_most: int) -> list[list[str]]:
-        """The cells of a table: a row a setting, the best first; unfinished ones are last, with their note."""
+        """The cells of a table: a row a setting, the best first; the unfinished last, with their note."""
         keys, tried = varied_keys(self.members), {member.name: member for member in self.members}
         has_seeds = len({member.setting for member in self.members}) < len(self.members)
         header = [key.partition(".")[2] for key in keys]

@@ -56,6 +56,15 @@ class Ranking:
         return self.settings[0].members[0]
 
     @property
+    def values(self) -> dict[str, float]:
+        """The val metric of each member."""
+        return {
+            name: value
+            for setting in self.settings
+            for name, value in zip(setting.members, setting.values, strict=True)
+        }
+
+    @property
     def num_indistinguishable(self) -> int:
         """Of settings that may be as good as the winner."""
         return sum(not setting.is_distinguishable for setting in self.settings[1:])
