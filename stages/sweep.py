@@ -9,6 +9,7 @@ import argparse
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.errors import ConfigError, ManifestError, few
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric
 from pipeline.report.sweep_picture import draw_sweep
@@ -116,7 +117,9 @@ def run_sweep(trainings: Trainings, sweep: SweepConfig) -> None:
     if is_interrupted:
         raise KeyboardInterrupt
     if not trainings.finished:
-        raise ConfigError(f"No member was trained to its end. {few(set(_notes(trainings).values()))}")
+        counts = Counter(_notes(trainings).values())
+        states = "; ".join(f"{number} members: {note}" for note, number in counts.items())
+        raise ConfigError(f"No member was trained to its end ({states}). Run again to go on.")
 
 
 def _show_epoch(
