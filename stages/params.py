@@ -1,7 +1,7 @@
 """params.yaml: what people vary, a section a stage. All other settings have their defaults in code."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,16 @@ def read_params(path: Path = PARAMS) -> Params:
     Raises ConfigError, which names every wrong key, its value and what is allowed; TextFileError for a file
     that is no text.
     """
-    document = {name: values for name, values in read_mapping(path).items() if values is not None}
+    return params_of(read_document(path), path=path)
+
+
+def read_document(path: Path = PARAMS) -> dict[str, Any]:
+    """What a params.yaml says, unchecked. Raises ConfigError and TextFileError as `read_params` does."""
+    return {name: values for name, values in read_mapping(path).items() if values is not None}
+
+
+def params_of(document: Mapping[str, Any], *, path: Path) -> Params:
+    """The settings that a document asks for, which is in the file `path`. Raises ConfigError."""
     for key, value in _leaves("", document):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{path}: {key}: {value} is not allowed. Give a finite number.")

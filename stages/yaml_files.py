@@ -53,7 +53,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
         return f"{key} is missing."
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict):  # of several parameters, which the message names
-        return f"{key}: {message}."
+        return f"{key}: {message}." if key else f"{message}."
     return f"{key}: {problem['input']!r} is not allowed. {message[:1].upper()}{message[1:]}."
 
 

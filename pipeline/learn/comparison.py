@@ -163,6 +163,20 @@ def evaluate(
     )
 
 
+def answer_val(
+    checkpoint: Checkpoint, features: str | Path, manifest: str | Path, *, machine: Machine = Machine()
+) -> Predictions:
+    """A trained model's answers about the val clips. Raises as `evaluate` does."""
+    device = resolve_device(machine.device)
+    with open_view(Path(features)) as view:
+        check_contract(checkpoint.contract, view.contract, path=view.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split="val"), view)
+        loader = make_loader(view, clips, checkpoint.config, device=device, num_threads=machine.num_readers)
+        return answer_batches(
+            checkpoint.model.to(device), loader.epoch(), task=checkpoint.task, device=device
+        )
+
+
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
     """Raise UnequalCheckpointsError unless both models were trained in one way on the same clips."""
     ours, theirs = (

@@ -197,14 +197,15 @@ def comparison_table(scores: Mapping[str, Score]) -> str:
     cells = [["", *(name.replace("_", " ") for name in names), "clips"]]
     for model, score in scores.items():
         metrics = (score.metrics[name] for name in names)
-        cells.append([model, *(_with_interval(metric) for metric in metrics), str(score.num_clips)])
+        cells.append([model, *(with_interval(metric) for metric in metrics), str(score.num_clips)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
     )
 
 
-def _with_interval(metric: Estimate, *, sign: str = "") -> str:
+def with_interval(metric: Estimate, *, sign: str = "") -> str:
+    """A metric for people: `0.9650 [0.930, 0.993]`; with sign="+" also the signs of positive numbers."""
     ends = metric.interval
     value = "undefined" if math.isnan(metric.value) else f"{metric.value:{sign}.4f}"
     text = "unknown" if ends is None else ", ".join(f"{end:{sign}.3f}" for end in ends)
@@ -232,5 +233,5 @@ def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str)
     else:
         verdict = "it is not shown that the order of frames helps this model."
     unit = " in standard deviations" if first != ordered.metrics[monitor].value else ""
-    interval = _with_interval(difference, sign="+")
+    interval = with_interval(difference, sign="+")
     return f"In order against shuffled: {monitor}{unit} {interval}: {verdict}"

@@ -25,7 +25,7 @@ def write_curves(folder: Path, history: Sequence[Metrics]) -> None:
             [epoch, *(metrics[split].get(name) for split in ("train", "val"))]
             for epoch, metrics in enumerate(finite)
         )
-        _write_csv(folder / f"{name}.csv", ["epoch", "train", "val"], rows)
+        write_csv(folder / f"{name}.csv", ["epoch", "train", "val"], rows)
 
 
 def write_predictions(path: Path, predictions: pa.Table) -> None:
@@ -48,10 +48,10 @@ def write_tables(folder: Path, predictions: pa.Table) -> None:
         {"truth": "actual", "answer": "predicted"}
     )
     columns = ["clip_id", "actual", "predicted"]
-    _write_csv(folder / "confusion.csv", columns, _rows(answers, columns) if has_classes else ())
+    write_csv(folder / "confusion.csv", columns, _rows(answers, columns) if has_classes else ())
     columns = ["clip_id", "value", "actual", "predicted"]
     has_values = "value" in answers.column_names
-    _write_csv(folder / "values.csv", columns, _rows(answers, columns) if has_values else ())
+    write_csv(folder / "values.csv", columns, _rows(answers, columns) if has_values else ())
     if has_classes:
         _write_classes(folder / "classes.csv", answers, classes=json.loads(metadata[b"classes"]))
 
@@ -62,14 +62,15 @@ def _write_classes(path: Path, answers: pa.Table, *, classes: list[str]) -> None
     )
     scores = [asdict(score) for score in class_scores(predicted, actual, num_classes=len(classes))]
     rows = ([name, *score.values()] for name, score in zip(classes, scores, strict=True))
-    _write_csv(path, ["class", *scores[0]], rows)
+    write_csv(path, ["class", *scores[0]], rows)
 
 
 def _rows(table: pa.Table, columns: list[str]) -> Iterable[Sequence[object]]:
     return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _write_csv(path: Path, header: list[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a header and rows; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

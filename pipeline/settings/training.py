@@ -148,3 +148,11 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
                 if key.partition(".")[0] not in unused:
                     unused.setdefault(key, str(reason))
         return unused
+
+
+class AnyTrainConfig(TrainConfig):
+    """A TrainConfig that takes every value of a setting that does nothing."""
+
+    @model_validator(mode="after")
+    def _all_settings_count(self) -> Self:
+        return self

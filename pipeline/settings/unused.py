@@ -5,7 +5,7 @@ nothing counts is one key.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,7 +25,16 @@ def only_of(key: str, choice: str, choices: Mapping[str, object], fact: str) -> 
 
 def live_values(config: BaseModel, unused: Mapping[str, str]) -> dict[str, Any]:
     """The values, ready for JSON, of all settings but the unused ones."""
-    return _without(config.model_dump(mode="json"), unused)
+    return without(config.model_dump(mode="json"), unused)
+
+
+def without(values: Mapping[str, Any], unused: Container[str], *, parents: str = "") -> dict[str, Any]:
+    """The values without those whose dotted keys are unused; `parents` is the prefix of all keys."""
+    return {
+        key: without(value, unused, parents=f"{parents}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{parents}{key}" not in unused
+    }
 
 
 def explain_unused(config: BaseModel, unused: Mapping[str, str]) -> str:
@@ -36,14 +45,6 @@ def explain_unused(config: BaseModel, unused: Mapping[str, str]) -> str:
         for section, reason in unused.items()
         for key, value, default in _changes(section, _at(values, section), _at(defaults, section))
     )
-
-
-def _without(values: dict[str, Any], unused: Mapping[str, str], prefix: str = "") -> dict[str, Any]:
-    return {
-        key: _without(value, unused, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in values.items()
-        if f"{prefix}{key}" not in unused
-    }
 
 
 def _at(values: dict[str, Any], key: str) -> Any:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.settings.training import MODELS, ModelName, TrainConfig
-from tests.support.configs import AnyTrainConfig, live_config
+from pipeline.settings.training import MODELS, AnyTrainConfig, ModelName, TrainConfig
+from tests.support.configs import live_config
 from tests.support.every_training import CONFIGS, SMALL, WORSE, trained
 
 # Other values of each setting; the first that differs and is possible is tried.

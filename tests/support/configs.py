@@ -1,18 +1,6 @@
 """Configs of small models."""
 
-from typing import Self
-
-from pydantic import model_validator
-
-from pipeline.settings.training import TrainConfig
-
-
-class AnyTrainConfig(TrainConfig):
-    """A TrainConfig that takes every value of a setting that does nothing."""
-
-    @model_validator(mode="after")
-    def _all_settings_count(self) -> Self:
-        return self
+from pipeline.settings.training import AnyTrainConfig, TrainConfig
 
 
 def live_config(**values: object) -> TrainConfig:

@@ -7,7 +7,7 @@ takes ten times as long for a draw of the size of UCF101's test split (157 ms in
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -40,14 +40,19 @@ class Estimate:
         return None if math.isnan(self.low) else (self.low, self.high)
 
 
+def draw_clips(num_clips: int, *, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each clip (N,) counts in each of `num_resamples` draws of N clips with replacement."""
+    rng = np.random.default_rng(seed)
+    for _ in range(num_resamples):
+        yield np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips)
+
+
 def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Each metric, as an array (R,), of R draws of `num_clips` clips with replacement.
 
     The same seed gives the same draws, so that the metrics of two models can be subtracted draw by draw.
     """
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(num_clips, size=num_clips) for _ in range(num_resamples))
-    metrics = [measure(np.bincount(draw, minlength=num_clips)) for draw in draws]
+    metrics = [measure(counts) for counts in draw_clips(num_clips, num_resamples=num_resamples, seed=seed)]
     return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
 
 

@@ -1,0 +1,34 @@
+"""Sweeps: which of many members train on, which of them are as good as the best, and what made them so."""
+
+from pipeline.learn.sweeps.contributions import (
+    Contribution,
+    ValueMean,
+    contributions,
+    is_number,
+    value_text,
+)
+from pipeline.learn.sweeps.halving import TrainUntil, halve
+from pipeline.learn.sweeps.ranking import (
+    MIN_CLIPS_OF_VERDICT,
+    Candidate,
+    Ranked,
+    Ranking,
+    rank,
+    val_metric,
+)
+
+__all__ = [
+    "MIN_CLIPS_OF_VERDICT",
+    "Candidate",
+    "Contribution",
+    "Ranked",
+    "Ranking",
+    "TrainUntil",
+    "ValueMean",
+    "contributions",
+    "halve",
+    "is_number",
+    "rank",
+    "val_metric",
+    "value_text",
+]

@@ -1,0 +1,213 @@
+"""Sweeps: trains many models on features that are read together, and says which are as good as the best."""
+
+import os
+
+# Torch's threads sleep while they wait: spinning, two runs on the same cores take nine times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.errors import ConfigError, ManifestError
+from pipeline.learn.comparison import evaluate
+from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric
+from pipeline.report.sweep_picture import draw_sweep
+from pipeline.report.sweeps import SweepResult, Tried
+from pipeline.settings.sweep import SweepConfig
+from pipeline.system.files import write_atomically, write_json
+from stages import console
+from stages.bars import Bars
+from stages.machine import read_machine
+from stages.members import settings_of, sweep_members
+from stages.sweep_plan import num_epochs, print_plan
+from stages.sweep_training import Trainings
+from stages.yaml_files import checked, read_mapping
+
+log = logging.getLogger(__name__)
+
+GRID = "grid"  # in place of a file
+REPORT = Path("reports/sweep")
+
+
+def main() -> None:
+    """Train the members that the arguments name, and compare them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.sweep",
+        description=__doc__,
+        epilog="Reads params.yaml, machine.yaml, manifests and features; writes reports/sweep/: table.txt,"
+        " table.json, table.csv, picture.png. A sweep that was stopped goes on when it is run again.",
+    )
+    parser.add_argument("sweep", metavar="FILE", help=f"a sweep, see docs/sweeps.md; or {GRID}: -S alone")
+    parser.add_argument(
+        "-S",
+        dest="values",
+        metavar="KEY=A,B",
+        action="append",
+        default=[],
+        help="vary this key of params.yaml, all with all; several are allowed",
+    )
+    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
+    parser.add_argument("--plan", action="store_true", help="say what would be trained and how long it takes")
+    parser.add_argument("--no-experiments", action="store_true", help="make no experiments of DVC")
+    arguments = parser.parse_args()
+    path = Path("-S" if arguments.sweep == GRID else arguments.sweep)
+    document = {} if arguments.sweep == GRID else read_mapping(path)
+    sweep = _checked_sweep(document, arguments.values, minutes=arguments.minutes, path=path)
+    members = {member.name: member for member in sweep_members(sweep, path=path)}
+    trainings = Trainings(members, read_machine())
+    if arguments.plan:
+        print_plan(trainings, sweep)
+    else:
+        run_sweep(trainings, sweep)
+
+
+def _checked_sweep(
+    document: dict[str, Any], values: Sequence[str], *, minutes: float | None, path: Path
+) -> SweepConfig:
+    """The sweep of a file, with the grid of the flags `-S` and the limit of the flag `--minutes`."""
+    grid = dict(document.get("grid") or {})
+    for text in values:
+        key, sign, listed = text.partition("=")
+        try:
+            grid[key] = yaml.safe_load(f"[{listed}]")
+        except yaml.YAMLError:
+            sign = ""
+        if not sign:
+            raise ConfigError(f"-S {text}: give a key and its values, such as -S train.hidden_size=64,128.")
+    changes = {"grid": grid, **({} if minutes is None else {"minutes": minutes})}
+    return checked({**document, **changes}, SweepConfig, path=path)
+
+
+def run_sweep(trainings: Trainings, sweep: SweepConfig) -> None:
+    """Train the members, write the report and print its table.
+
+    After Ctrl-C, the report is of the members that were trained to their end.
+    """
+    trainings.end = time.monotonic() + 60 * (sweep.minutes or math.inf)
+    is_interrupted = False
+    with Bars("epoch") as bars:
+        trainings.on_epoch = partial(
+            _show_epoch, bars, trainings, num_epochs=num_epochs(trainings.members.values(), sweep)
+        )
+        try:
+            halve(
+                settings_of(trainings.members.values()),
+                rungs=sweep.halving.rungs if sweep.halving else (),
+                keep=sweep.halving.keep if sweep.halving else 1.0,
+                train_until=trainings.train_until,
+            )
+        except KeyboardInterrupt:
+            is_interrupted = True
+    if trainings.finished:
+        result = compare(trainings)
+        result = result if is_interrupted else tested(result, trainings)
+        _write_report(result)
+        print(result.text())
+    if is_interrupted:
+        raise KeyboardInterrupt
+    if not trainings.finished:
+        counts = Counter(_notes(trainings).values())
+        states = "; ".join(f"{number} members: {note}" for note, number in counts.items())
+        raise ConfigError(f"No member was trained to its end ({states}). Run again to go on.")
+
+
+def _show_epoch(
+    bars: Bars, trainings: Trainings, name: str, losses: Sequence[float], *, num_epochs: int
+) -> None:
+    num_done = sum(map(len, trainings.val_losses.values()))
+    bars.note("sweep", f"{name}: val_loss={losses[-1]:.3f}")
+    bars.show("sweep", num_done, max(num_done, num_epochs))
+
+
+def compare(trainings: Trainings) -> SweepResult:
+    """Rank the members that were trained to their end by their answers about the val clips."""
+    finished = [trainings.members[name] for name in trainings.finished]
+    monitor, evaluation = finished[0].config.resolved_monitor, finished[0].params.evaluate
+    candidates, clips = [], set[frozenset[str]]()
+    for member in finished:
+        task, loss = trainings.task_and_loss(member.name)
+        answers = trainings.predictions(member.name)
+        metric = val_metric(answers, task=task, monitor=monitor)
+        candidates.append(Candidate(member.name, member.setting, metric, loss))
+        clips.add(frozenset(clip.clip_id for clip in answers.clips))
+    if len(clips) > 1:
+        raise ManifestError("Members can't be compared: they have features of different val clips.")
+    ranking = rank(
+        candidates,
+        num_clips=len(answers.clips),
+        sign=task.facts.monitors[monitor],
+        num_resamples=evaluation.num_resamples,
+        seed=evaluation.seed,
+    )
+    notes = _notes(trainings)
+    return SweepResult(
+        monitor=monitor,
+        members=tuple(
+            Tried(
+                name,
+                member.values,
+                member.setting,
+                val_losses=tuple(trainings.val_losses.get(name, ())),
+                note=notes.get(name, ""),
+            )
+            for name, member in trainings.members.items()
+        ),
+        ranking=ranking,
+        contributions=contributions(
+            [member.values for member in finished], [ranking.values[member.name] for member in finished]
+        ),
+    )
+
+
+def _notes(trainings: Trainings) -> dict[str, str]:
+    """Why members were not trained to their end."""
+    notes = {}
+    for name in trainings.members.keys() - set(trainings.finished):
+        trained = "stopped early" if name in trainings.val_losses else "not trained"
+        notes[name] = trainings.failures.get(name, trained)
+    return notes
+
+
+def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
+    """The result with the metrics of the winner and its baseline on the clips of the test split."""
+    winner = result.ranking.winner
+    member = trainings.members[winner]
+    log.info("Training the baseline of %s.", winner)
+    trainings.train_baseline(winner)
+    task, _ = trainings.task_and_loss(winner, "baseline")
+    answers = trainings.predictions(winner, "baseline")
+    baseline = val_metric(answers, task=task, monitor=result.monitor)(np.ones(len(answers.clips)))
+    evaluation = evaluate(
+        trainings.folder(winner) / "checkpoints",
+        trainings.features(winner),
+        member.manifest,
+        config=member.params.evaluate,
+        machine=trainings.machine,
+    )
+    scores = {
+        name: evaluation.scores[model].metrics[result.monitor]
+        for name, model in (("winner", "recurrent"), ("baseline", "baseline"))
+    }
+    return replace(result, baseline=baseline, test=scores, split=member.params.evaluate.split)
+
+
+def _write_report(result: SweepResult) -> None:
+    write_atomically(REPORT / "table.txt", f"{result.text()}\n".encode())
+    write_json(REPORT / "table.json", result.as_json())
+    result.write_csv(REPORT / "table.csv")
+    draw_sweep(REPORT / "picture.png", result)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,81 @@
+"""The plan of a sweep: what is read how often, how many epochs are trained, and about how long that takes."""
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.manifest import read_manifest
+from pipeline.settings.sweep import SweepConfig
+from pipeline.settings.training import LoaderConfig
+from pipeline.store import open_view
+from stages.console import print_table
+from stages.members import SweepMember, settings_of
+from stages.sweep_training import Trainings
+
+
+def num_epochs(members: Collection[SweepMember], sweep: SweepConfig) -> int:
+    """How many epochs are trained, of all members together, if none of them ends early."""
+    going = num_settings = len(settings_of(members))
+    total = done = 0
+    for rung in sweep.halving.rungs if sweep.halving else ():
+        total, done = total + going * (rung - done), rung
+        going = math.ceil(sweep.halving.keep * going) if sweep.halving else going
+    total += going * (max(member.config.epochs for member in members) - done)
+    return total * len(members) // num_settings
+
+
+def print_plan(trainings: Trainings, sweep: SweepConfig) -> None:
+    """Print a row for each group of members that share their batches, and the time."""
+    members = trainings.members
+    left = [member for name, member in members.items() if not trainings.is_done(name)]
+    groups: dict[tuple[object, ...], list[SweepMember]] = {}
+    for member in members.values():
+        groups.setdefault(_batches(member), []).append(member)
+    print_table([_row(trainings, group) for group in groups.values()])
+    print(
+        f"\n{len(members)} members of {len(settings_of(members.values()))} settings;"
+        f" {len(members) - len(left)} of them are trained."
+    )
+    if left:
+        seconds = [trainings.seconds_per_epoch(group[0].name) * len(group) for group in groups.values()]
+        per_epoch = sum(seconds) / len(members)
+        epochs = num_epochs(left, sweep)
+        total = _time(epochs * per_epoch)
+        print(f"At most {epochs} epochs, of {per_epoch:.1f} s each where a member trains alone: {total}.")
+
+
+def _batches(member: SweepMember) -> tuple[object, ...]:
+    """What makes a member's batches: equal for members that share them."""
+    config = member.config
+    return (
+        member.manifest,
+        config.tap,
+        config.seed,
+        *(getattr(config, key) for key in LoaderConfig.model_fields),
+    )
+
+
+def _row(trainings: Trainings, group: list[SweepMember]) -> dict[str, str]:
+    first = group[0]
+    features = trainings.features(first.name)
+    size_bytes = _size_bytes(features, first.manifest)
+    is_resident = size_bytes <= trainings.machine.resident_mb << 20
+    return {
+        "features": str(features),
+        "clips": str(first.manifest),
+        "MB": str(size_bytes >> 20),
+        "are read": "once" if is_resident else "once an epoch",
+        "members": str(len(group)),
+        "the first": first.name,
+    }
+
+
+def _size_bytes(features: Path, manifest: Path) -> int:
+    clips = [clip.clip_id for clip in read_manifest(manifest).clips() if clip.split in ("train", "val")]
+    with open_view(features) as view:
+        num_frames = sum(view.num_frames(clip) for clip in clips if clip in view)
+        return num_frames * math.prod(view.map_shape) * view.dtype.itemsize
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,167 @@
+"""The stage sweep, run as users run it, on a small view of the real store."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import yaml
+
+import stages.sweep
+from pipeline.learn.run import train
+from pipeline.settings.machine import Machine
+from stages.params import read_params
+from stages.sweep_training import Trainings
+from tests.stages.test_train import make_workspace
+from tests.support.in_process import run_main
+
+pytestmark = pytest.mark.slow
+
+GRID = ("grid", "-S", "train.hidden_size=4,6", "-S", "train.seed=0,1", "--no-experiments")
+NAMES = [f"hidden_size={size},seed={seed}" for size in (4, 6) for seed in (0, 1)]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return make_workspace(tmp_path / "workspace", train={"learning_rate": 0.02})
+
+
+def sweep(workspace: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
+    found, stdout, stderr = run_main(stages.sweep.main, workspace, *arguments)
+    assert found == status, stderr
+    return stdout, stderr
+
+
+def report(workspace: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((workspace / "reports/sweep/table.json").read_text())
+    return content
+
+
+def losses_alone(workspace: Path, path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[float]:
+    """The val losses of a model that is trained without a sweep."""
+    monkeypatch.chdir(workspace)
+    fits = train(
+        "features/layer4",
+        "manifests/toy.csv",
+        config=read_params().train.model_copy(update=values),
+        machine=Machine(device="cpu"),
+        models=("recurrent",),
+        checkpoints=path / "checkpoints",
+        state=path / "state",
+    ).fits
+    return [epoch["val"]["loss"] for epoch in fits["recurrent"].history]
+
+
+def test_a_sweep_trains_each_member_as_if_alone_and_tests_the_winner_and_its_baseline(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout, _ = sweep(workspace, *GRID)
+    table = report(workspace)
+    rows = {row["member"]: row for row in table["members"]}
+    assert sorted(rows) == NAMES
+    for name, values in zip(NAMES, itertools.product((4, 6), (0, 1)), strict=True):
+        alone = losses_alone(workspace, tmp_path, monkeypatch, hidden_size=values[0], seed=values[1])
+        assert rows[name]["val_loss"] == min(alone)
+        assert rows[name]["epochs"] == len(alone)
+        assert rows[name]["values"] == {"train.hidden_size": values[0], "train.seed": values[1]}
+    assert list(table["test"]) == ["winner", "baseline"]
+    assert table["winner"] == table["members"][0]["member"]
+    assert table["verdict"].startswith("2 settings tried (4 members), too few val clips")
+    assert stdout == (workspace / "reports/sweep/table.txt").read_text()
+    with (workspace / "reports/sweep/table.csv").open(newline="") as file:
+        assert [row["member"] for row in csv.DictReader(file)] == [row["member"] for row in table["members"]]
+    assert (workspace / "reports/sweep/picture.png").stat().st_size > 1000
+    assert [path.parts[-2] for path in workspace.glob("**/baseline/checkpoint.json")] == ["baseline"]
+
+
+def test_a_sweep_that_was_interrupted_goes_on_to_the_same_table(workspace: Path, tmp_path: Path) -> None:
+    other = make_workspace(tmp_path / "other", train={"learning_rate": 0.02})
+    whole, _ = sweep(other, *GRID)
+    epochs = []
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        epochs.append(1)
+        if len(epochs) == 6:  # within the second member
+            raise KeyboardInterrupt
+
+    with mock.patch.object(stages.sweep, "_show_epoch", interrupt):
+        stdout, stderr = sweep(workspace, *GRID, status=130)
+    assert "Interrupted" in stderr
+    assert [row["note"] for row in report(workspace)["members"]] == [
+        "",
+        "stopped early",
+        *["not trained"] * 2,
+    ]
+    assert "test" not in stdout
+    _, stderr = sweep(workspace, *GRID)
+    assert "resumes after epoch 2" in stderr
+    assert (workspace / "reports/sweep/table.txt").read_text() == whole
+    with mock.patch.object(Trainings, "_train", side_effect=AssertionError):  # nothing is trained again
+        assert sweep(workspace, *GRID)[0] == whole
+
+
+def test_with_halving_the_better_half_goes_on_as_if_alone(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "mine.yaml").write_text(
+        yaml.safe_dump({"grid": {"train.hidden_size": [4, 6]}, "halving": {"rungs": [1, 3], "keep": 0.5}})
+    )
+    sweep(workspace, "mine.yaml", "-S", "train.seed=0,1", "--no-experiments")
+    rows = report(workspace)["members"]
+    alone = {
+        (size, seed): losses_alone(workspace, tmp_path, monkeypatch, hidden_size=size, seed=seed)
+        for size in (4, 6)
+        for seed in (0, 1)
+    }
+    first = {size: (alone[size, 0][0] + alone[size, 1][0]) / 2 for size in (4, 6)}
+    better, worse = sorted(first, key=first.__getitem__)
+    assert [row["values"]["train.hidden_size"] for row in rows] == [better, better, worse, worse]
+    assert [row["epochs"] for row in rows] == [4, 4, 1, 1]
+    assert [row["note"] for row in rows] == ["", "", "stopped early", "stopped early"]
+    for row in rows[:2]:
+        assert row["val_loss"] == min(alone[better, row["values"]["train.seed"]])
+    assert "1 not trained to the end" in report(workspace)["verdict"]
+
+
+def test_after_the_minutes_no_training_starts(workspace: Path) -> None:
+    _, stderr = sweep(workspace, *GRID, "--minutes", "1e-9", status=1)
+    assert "No member was trained to its end (4 members: not trained)" in stderr
+    sweep(workspace, "grid", "-S", "train.hidden_size=4", "-S", "train.seed=0,1", "--no-experiments")
+    sweep(workspace, *GRID, "--minutes", "1e-9")  # those that are trained are ranked
+    assert [row["note"] for row in report(workspace)["members"]] == ["", "", "not trained", "not trained"]
+
+
+def test_a_member_that_diverges_is_named_and_the_others_go_on(workspace: Path) -> None:
+    sweep(workspace, "grid", "-S", "train.learning_rate=0.01,1e30", "--no-experiments")
+    rows = report(workspace)["members"]
+    assert [row["member"] for row in rows] == ["learning_rate=0.01", "learning_rate=1e+30"]
+    assert "so the weights have diverged" in rows[1]["note"]
+
+
+def test_the_plan_names_groups_that_share_batches_and_the_time(workspace: Path) -> None:
+    stdout, _ = sweep(workspace, *GRID, "--plan")
+    lines = stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["features/layer4", "manifests/toy.csv"]] * 2
+    assert "4 members of 2 settings; 0 of them are trained." in lines
+    assert lines[-1].startswith("At most 16 epochs, of ")
+    assert not (workspace / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("grid",), "-S: a sweep varies something: give grid, list or random."),
+        (("grid", "-S", "train.seed"), "-S train.seed: give a key and its values"),
+        (("grid", "-S", "train.seed=[1"), "-S train.seed=[1: give a key and its values"),
+        (("grid", "-S", "train.cell=lstm,gr"), "-S: train.cell: 'gr' is not allowed."),
+        (("none.yaml",), "No none.yaml in"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_trains(
+    workspace: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in sweep(workspace, *arguments, status=1)[1]
+    assert not (workspace / "journal/training").exists()
