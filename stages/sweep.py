@@ -30,6 +30,7 @@ from stages import console
 from stages.bars import Bars
 from stages.machine import read_machine
 from stages.members import settings_of, sweep_members
+from stages.project.experiments import open_experiments
 from stages.sweep_plan import num_epochs, print_plan
 from stages.sweep_training import Trainings
 from stages.yaml_files import checked, read_mapping
@@ -65,11 +66,14 @@ def main() -> None:
     document = {} if arguments.sweep == GRID else read_mapping(path)
     sweep = _checked_sweep(document, arguments.values, minutes=arguments.minutes, path=path)
     members = {member.name: member for member in sweep_members(sweep, path=path)}
-    trainings = Trainings(members, read_machine())
+    machine = read_machine()
     if arguments.plan:
-        print_plan(trainings, sweep)
+        print_plan(Trainings(members, machine), sweep)
+    elif arguments.no_experiments:
+        run_sweep(Trainings(members, machine), sweep)
     else:
-        run_sweep(trainings, sweep)
+        with open_experiments() as experiments:
+            run_sweep(Trainings(members, machine, experiments), sweep)
 
 
 def _checked_sweep(
@@ -195,6 +199,7 @@ def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
         config=member.params.evaluate,
         machine=trainings.machine,
     )
+    trainings.save_evaluation(winner, evaluation)
     scores = {
         name: evaluation.scores[model].metrics[result.monitor]
         for name, model in (("winner", "recurrent"), ("baseline", "baseline"))

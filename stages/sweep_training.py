@@ -10,16 +10,19 @@ from pathlib import Path
 
 from pipeline.errors import NonFiniteError, NonFiniteFeaturesError
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from pipeline.learn.comparison import answer_val
+from pipeline.learn.comparison import Evaluation, answer_val
 from pipeline.learn.run import OnBatch, input_digests, run_digest, train
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.learn.training import Metrics
-from pipeline.report.tables import write_curves
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import ModelName
-from pipeline.system.files import write_json
+from pipeline.system.files import write_atomically
+from stages.evaluate import write_results
 from stages.members import SweepMember
 from stages.places import FEATURES, training_folder, weights_path
+from stages.project.experiments import Experiments
+from stages.project.visible import corpus_root
+from stages.train import write_trained
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
@@ -36,6 +39,7 @@ class Trainings:
 
     members: Mapping[str, SweepMember]
     machine: Machine
+    experiments: Experiments | None = None
     end: float = math.inf  # of time.monotonic(): after it no training starts
     on_epoch: OnEpoch = lambda *_: None
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
@@ -45,11 +49,12 @@ class Trainings:
     def train_until(self, names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
         """Train these members until each has had so many epochs, None: to its end; see `halve`.
 
+        A member of an earlier experiment is not trained, and one that is trained to its end becomes one.
         Raises as `pipeline.train` does, but for a member whose loss is not finite: this one fails alone.
         """
         trained = []
         for name in names:
-            if self.is_done(name):
+            if self._is_found(name, "recurrent"):
                 self._note(name, self._read_val_losses(name)[:epochs])
             elif name in self.failures or time.monotonic() > self.end:
                 continue
@@ -57,13 +62,36 @@ class Trainings:
                 self._train(name, "recurrent", epochs)
             if name not in self.failures:
                 trained.append(name)
-                self.finished += [name] if epochs is None else []
+                if epochs is None:
+                    self.finished.append(name)
+                    self._save(name, "train@recurrent")
         return {name: self.val_losses[name] for name in trained}
 
     def train_baseline(self, name: str) -> None:
         """Train the baseline of a member, unless it is there."""
-        if not self.is_done(name, "baseline"):
+        if not self._is_found(name, "baseline"):
             self._train(name, "baseline", None)
+
+    def save_evaluation(self, name: str, evaluation: Evaluation) -> None:
+        """Add the evaluation of a member to its experiment."""
+        if self.experiments:
+            root = corpus_root(self.members[name].params.corpus.root)
+            write_results(evaluation, root=root, folder=self.folder(name))
+            self._save(name, "train@recurrent", "train@baseline", "evaluate")
+
+    def _save(self, name: str, *stages: str) -> None:
+        if self.experiments:
+            self.experiments.save(name, self.members[name].document, self.folder(name), stages=stages)
+
+    def _is_found(self, name: str, model: ModelName) -> bool:
+        """Whether a member, or its baseline, is done, or DVC has it of an earlier experiment."""
+        if self.is_done(name, model):
+            return True
+        stages, document = [f"train@{model}"], self.members[name].document
+        if self.experiments and self.experiments.restore(document, self.folder(name), stages=stages):
+            self._mark(name, model)
+            return True
+        return False
 
     def folder(self, name: str) -> Path:
         """Where a member's results are, under the names that they have in a project."""
@@ -116,7 +144,10 @@ class Trainings:
 
     def is_done(self, name: str, model: ModelName = "recurrent") -> bool:
         """Whether a member, or its baseline, was trained to its end, now or before."""
-        return (self.folder(name) / f"reports/{model}.json").exists()
+        return (self.folder(name) / f"{model}.done").exists()
+
+    def _mark(self, name: str, model: ModelName) -> None:
+        write_atomically(self.folder(name) / f"{model}.done", b"")  # last, after all that it stands for
 
     def _train(
         self, name: str, model: ModelName, epochs: int | None, *, on_batch: OnBatch = lambda *_: None
@@ -151,8 +182,8 @@ class Trainings:
         except NonFiniteError as error:
             self.failures[name] = str(error)
             return
-        write_curves(folder / "dvclive/train" / model / "curves", trained.fits[model].history)
-        write_json(folder / f"reports/{model}.json", trained.as_json()[model])
+        write_trained(model, trained.fits[model], task=member.config.task, folder=folder)
+        self._mark(name, model)
 
     def _note(self, name: str, losses: Sequence[float]) -> None:
         self.val_losses[name] = list(losses)
