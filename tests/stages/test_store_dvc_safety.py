@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,8 @@ def test_queued_experiments_with_the_same_new_parameters_compute_each_clip_once(
 
 def test_a_stage_that_finds_the_disk_full_says_so_in_one_sentence_and_goes_on_later(project: Project) -> None:
     project.set({"extract.sampling": {"every": 2}})
-    limited = "ulimit -f 8; exec python -m stages.extract"  # no file may have more than 8 KiB
+    # No file may have more than 8 KiB. The real Python, as a warm one has the limits of its server.
+    limited = f"ulimit -f 8; exec {sys.executable} -m stages.extract"
     output = project.run("bash", "-c", limited, check=False, PYTHONDONTWRITEBYTECODE="1")
     message = output.splitlines()[-1]
     assert re.match(

@@ -38,6 +38,7 @@ from tests.support.features import (
 )
 from tests.support.in_process import run_main
 from tests.support.toy import make_clip
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -92,15 +93,13 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
     (path / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def start(stage: str, workspace: Path, *, code: Path = REPOSITORY) -> "subprocess.Popen[str]":
+def start(stage: str, workspace: Path, *, code: Path | None = None) -> "subprocess.Popen[str]":
+    """Start a stage of this repository, or of the copy `code`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC")}
     return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
+        [warm_python() / "python", "-m", f"stages.{stage}"],
         cwd=workspace,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("DVC")},
-            "PYTHONPATH": str(code),
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**environment, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(code)} if code else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,7 +113,7 @@ def run(stage: str, workspace: Path, *, status: int = 0) -> tuple[str, str]:
     return stdout, stderr
 
 
-def train_anew(workspace: Path, *, code: Path = REPOSITORY) -> str:
+def train_anew(workspace: Path, *, code: Path | None = None) -> str:
     """Train in a new process, as code that is imported is part of a run's identity; its stderr."""
     process = start("train", workspace, code=code)
     _, stderr = process.communicate(timeout=120)
@@ -223,7 +222,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return outputs(workspace)
 
 
-def kill_in_the_middle(workspace: Path, *, model: str, code: Path = REPOSITORY) -> str:
+def kill_in_the_middle(workspace: Path, *, model: str, code: Path | None = None) -> str:
     """Train until a state of this model's training is kept, then kill the process; its stderr."""
     process = start("train", workspace, code=code)
     while not list(workspace.glob(f".framecache/training/{model}-*.pt")):

@@ -17,6 +17,7 @@ import yaml
 from pipeline.system.supervisor import Notes, Orders
 from tests.support.in_process import run_main
 from tests.support.media import write_video
+from tests.support.warm_python import warm_python
 
 REPOSITORY = Path(__file__).parents[2]
 LABELS = ("left", "right")
@@ -37,7 +38,7 @@ class Project:
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_", "FRAMECACHE_"))
         }
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        environment["PATH"] = f"{warm_python()}:{Path(sys.executable).parent}:{environment['PATH']}"
         environment["DVC_NO_ANALYTICS"] = "1"  # `dvc init` starts a process for them
         return environment
 
