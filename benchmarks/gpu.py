@@ -9,14 +9,12 @@ import contextlib
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -31,7 +29,8 @@ from benchmarks.corpora import (
     extract,
     make_weights,
 )
-from benchmarks.report import Report, Row, seconds_of
+from benchmarks.report import Report, Row
+from benchmarks.writers import ROW_BYTES, free_frames, write_rates
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Backend, Precision, Preprocessing
 from pipeline.extraction import make_targets
@@ -39,13 +38,12 @@ from pipeline.extraction.decode import Piece, decoding
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import make_runner
-from pipeline.frames import FrameBatch
 from pipeline.manifest import Clip
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
 from pipeline.system.supervisor import Notes
 
-ROW_BYTES = 2048 * 7 * 7 * 2  # of ResNet-50's layer4 in float16
+WRITING = "Raw write + fsync, and the engine with frames and features that cost no time"
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,8 @@ def main() -> None:
             and shutil.disk_usage(memory).free > 2 * scale.num_clips * VIDEO_FRAMES * ROW_BYTES
         ):
             folders["tmpfs"] = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
-        report.add("Raw write + fsync", write_rates(folders, scale))
+        writing = write_rates(folders, size_mb=scale.write_mb, num_threads=(1, 4), num_rounds=1)
+        report.add(WRITING, writing)
         written()
         decode = decode_rates(folders["disk"] / "corpora", scale, clock, pinned=device.type == "cuda")
         report.add("Decoding alone", decode)
@@ -144,36 +143,6 @@ def main() -> None:
         report.add("The network alone, frames on the device", forward)
         report.tables["left out"] = [{"what": what} for what in clock.skipped]
         written()
-
-
-def write_rates(folders: dict[str, Path], scale: Scale) -> list[Row]:
-    """Files of 256 MB in writes of 8, flushed to the disk, by one thread and by four."""
-    block = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8)
-    rows = []
-    for name, folder in folders.items():
-        for num_threads in (1, 4):
-
-            def write(number: int, folder: Path = folder, num_threads: int = num_threads) -> None:
-                for part in range(max(1, scale.write_mb // num_threads // 256)):
-                    with (folder / f"raw-{number}-{part}").open("wb", buffering=0) as file:
-                        for _ in range(min(32, scale.write_mb // num_threads // 8)):
-                            file.write(block.data)
-                        os.fsync(file.fileno())
-
-            seconds = seconds_of(partial(in_threads, write, num_threads))
-            size_bytes = sum(path.stat().st_size for path in folder.glob("raw-*"))
-            for path in folder.glob("raw-*"):
-                path.unlink()
-            rows.append({"where": name, "threads": num_threads, "gb_per_s": size_bytes / seconds / 1e9})
-    return rows
-
-
-def in_threads(work: Callable[[int], None], num_threads: int) -> None:
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(num_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def decode_rates(folder: Path, scale: Scale, clock: Clock, *, pinned: bool) -> list[Row]:
@@ -316,7 +285,7 @@ def engine_rates(
         row["frames_per_s"] for row in report.tables["Decoding alone"] if row["video"] == "1280x720"
     )
     write_rate = {
-        name: max(row["gb_per_s"] for row in report.tables["Raw write + fsync"] if row["where"] == name)
+        name: max(row["gb_per_s"] for row in report.tables[WRITING] if row["where"] == name)
         for name in folders
     }
     corpus = folders["disk"] / "corpora/1280x720"
@@ -369,21 +338,12 @@ def engine_rates(
     return rows
 
 
-@contextlib.contextmanager
-def frames_in_memory(scale: Scale) -> Iterator[None]:
+def frames_in_memory(scale: Scale) -> contextlib.AbstractContextManager[None]:
     """Within the block nothing is decoded: every clip gives the same frames, in the network's size."""
     height, width = scale.preprocessing.crop_size
     side = scale.preprocessing.resize
     size = (side, side) if isinstance(side, int) else (height, width)
-    pixels = np.random.default_rng(0).integers(0, 256, (VIDEO_FRAMES, *size, 3), np.uint8)
-
-    def read(*_: object, **__: object) -> Iterator[FrameBatch]:
-        for first in range(0, VIDEO_FRAMES, 16):
-            frames = pixels[first : first + 16]
-            yield FrameBatch(frames, np.arange(first, first + len(frames)) / 25)
-
-    with mock.patch("pipeline.extraction.decode.read_frames", read):
-        yield
+    return free_frames(np.random.default_rng(0).integers(0, 256, (VIDEO_FRAMES, *size, 3), np.uint8))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Writing features: against a plain write + fsync of the same bytes, and what each codec and dtype costs."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from benchmarks.stores import (
     publish_clips,
     write_clips,
 )
+from benchmarks.writers import write_rates
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction import Target
@@ -51,6 +53,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         title = "Uncompressed, relative to a plain write + fsync of the same bytes"
         report.add(title, plain(Path(name), num_clips, num_rounds))
+    with contextlib.ExitStack() as stack:
+        places = {"disk": args.folder, "tmpfs": Path("/dev/shm")}
+        folders = {
+            place: Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+            for place, folder in places.items()
+            if folder.is_dir()
+        }
+        size_mb, num_rounds = (512, 2) if args.quick else (2048, 5)
+        rows = write_rates(folders, size_mb=size_mb, num_threads=(1, 2, 4), num_rounds=num_rounds)
+        report.add("The engine's writers, relative to a plain write + fsync by as many threads", rows)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         clips = list(read_manifest(Path(read_params().corpus.manifest)))
         clips = clips[:30] if args.quick else clips
