@@ -52,14 +52,17 @@ class FeatureDropout(Dropout):
 
 
 class ModelDraws:
-    """The generators of a model in training, for its device and the CPU."""
+    """The generators of a model in training, for its device and the CPU.
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    Models that draw from torch's global generators compute `in_turn`, with the states of their own.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, *, in_turn: bool = False) -> None:
         self._generators = {"cpu": torch.Generator()}
         if device.type == "cuda":
             self._generators["cuda"] = torch.Generator(device)
         self._device = device
-        self._in_turn = any(map(_draws_globally, model.modules()))
+        self._in_turn = in_turn or any(map(_draws_globally, model.modules()))
         for module in model.modules():
             if isinstance(module, Draws):
                 module.generator = None if self._in_turn else self._generators[device.type]
@@ -71,7 +74,7 @@ class ModelDraws:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw in this block. Models that can only draw from torch's global generators take turns."""
+        """Compute outputs in this block, in turn where need be."""
         if not self._in_turn:
             yield
             return

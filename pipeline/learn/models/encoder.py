@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from pipeline.learn.models.draws import FeatureDropout
 from pipeline.learn.models.recurrence import Net, Recurrence
@@ -37,7 +37,14 @@ class Sequences:
         """
         if self.lengths is None or bool((self.lengths == self.steps.shape[1]).all()):
             return None
-        return pack_padded_sequence(self.steps, self.lengths, batch_first=True, enforce_sorted=False)
+        # As `pack_padded_sequence` does it, in a quarter of its time: each value is copied once.
+        lengths, order = self.lengths.sort(descending=True)
+        positions = torch.arange(int(lengths[0]))[:, None]
+        valid = positions < lengths  # (L, B)
+        rows = (order * self.steps.shape[1] + positions)[valid].to(self.steps.device)
+        data = self.steps.flatten(0, 1).index_select(0, rows)  # (sum of lengths, D)
+        order = order.to(self.steps.device)
+        return PackedSequence(data, valid.sum(dim=1), order, order.argsort())
 
 
 class Encoder(Protocol):
@@ -107,7 +114,12 @@ class RecurrentEncoder(nn.Module):
         mask = self.dropout.mask(data, (num_sequences, data.shape[1]))[packed.sorted_indices]
         # Step by step: the sequences that have a step are the first ones of the mask.
         steps = data.split(packed.batch_sizes.tolist())
-        return torch.cat([step * mask[: len(step)] for step in steps])
+        if data.requires_grad:
+            return torch.cat([step * mask[: len(step)] for step in steps])
+        dropped = torch.empty_like(data)
+        for step, place in zip(steps, dropped.split(packed.batch_sizes.tolist()), strict=True):
+            torch.mul(step, mask[: len(step)], out=place)
+        return dropped
 
 
 class NoEncoder(nn.Module):
