@@ -34,7 +34,74 @@ class _Answer:
     frame_seconds: Tensor  # (T,)
 
 
-@torch.inference_mode()
+class Answering:
+    """A model in eval mode, and its answers about the clips of the batches so far; see `answer_batches`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        task: Task,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        labelled: bool = True,
+    ) -> None:
+        self._model = model.eval()
+        self._task = task
+        self._device = device
+        self._shuffle_seed = shuffle_seed
+        self._labelled = labelled
+        self._non_finite: dict[str, None] = {}  # clips, in order
+        self._answers: dict[str, list[_Answer]] = defaultdict(list)
+
+    @torch.inference_mode()
+    def add(self, batch: Batch) -> None:
+        """Answer about the samples of a batch."""
+        task = self._task
+        targets = (
+            task.targets(batch) if self._labelled else torch.full(batch.frame_seconds.shape, UNLABELLED)
+        )  # (B, ...)
+        maps = batch.maps.to(self._device)
+        order = None if self._shuffle_seed is None else _shuffled(batch, seed=self._shuffle_seed)
+        shown = maps if order is None else _take_frames(maps, order)
+        outputs = task.answers(self._model, replace(batch, maps=shown))
+        if isinstance(outputs, Tensor):
+            outputs = outputs.cpu()
+            if task.facts.per_frame and task.about_frames and order is not None:
+                outputs = _take_frames(outputs, order.argsort(dim=1))
+        for clip, first, length, seconds, output, target in zip(
+            batch.clips,
+            batch.first_frames,
+            batch.lengths.tolist(),
+            batch.frame_seconds,
+            outputs,
+            targets,
+            strict=True,
+        ):
+            if task.facts.per_frame:
+                output, target = output[:length], target[:length]
+            if not task.finite_part(output).isfinite().all():
+                self._non_finite[clip.clip_id] = None
+            self._answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
+
+    @torch.inference_mode()
+    def predictions(self) -> Predictions:
+        """The answers, one a clip. Raises NonFiniteError, with the clips, for those that are not finite."""
+        if self._non_finite:
+            raise NonFiniteError(
+                f"The model's answers for {len(self._non_finite)} of {len(self._answers)} clips are infinite"
+                f" or NaN: {few(self._non_finite)}. Their features are finite, so its weights have diverged:"
+                " train with a lower learning_rate or grad_clip."
+            )
+        merged = [_merge(windows, per_frame=self._task.facts.per_frame) for windows in self._answers.values()]
+        return Predictions(
+            clips=tuple(answer.clip for answer in merged),
+            outputs=tuple(answer.output for answer in merged),
+            targets=tuple(answer.target for answer in merged),
+            frame_seconds=tuple(answer.frame_seconds for answer in merged),
+        )
+
+
 def answer_batches(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -52,48 +119,10 @@ def answer_batches(
 
     Raises NonFiniteError, with the clips, for answers that are infinite or NaN.
     """
-    model.eval()
-    non_finite: dict[str, None] = {}  # clips, in order
-    answers: dict[str, list[_Answer]] = defaultdict(list)
+    answering = Answering(model, task=task, device=device, shuffle_seed=shuffle_seed, labelled=labelled)
     for batch in batches:
-        targets = (
-            task.targets(batch) if labelled else torch.full(batch.frame_seconds.shape, UNLABELLED)
-        )  # (B, ...)
-        maps = batch.maps.to(device)
-        order = None if shuffle_seed is None else _shuffled(batch, seed=shuffle_seed)
-        shown = maps if order is None else _take_frames(maps, order)
-        outputs = task.answers(model, replace(batch, maps=shown))
-        if isinstance(outputs, Tensor):
-            outputs = outputs.cpu()
-            if task.facts.per_frame and task.about_frames and order is not None:
-                outputs = _take_frames(outputs, order.argsort(dim=1))
-        for clip, first, length, seconds, output, target in zip(
-            batch.clips,
-            batch.first_frames,
-            batch.lengths.tolist(),
-            batch.frame_seconds,
-            outputs,
-            targets,
-            strict=True,
-        ):
-            if task.facts.per_frame:
-                output, target = output[:length], target[:length]
-            if not task.finite_part(output).isfinite().all():
-                non_finite[clip.clip_id] = None
-            answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
-    if non_finite:
-        raise NonFiniteError(
-            f"The model's answers for {len(non_finite)} of {len(answers)} clips are infinite or NaN:"
-            f" {few(non_finite)}. Their features are finite, so its weights have diverged: train with a"
-            " lower learning_rate or grad_clip."
-        )
-    merged = [_merge(windows, per_frame=task.facts.per_frame) for windows in answers.values()]
-    return Predictions(
-        clips=tuple(answer.clip for answer in merged),
-        outputs=tuple(answer.output for answer in merged),
-        targets=tuple(answer.target for answer in merged),
-        frame_seconds=tuple(answer.frame_seconds for answer in merged),
-    )
+        answering.add(batch)
+    return answering.predictions()
 
 
 def _merge(windows: list[_Answer], *, per_frame: bool) -> _Answer:

@@ -37,7 +37,7 @@ _SGD = _eager(torch.optim.SGD)
 
 
 def _adamw(groups: Groups, config: OptimisationConfig) -> torch.optim.Optimizer:
-    return _AdamW(groups, weight_decay=config.weight_decay)
+    return _AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def _sgd(groups: Groups, config: OptimisationConfig) -> torch.optim.Optimizer:

@@ -1,11 +1,15 @@
-"""Training: one loop, from initial weights to those of the best epoch, which resumes after any epoch."""
+"""Training: one loop, for one model or many at once, which resumes after any epoch."""
 
 import io
 import logging
 import math
 import pickle
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.evaluation import Answering
+from pipeline.learn.models.draws import ModelDraws
+from pipeline.learn.models.steps import share_steps
 from pipeline.learn.optimisation import learning_rate_share, make_optimizer, resolve_precision
-from pipeline.learn.streaming import Loader
-from pipeline.learn.tasks import Task
+from pipeline.learn.streaming import Batch, Loader
+from pipeline.learn.tasks import Predictions, Task
 from pipeline.manifest import Clip
 from pipeline.settings.optimisation import PRECISIONS
 from pipeline.settings.training import TrainConfig
@@ -39,6 +45,264 @@ class Fit:
     best_epoch: int  # counted from 0; the model has its weights
 
 
+class Member:
+    """A model in training, and all that belongs to it alone.
+
+    After each epoch its state goes to `state_path`. If that file exists, training continues after its last
+    epoch, to the same numbers as without the interruption.
+
+    Raises ConfigError for a precision that the device does not have.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        task: Task,
+        train: Loader,
+        val: Loader,
+        config: TrainConfig,
+        device: torch.device,
+        state_path: Path,
+    ) -> None:
+        self._dtype = resolve_precision(config, device)
+        self.model = model.to(device)
+        self.task = task
+        self.train, self.val = train, val
+        self.config = config
+        self.device = device
+        self.state_path = state_path
+        self.history: list[Metrics] = []
+        self.predictions: Predictions | None = None  # of the best epoch; None: it was before a resume
+        self.failure: NonFiniteError | None = None  # it ended the training
+        # Autocast has one cache of weights for all threads, which the first one to leave empties.
+        self._draws = ModelDraws(model, device, in_turn=self._dtype != torch.float32)
+        self._optimizer = make_optimizer(model, config)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision].scales_loss)
+        self._best_weights: dict[str, Tensor] = {}
+        if state := _load_state(state_path, model, device=device):
+            self._resume(state)
+
+    @property
+    def epoch(self) -> int:
+        """The next epoch, counted from 0."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch so far, counted from 0."""
+        return best_epoch(self.history, task=self.task, monitor=self.config.resolved_monitor)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done, or patience is at its end, or the training failed."""
+        patience = self.config.patience
+        return (
+            self.failure is not None
+            or self.epoch >= self.config.epochs
+            or (patience is not None and self.epoch - self.best_epoch > patience)
+        )
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do a part of the training, unless it has failed. A NonFiniteError is kept as `failure`."""
+        if self.failure is None:
+            try:
+                work()
+            except NonFiniteError as error:
+                self.failure = error
+
+    def begin_epoch(self) -> None:
+        """Make ready for the first batch."""
+        # Draws depend on seed and epoch alone, so that the state has no random state in it.
+        self._draws.seed(_epoch_seed(self.config.seed, self.epoch))
+        self.model.train()
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+        self._clips: list[tuple[Clip, ...]] = []
+
+    def step(self, batch: Batch) -> None:
+        """Train on a batch, whose maps are on the device.
+
+        Raises NonFiniteError, with the clips, for a loss of this epoch so far that is infinite or NaN. Losses
+        are looked at now and then.
+        """
+        config, optimizer, num_batches = self.config, self._optimizer, len(self.train)
+        step = self.epoch * num_batches + len(self._rows)
+        share = learning_rate_share(step, config, epoch_steps=num_batches)
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * share
+        targets = self.task.targets(batch).to(self.device)
+        mixed = torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with self._draws.drawing(), mixed:
+            outputs = self.task.run_model(self.model, batch)
+        loss = self.task.loss(outputs, targets)
+        optimizer.zero_grad()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if config.grad_clip:
+            self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        self._rows.append(self.task.keep_rows(outputs.detach(), targets))
+        self._losses.append(loss.detach())
+        self._clips.append(batch.clips)
+        if len(self._losses) == _BATCHES_PER_CHECK or len(self._rows) == num_batches:
+            _check_finite(self._losses, self._clips, epoch=self.epoch, config=config)
+            self._losses, self._clips = [], []
+
+    def begin_answers(self) -> None:
+        """Make ready for the first batch of the val split."""
+        self._answering = Answering(self.model, task=self.task, device=self.device)
+
+    def answer(self, batch: Batch) -> None:
+        """Answer about a batch of the val split."""
+        self._answering.add(batch)
+
+    def end_epoch(self) -> None:
+        """Measure the epoch, and write the state. Raises NonFiniteError for answers that are not finite."""
+        metrics = {"train": self.task.metrics(*map(torch.cat, zip(*self._rows, strict=True)))}
+        predictions = self._answering.predictions()
+        metrics["val"] = self.task.measure(predictions)(np.ones(len(predictions.clips)))
+        self.history.append(metrics)
+        if self.best_epoch == self.epoch - 1:
+            weights = self.model.state_dict()
+            self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
+            self.predictions = predictions
+        _save_state(
+            self.state_path,
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "history": self.history,
+                "best_weights": self._best_weights,
+                "device": self.device.type,
+            },
+        )
+
+    def result(self) -> Fit:
+        """The training so far. The model gets the best epoch's weights, and is not trained on.
+
+        Raises the error that ended the training, if there is one.
+        """
+        if self.failure:
+            raise self.failure
+        self.model.load_state_dict(self._best_weights)
+        return Fit(self.history, self.best_epoch)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.history, self._best_weights = state["history"], state["best_weights"]
+        log.info("Training resumes after epoch %d.", self.epoch)
+        if state["device"] != self.device.type:
+            log.info(
+                "Those epochs were trained on %s, and the others will be on %s: the numbers will differ from"
+                " those of a run on either.",
+                state["device"],
+                self.device.type,
+            )
+
+
+def fit_many(
+    members: Sequence[Member],
+    *,
+    until: int | None = None,
+    num_threads: int = 1,
+    on_batch: Callable[[Member], None] = lambda _: None,
+    on_epoch: Callable[[Member, Metrics], None] = lambda *_: None,
+) -> None:
+    """Train members until each is done, or has `until` epochs: to the same numbers as each alone.
+
+    Members that share a loader share its batches, and if their models begin alike, the steps of each batch.
+    On a CPU, `num_threads` members work at once. The members are on one device, and their train loaders have
+    equally many batches.
+
+    A member whose loss or answers are not finite fails alone: see `Member.failure`. `on_batch` is called
+    after each batch of a member, and `on_epoch` with each epoch's metrics, including those before a resume.
+
+    Raises NonFiniteFeaturesError, with the clips, for features that are infinite or NaN.
+    """
+    for member in members:
+        for metrics in member.history:
+            on_epoch(member, metrics)
+    share_steps(member.model for member in members)
+    on_cpu = all(member.device.type == "cpu" for member in members)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="member") if on_cpu else _InTurn()
+    try:
+        while left := [m for m in members if not (m.is_done or m.epoch == until)]:
+            epoch = min(member.epoch for member in left)
+            now = [member for member in left if member.epoch == epoch]
+            for member in now:
+                member.begin_epoch()
+            for member in _hand_out(now, lambda m: (m.train, m.step), epoch=epoch, pool=pool):
+                on_batch(member)
+            for member in now:
+                member.begin_answers()
+            for _ in _hand_out(now, lambda m: (m.val, m.answer), epoch=0, pool=pool):
+                pass
+            for member, _ in zip(now, pool.map(lambda m: m.attempt(m.end_epoch), now), strict=True):
+                if member.failure is None:
+                    on_epoch(member, member.history[-1])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _hand_out(
+    members: Sequence[Member],
+    part: Callable[[Member], tuple[Loader, Callable[[Batch], None]]],
+    *,
+    epoch: int,
+    pool: Executor,
+) -> Iterator[Member]:
+    """Hand the batches of a loader's epoch to its members; a member each time that it has done one.
+
+    `part` is of a member the loader, and what it does with a batch. While members work on a batch, the next
+    one is prepared. So a member's work is done in the order of the batches.
+    """
+    groups: dict[int, list[Member]] = defaultdict(list)
+    for member in members:
+        groups[id(part(member)[0])].append(member)
+    shared = [share_steps(member.model for member in group) for group in groups.values()]
+    epochs = [part(group[0])[0].epoch(epoch) for group in groups.values()]
+    running: list[tuple[Member, Future[None]]] = []
+    with ExitStack() as stack:
+        for batches in zip(*epochs, strict=True):
+            ready = []
+            with ExitStack() as prepared:
+                for batch, steps, group in zip(batches, shared, groups.values(), strict=True):
+                    batch = replace(batch, maps=batch.maps.to(group[0].device))
+                    for its_steps in steps:
+                        prepared.enter_context(its_steps.keeping(batch.maps, batch.lengths))
+                    ready.append((batch, group))
+                yield from _finished(running)
+                stack.close()
+                stack.push(prepared.pop_all())
+            running = [
+                (member, pool.submit(member.attempt, partial(part(member)[1], batch)))
+                for batch, group in ready
+                for member in group
+            ]
+        yield from _finished(running)
+
+
+def _finished(running: Iterable[tuple[Member, Future[None]]]) -> Iterator[Member]:
+    for member, future in running:
+        future.result()
+        if member.failure is None:
+            yield member
+
+
+class _InTurn(Executor):
+    """Does at once, in the caller's thread, what it is asked to do: on a GPU, threads would gain nothing."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **options))
+        return done
+
+
 def fit(
     model: nn.Module,
     *,
@@ -51,89 +315,16 @@ def fit(
     on_batch: Callable[[], None] = lambda: None,
     on_epoch: Callable[[Metrics], None] = lambda _: None,
 ) -> Fit:
-    """Train in place, until `config.epochs` or the end of patience; the model keeps the best epoch's weights.
-
-    After each epoch the state of the training goes to `state_path`. If that file exists, training continues
-    after its last epoch, to the same numbers as without the interruption. `on_batch` is called after each
-    batch, and `on_epoch` with each epoch's metrics, including those before a resume.
+    """Train one model in place, as `fit_many` does; the model keeps the best epoch's weights.
 
     Raises ConfigError for a precision that the device does not have; NonFiniteError, with the clips, for
     features, answers or a loss that are infinite or NaN.
     """
-    monitor = config.resolved_monitor
-    dtype = resolve_precision(config, device)
-    model.to(device)
-    optimizer = make_optimizer(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision].scales_loss)
-    history: list[Metrics] = []
-    best_weights: dict[str, Tensor] = {}
-    if state := _load_state(state_path, model, device=device):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        history, best_weights = state["history"], state["best_weights"]
-        log.info("Training resumes after epoch %d.", len(history))
-        if state["device"] != device.type:
-            log.info(
-                "Those epochs were trained on %s, and the others will be on %s: the numbers will differ from"
-                " those of a run on either.",
-                state["device"],
-                device.type,
-            )
-        for metrics in history:
-            on_epoch(metrics)
-
-    best = best_epoch(history, task=task, monitor=monitor)
-    for epoch in range(len(history), config.epochs):
-        if config.patience and epoch - best > config.patience:
-            break
-        # Dropout depends on seed and epoch alone, so that the state has no random state in it.
-        torch.manual_seed(_epoch_seed(config.seed, epoch))
-        model.train()
-        rows, losses, clips = [], [], []
-        for index, batch in enumerate(train.epoch(epoch)):
-            share = learning_rate_share(epoch * len(train) + index, config, epoch_steps=len(train))
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_lr"] * share
-            targets = task.targets(batch).to(device)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                outputs = task.run_model(model, replace(batch, maps=batch.maps.to(device)))
-            loss = task.loss(outputs, targets)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if config.grad_clip:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            scaler.step(optimizer)
-            scaler.update()
-            rows.append(task.keep_rows(outputs.detach(), targets))
-            losses.append(loss.detach())
-            clips.append(batch.clips)
-            if len(losses) == _BATCHES_PER_CHECK or index + 1 == len(train):
-                _check_finite(losses, clips, epoch=epoch, config=config)
-                losses, clips = [], []
-            on_batch()
-        metrics = {"train": task.metrics(*map(torch.cat, zip(*rows, strict=True)))}
-        predictions = answer_batches(model, val.epoch(), task=task, device=device)
-        metrics["val"] = task.measure(predictions)(np.ones(len(predictions.clips)))
-        history.append(metrics)
-        best = best_epoch(history, task=task, monitor=monitor)
-        if best == epoch:
-            best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        _save_state(
-            state_path,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "history": history,
-                "best_weights": best_weights,
-                "device": device.type,
-            },
-        )
-        on_epoch(metrics)
-    model.load_state_dict(best_weights)
-    return Fit(history, best)
+    member = Member(
+        model, task=task, train=train, val=val, config=config, device=device, state_path=state_path
+    )
+    fit_many([member], on_batch=lambda _: on_batch(), on_epoch=lambda _, metrics: on_epoch(metrics))
+    return member.result()
 
 
 def best_epoch(history: list[Metrics], *, task: Task, monitor: str) -> int:

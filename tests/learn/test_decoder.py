@@ -10,7 +10,7 @@ from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.learn.models.decoder import Step, teacher_words, unroll
 from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
-from pipeline.learn.models.encoder import NoEncoder
+from pipeline.learn.models.encoder import NoEncoder, Sequences
 from pipeline.learn.models.transformer import TransformerEncoder, position_signal
 from pipeline.learn.vocabulary import END, PAD, START
 from pipeline.settings.words import DecoderConfig
@@ -63,9 +63,8 @@ def test_show_and_tell_reads_the_clip_once_before_the_first_word(cell):
 
 def test_what_enters_once_is_kept_the_forget_gates_begin_open():
     decoder = make_decoder("lstm", "start", num_layers=2)
-    size = decoder.recurrence.hidden_size
-    for layer in range(2):
-        bias = getattr(decoder.recurrence, f"bias_ih_l{layer}")
+    for layer in decoder.recurrence.layers:
+        size, bias = layer.hidden_size, layer.bias_ih_l0
         assert (bias[size : 2 * size] == 1).all()
         assert (bias[:size].abs() < 1).all()
         assert (bias[2 * size :].abs() < 1).all()
@@ -252,14 +251,14 @@ def test_a_transformer_encoder_sees_valid_steps_only_and_later_ones_only_when_bi
     steps = torch.randn(3, 5, 4)
     for row, length in enumerate(LENGTHS):
         steps[row, length:] = torch.nan
-    states = encoder(steps, torch.tensor(LENGTHS))
+    states = encoder(Sequences(steps, torch.tensor(LENGTHS)))
     for row, length in enumerate(LENGTHS):
-        alone = encoder(steps[row : row + 1, :length], torch.tensor([length]))
+        alone = encoder(Sequences(steps[row : row + 1, :length], torch.tensor([length])))
         torch.testing.assert_close(states[row, :length], alone[0])
         assert not states[row, length:].any()
     changed = steps.clone()
     changed[1, 3] += 1
-    same = torch.isclose(encoder(changed, torch.tensor(LENGTHS))[1, :3], states[1, :3]).all()
+    same = torch.isclose(encoder(Sequences(changed, torch.tensor(LENGTHS)))[1, :3], states[1, :3]).all()
     assert bool(same) is not bidirectional
 
 
@@ -272,6 +271,6 @@ def test_positions_are_told_apart():
 def test_no_encoder_projects_each_step_for_itself():
     encoder = NoEncoder(4, projection=3, dropout=0.0)
     steps = torch.randn(2, 3, 4)
-    states = encoder(steps, torch.tensor([3, 1]))
+    states = encoder(Sequences(steps, torch.tensor([3, 1])))
     torch.testing.assert_close(states[0], encoder.projection(steps[0]))
     assert not states[1, 1:].any()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.learn.models import MODEL_CLASSES, SUMMARIES, RecurrentEncoder, build_model
+from pipeline.learn.models.encoder import Sequences
 from pipeline.learn.models.frames import place_map
 from pipeline.learn.models.summaries import Attention
 from pipeline.learn.sequences import pool, to_steps
@@ -33,16 +34,15 @@ def step(cell: str, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> t
 
 def states_by_hand(encoder: RecurrentEncoder, cell: str, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Every state (L, E) of one unpadded sequence (L, D), and the state (E,) at which each direction ends."""
-    recurrence = encoder.recurrence
     x = encoder.projection(steps)
-    for layer in range(recurrence.num_layers):
+    for layer in encoder.recurrence.layers:
         outputs, ends = [], []
-        for suffix in ["", "_reverse"] if recurrence.bidirectional else [""]:
+        for suffix in ["", "_reverse"] if layer.bidirectional else [""]:
             weights = [
-                getattr(recurrence, f"{kind}_l{layer}{suffix}")
+                getattr(layer, f"{kind}_l0{suffix}")
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
-            h = c = torch.zeros(recurrence.hidden_size, dtype=x.dtype)
+            h = c = torch.zeros(layer.hidden_size, dtype=x.dtype)
             positions = range(len(x)) if suffix == "" else reversed(range(len(x)))
             states: list[Tensor] = [h] * len(x)
             for position in positions:
@@ -86,7 +86,7 @@ def attention_by_hand(attention: Attention, states: Tensor) -> Tensor:
 def test_a_padded_batch_equals_each_clip_alone(cell, bidirectional, num_layers, projection, summary):
     encoder = make_encoder(cell, bidirectional=bidirectional, num_layers=num_layers, projection=projection)
     steps, lengths = padded_steps(), torch.tensor(LENGTHS)
-    states = encoder(steps, lengths)  # (B, L, E)
+    states = encoder(Sequences(steps, lengths))  # (B, L, E)
     summarise = SUMMARIES[summary](encoder.num_outputs)
     if isinstance(summarise, Attention):
         summarise.double()
@@ -131,9 +131,9 @@ def test_a_dense_batch_equals_the_same_batch_packed():
     encoder = make_encoder("lstm", bidirectional=True, num_layers=2)
     steps = torch.randn(3, 5, 6, dtype=torch.float64)
     longer = torch.cat([steps, steps[:, :1]], dim=1)
-    dense = encoder(steps, torch.tensor([5, 5, 5]))
-    assert torch.equal(dense, encoder(steps))
-    packed = encoder(longer, torch.tensor([5, 5, 5]))
+    dense = encoder(Sequences(steps, torch.tensor([5, 5, 5])))
+    assert torch.equal(dense, encoder(Sequences(steps)))
+    packed = encoder(Sequences(longer, torch.tensor([5, 5, 5])))
     torch.testing.assert_close(packed[:, :5], dense)
 
 
@@ -370,7 +370,7 @@ def test_dropout_takes_the_same_features_from_all_steps_of_a_clip():
     encoder = make_encoder("lstm", dropout=0.5, projection=3)
     inputs = []
     encoder.projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    encoder(torch.ones(2, 5, 6, dtype=torch.float64), torch.tensor([5, 5]))
+    encoder(Sequences(torch.ones(2, 5, 6, dtype=torch.float64), torch.tensor([5, 5])))
     (steps,) = inputs  # (2, 5, 6)
     assert set(steps.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(steps, steps[:, :1].expand_as(steps))

@@ -16,6 +16,7 @@ from pipeline.learn.models import MODEL_CLASSES, SUMMARIES
 from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.decoder import RecurrentDecoder
 from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
+from pipeline.learn.models.encoder import Sequences
 from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS
 from pipeline.learn.optimisation import OPTIMIZER_BUILDERS, PRECISION_DTYPES, SCHEDULES
 from pipeline.learn.sequences import POOLINGS, SCAN_FUNCTIONS
@@ -43,8 +44,8 @@ class StepsAsTheyAre(nn.Module):
         super().__init__()
         self.num_outputs = num_features
 
-    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return sequence
+    def forward(self, sequences: Sequences) -> Tensor:
+        return sequences.steps
 
 
 class MeanOfFrame(nn.Module):

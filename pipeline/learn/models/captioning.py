@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.learn.models.attention import Memory, doubly_stochastic_penalty
 from pipeline.learn.models.clip import ClipModel
 from pipeline.learn.models.decoder import teacher_words, unroll
 from pipeline.learn.models.decoder_cells import DECODER_BUILDERS
+from pipeline.learn.models.draws import Draws
 from pipeline.learn.models.frames import check_sentences
 from pipeline.learn.vocabulary import PAD
 from pipeline.settings.words import DecoderConfig
@@ -22,7 +23,7 @@ class Reading(NamedTuple):
     penalty: Tensor  # (B, R): of the attention, times the weight `doubly_stochastic`
 
 
-class CaptionModel(nn.Module):
+class CaptionModel(Draws):
     """A decoder that reads the outputs of a model of the clip and, with attention, the model's states.
 
     The baseline has a single state, its outputs: attention has no choice there.
@@ -61,7 +62,9 @@ class CaptionModel(nn.Module):
         repeated = memory.repeat(shape[1])
         words = teacher_words(sentences.flatten(0, 1))  # (B * R, S)
         if share := self._sampled_share():
-            logits, attention = unroll(self.decoder, repeated, words, sampled_share=share)
+            logits, attention = unroll(
+                self.decoder, repeated, words, sampled_share=share, generator=self.generator
+            )
         else:
             logits, attention = self.decoder(repeated, words)
         penalty = logits.new_zeros(len(words))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from pipeline.learn.models.encoder import Encoder, NoEncoder, RecurrentEncoder
+from pipeline.learn.models.recurrence import Net
 from pipeline.learn.models.transformer import TransformerEncoder
 from pipeline.settings.model import ModelConfig
 
@@ -12,7 +13,7 @@ from pipeline.settings.model import ModelConfig
 BuildCell = Callable[[ModelConfig, int, int | None], Encoder]
 
 
-def _recurrent(net: type[nn.LSTM | nn.GRU | nn.RNN]) -> BuildCell:
+def _recurrent(net: Net) -> BuildCell:
     def build(config: ModelConfig, num_features: int, projection: int | None) -> Encoder:
         return RecurrentEncoder(
             num_features,

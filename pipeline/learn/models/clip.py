@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.cells import CELL_BUILDERS
+from pipeline.learn.models.draws import Dropout
 from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS, FrameEncoder
 from pipeline.learn.models.frames import map_frames
-from pipeline.learn.models.steps import Steps
+from pipeline.learn.models.steps import ClipSteps, Steps
 from pipeline.learn.models.summaries import SUMMARIES, Attention, full_lengths, mean, valid_steps
 from pipeline.learn.streaming import Standardisation
 from pipeline.settings.model import ModelConfig
@@ -44,7 +45,7 @@ class SequenceModel(nn.Module):
         self.memory_size = self.encoder.num_outputs
         # At a frame, the state after its last step.
         self.summary = SUMMARIES["last" if per_frame else config.summary](self.encoder.num_outputs)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.num_outputs, num_outputs)
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -68,13 +69,13 @@ class SequenceModel(nn.Module):
 
     def encode(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps and lengths as in `forward` -> states (B, T, S, E), and the clips' lengths (B,) in steps."""
-        steps = self.steps(maps, lengths)  # (B, T, S, D)
+        steps = self.steps(maps, lengths)
         if self.frame_net:
-            steps = map_frames(self.frame_net, steps, lengths).unsqueeze(2)  # (B, T, 1, D)
-        num_steps = None if lengths is None else lengths * steps.shape[2]
-        states = self.encoder(steps.flatten(1, 2), num_steps)  # (B, T * S, E)
+            steps = ClipSteps(map_frames(self.frame_net, steps.values, lengths).unsqueeze(2), lengths)
+        states = self.encoder(steps.sequences)  # (B, T * S, E)
+        num_steps = steps.sequences.lengths
         num_steps = full_lengths(states) if num_steps is None else num_steps
-        return states.view(*steps.shape[:3], -1), num_steps
+        return states.view(*steps.values.shape[:3], -1), num_steps
 
     def remember(self, maps: Tensor, lengths: Tensor | None = None) -> Memory:
         """Maps and lengths as in `forward` -> the states of all steps, and the outputs as their summary."""
@@ -111,13 +112,13 @@ class MeanPoolModel(nn.Module):
         super().__init__()
         self.per_frame = per_frame
         self.steps = steps
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(steps.num_features, num_outputs)
         self.memory_size = num_outputs
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Maps (B, T, C, H, W) and lengths (B,) in frames -> outputs (B, K) or (B, T, K)."""
-        steps = self.steps(maps, lengths).mean(dim=2)  # (B, T, D)
+        steps = self.steps(maps, lengths).values.mean(dim=2)  # (B, T, D)
         lengths = full_lengths(steps) if lengths is None else lengths
         if self.per_frame:
             summary = steps.masked_fill(~valid_steps(steps, lengths), 0)  # (B, T, D)

@@ -1,11 +1,14 @@
 """Decoders: from an encoded clip and the words so far to the next word."""
 
+import math
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.learn.models.attention import AdditiveAttention, Memory
+from pipeline.learn.models.draws import Dropout
+from pipeline.learn.models.recurrence import Net, Recurrence
 from pipeline.learn.vocabulary import PAD, START
 from pipeline.settings.words import DecoderConfig
 
@@ -55,7 +58,7 @@ class RecurrentDecoder(nn.Module):
 
     def __init__(
         self,
-        net: type[nn.LSTM | nn.GRU | nn.RNN],
+        net: Net,
         config: DecoderConfig,
         *,
         num_words: int,
@@ -66,19 +69,15 @@ class RecurrentDecoder(nn.Module):
         size, hidden = config.embedding_size, config.hidden_size
         self.inject = config.inject
         self.embedding = nn.Embedding(num_words, size, padding_idx=PAD)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         input_size = {"start": size, "every_step": 2 * size, "attention": size + memory_size}[config.inject]
-        self.recurrence = net(
-            input_size,
-            hidden,
-            config.num_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        self.recurrence = Recurrence(
+            net, input_size, hidden, num_layers=config.num_layers, dropout=config.dropout
         )
-        self.num_states = 2 if isinstance(self.recurrence, nn.LSTM) else 1
+        self.state_shape = (2 if net is nn.LSTM else 1, config.num_layers, hidden)
         self.from_summary: nn.Module
         if config.inject == "attention":
-            self.initial = nn.Linear(summary_size, self.num_states * config.num_layers * hidden)
+            self.initial = nn.Linear(summary_size, math.prod(self.state_shape))
             self.attention = AdditiveAttention(memory_size=memory_size, query_size=hidden, size=hidden)
             self.deep_output = nn.Linear(hidden + memory_size, size)
             self.head = nn.Linear(size, num_words)
@@ -88,17 +87,13 @@ class RecurrentDecoder(nn.Module):
         if config.inject == "start":
             # The clip enters once: it must be as large as words are, and be kept until a word needs it.
             self.from_summary = nn.Sequential(self.from_summary, nn.LayerNorm(size))
-            if isinstance(self.recurrence, nn.LSTM):
-                _open_forget_gates(self.recurrence)
+            for layer in self.recurrence.layers:
+                if isinstance(layer, nn.LSTM):
+                    _open_forget_gates(layer)
 
     def first_state(self, memory: Memory) -> State:
         """(h, c) or (h,), each (B, layers, H); then the tensor of the clip that every step reads, if any."""
-        shape = (
-            memory.summary.shape[0],
-            self.num_states,
-            self.recurrence.num_layers,
-            self.recurrence.hidden_size,
-        )
+        shape = (memory.summary.shape[0], *self.state_shape)
         if self.inject == "attention":
             initial = torch.tanh(self.initial(memory.summary)).view(shape)
             return (*initial.unbind(dim=1), self.attention.to_keys(memory.states))
@@ -111,7 +106,8 @@ class RecurrentDecoder(nn.Module):
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:
         """Read the next word (B,) int64 of each sentence."""
         embedded = self.dropout(self.embedding(words))  # (B, embedding)
-        states, fixed = state[: self.num_states], state[self.num_states :]
+        num_states = self.state_shape[0]
+        states, fixed = state[:num_states], state[num_states:]
         if self.inject == "attention":
             query = states[0][:, -1]  # (B, H): of the last layer
             context, weights = self.attention(memory, fixed[0], query)  # (B, E), (B, L)
@@ -129,9 +125,8 @@ class RecurrentDecoder(nn.Module):
     def _advance(self, inputs: Tensor, states: State) -> tuple[Tensor, State]:
         """One step (B, input) -> the last layer's output (B, H) and the new states (B, layers, H)."""
         before = tuple(state.transpose(0, 1).contiguous() for state in states)  # (layers, B, H)
-        is_lstm = self.num_states == 2
-        outputs, after = self.recurrence(inputs[:, None], before if is_lstm else before[0])
-        return outputs[:, 0], tuple(state.transpose(0, 1) for state in (after if is_lstm else [after]))
+        outputs, after = self.recurrence(inputs[:, None], before)
+        return outputs[:, 0], tuple(state.transpose(0, 1) for state in after)
 
 
 def _open_forget_gates(lstm: nn.LSTM) -> None:
@@ -147,13 +142,18 @@ def teacher_words(sentences: Tensor) -> Tensor:
 
 
 def unroll(
-    decoder: Decoder, memory: Memory, words: Tensor, *, sampled_share: float = 0.0
+    decoder: Decoder,
+    memory: Memory,
+    words: Tensor,
+    *,
+    sampled_share: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, S, V) and attention (B, S, L) of a decoder that reads the words (B, S) one by one.
 
     From the second word on, a word is replaced with probability `sampled_share` by one that is drawn from
-    the decoder's last logits (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099), with torch's global
-    random state. No gradient flows through the draw.
+    the decoder's last logits (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099). No gradient flows
+    through the draw. `generator` draws; None: torch's global generator.
     """
     state = decoder.first_state(memory)
     all_logits: list[Tensor] = []
@@ -161,8 +161,10 @@ def unroll(
     for given in words.unbind(dim=1):
         read = given
         if all_logits and sampled_share > 0:
-            drawn = all_logits[-1].detach().softmax(dim=1).multinomial(1)[:, 0]
-            read = torch.where(torch.rand(given.shape, device=given.device) < sampled_share, drawn, given)
+            shares = all_logits[-1].detach().softmax(dim=1)
+            drawn = shares.multinomial(1, generator=generator)[:, 0]
+            chances = torch.rand(given.shape, device=given.device, generator=generator)
+            read = torch.where(chances < sampled_share, drawn, given)
         logits, state, weights = decoder.step(read, state, memory)
         all_logits.append(logits)
         all_weights.append(weights)

@@ -1,11 +1,50 @@
 """Encoders: a sequence in, a state at every step out."""
 
+from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from pipeline.learn.models.draws import FeatureDropout
+from pipeline.learn.models.recurrence import Net, Recurrence
 from pipeline.learn.models.summaries import valid_steps
+
+
+class Sequences:
+    """Sequences of steps, padded to the longest. What several encoders read of them is computed once."""
+
+    def __init__(self, steps: Tensor, lengths: Tensor | None = None) -> None:
+        self.steps = steps  # (B, L, D)
+        self.lengths = lengths  # (B,), on the CPU; None: all L steps are valid
+
+    @cached_property
+    def valid(self) -> Tensor | None:
+        """Mask (B, L, 1) of the valid steps; None: all are."""
+        return None if self.lengths is None else valid_steps(self.steps, self.lengths)
+
+    @cached_property
+    def zero_padded(self) -> Tensor:
+        """The steps (B, L, D), with zeros after each length."""
+        return zero_padding(self.steps, self.valid)
+
+    @cached_property
+    def packed(self) -> PackedSequence | None:
+        """The valid steps alone, as torch's recurrent nets read them; None: all are valid.
+
+        What is not packed is faster on a GPU, and can be exported.
+        """
+        if self.lengths is None or bool((self.lengths == self.steps.shape[1]).all()):
+            return None
+        # As `pack_padded_sequence` does it, in a quarter of its time: each value is copied once.
+        lengths, order = self.lengths.sort(descending=True)
+        positions = torch.arange(int(lengths[0]))[:, None]
+        valid = positions < lengths  # (L, B)
+        rows = (order * self.steps.shape[1] + positions)[valid].to(self.steps.device)
+        data = self.steps.flatten(0, 1).index_select(0, rows)  # (sum of lengths, D)
+        order = order.to(self.steps.device)
+        return PackedSequence(data, valid.sum(dim=1), order, order.argsort())
 
 
 class Encoder(Protocol):
@@ -13,11 +52,8 @@ class Encoder(Protocol):
 
     num_outputs: int  # E
 
-    def __call__(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, L, D) and lengths (B,), on the CPU -> states (B, L, E), zeros after each length.
-
-        Without `lengths` all L steps are valid.
-        """
+    def __call__(self, sequences: Sequences) -> Tensor:
+        """Steps (B, L, D) -> states (B, L, E), zeros after each length."""
         ...
 
 
@@ -33,7 +69,7 @@ class RecurrentEncoder(nn.Module):
         self,
         num_features: int,
         *,
-        net: type[nn.LSTM | nn.GRU | nn.RNN],
+        net: Net,
         hidden_size: int,
         num_layers: int,
         bidirectional: bool,
@@ -41,35 +77,49 @@ class RecurrentEncoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout1d(dropout)
+        self.dropout = FeatureDropout(dropout)
         self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
-        self.recurrence = net(
+        self.recurrence = Recurrence(
+            net,
             projection or num_features,
             hidden_size,
-            num_layers,
-            batch_first=True,
+            num_layers=num_layers,
             bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
+            dropout=dropout,
         )
-        self.num_outputs = hidden_size * (2 if bidirectional else 1)
+        self.num_outputs = self.recurrence.num_outputs
 
-    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, L, D) and lengths (B,) on the CPU -> states (B, L, E), zeros after each length.
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Steps (B, L, D) -> states (B, L, E), zeros after each length.
 
-        E is `num_outputs`: the forward half, then the backward half of a bidirectional net. Without
-        `lengths` all L steps are valid; then nothing is packed, which is faster on a GPU and can be exported.
+        E is `num_outputs`: the forward half, then the backward half of a bidirectional net.
         """
-        sequence = self.dropout(sequence.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
-        if lengths is None or bool((lengths == sequence.shape[1]).all()):
-            states: Tensor = self.recurrence(self.projection(sequence))[0]
+        packed = sequences.packed
+        if packed is None:
+            states: Tensor = self.recurrence(self.projection(self.dropout(sequences.steps)))[0]
             return states  # (B, L, E)
-        packed = pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
-        projected = self.projection(packed.data)  # (sum of lengths, P)
-        packed_states, _ = self.recurrence(
-            PackedSequence(projected, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        projected = self.projection(self._drop(packed))  # (sum of lengths, P)
+        packed_states, _ = self.recurrence(packed._replace(data=projected))
+        padded, _ = pad_packed_sequence(
+            packed_states, batch_first=True, total_length=sequences.steps.shape[1]
         )
-        padded, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=sequence.shape[1])
         return padded  # (B, L, E)
+
+    def _drop(self, packed: PackedSequence) -> Tensor:
+        """The packed steps (sum of lengths, D), without the features that are taken from each sequence."""
+        data = packed.data
+        if not self.dropout.drops:
+            return data
+        num_sequences = int(packed.batch_sizes[0])
+        mask = self.dropout.mask(data, (num_sequences, data.shape[1]))[packed.sorted_indices]
+        # Step by step: the sequences that have a step are the first ones of the mask.
+        steps = data.split(packed.batch_sizes.tolist())
+        if data.requires_grad:
+            return torch.cat([step * mask[: len(step)] for step in steps])
+        dropped = torch.empty_like(data)
+        for step, place in zip(steps, dropped.split(packed.batch_sizes.tolist()), strict=True):
+            torch.mul(step, mask[: len(step)], out=place)
+        return dropped
 
 
 class NoEncoder(nn.Module):
@@ -80,15 +130,13 @@ class NoEncoder(nn.Module):
 
     def __init__(self, num_features: int, *, projection: int | None, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout1d(dropout)
+        self.dropout = FeatureDropout(dropout)
         self.projection = nn.Linear(num_features, projection) if projection else nn.Identity()
         self.num_outputs = projection or num_features
 
-    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, L, D) and lengths (B,) -> states (B, L, E), zeros after each length (None: L)."""
-        valid = None if lengths is None else valid_steps(sequence, lengths)  # (B, L, 1)
-        steps = self.projection(self.dropout(zero_padding(sequence, valid).transpose(1, 2)).transpose(1, 2))
-        return zero_padding(steps, valid)
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Steps (B, L, D) -> states (B, L, E), zeros after each length."""
+        return zero_padding(self.projection(self.dropout(sequences.zero_padded)), sequences.valid)
 
 
 def zero_padding(steps: Tensor, valid: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.learn.models.cells import CELL_BUILDERS
+from pipeline.learn.models.encoder import Sequences
 from pipeline.learn.models.steps import Steps
 from pipeline.learn.models.summaries import SUMMARIES, full_lengths
 from pipeline.settings.model import ModelConfig
@@ -34,7 +35,7 @@ class FrameCell(nn.Module):
 
     def forward(self, steps: Tensor) -> Tensor:
         """Steps (N, S, D) of N frames -> a vector of each frame (N, E)."""
-        states = self.encoder(steps, None)
+        states = self.encoder(Sequences(steps))
         summary: Tensor = self.summary(states, full_lengths(states), bidirectional=self.bidirectional)
         return summary
 

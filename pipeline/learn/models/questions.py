@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.learn.models.encoder import RecurrentEncoder
+from pipeline.learn.models.draws import Dropout
+from pipeline.learn.models.encoder import RecurrentEncoder, Sequences
 from pipeline.learn.models.frames import check_sentences
 from pipeline.learn.models.summaries import last
 from pipeline.learn.vocabulary import PAD
@@ -36,7 +37,7 @@ class QuestionModel(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(config.joint_size, config.joint_size),
             nn.Tanh(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.joint_size, num_answers),
         )
 
@@ -49,7 +50,9 @@ class QuestionModel(nn.Module):
         check_sentences(questions, batch_size=maps.shape[0], what="questions")
         words = questions.flatten(0, 1)  # (B * Q, S)
         num_words = (words != PAD).sum(dim=1).clamp(min=1)
-        states = self.encoder(self.embedding(words))  # reads forward: padding comes after the last word
+        states = self.encoder(
+            Sequences(self.embedding(words))
+        )  # reads forward: padding comes after the last word
         joint = torch.tanh(self.to_joint(last(states, num_words, bidirectional=False)))  # (B * Q, J)
         joint = joint.view(*questions.shape[:2], -1)  # (B, Q, J)
         if self.clip is not None:

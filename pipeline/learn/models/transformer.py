@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.learn.models.encoder import zero_padding
-from pipeline.learn.models.summaries import valid_steps
+from pipeline.learn.models.draws import FeatureDropout
+from pipeline.learn.models.encoder import Sequences, zero_padding
 
 
 def position_signal(sequence: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class TransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.bidirectional = bidirectional
-        self.dropout = nn.Dropout1d(dropout)
+        self.dropout = FeatureDropout(dropout)
         self.projection = nn.Linear(num_features, hidden_size)
         layer = nn.TransformerEncoderLayer(
             hidden_size,
@@ -69,11 +69,11 @@ class TransformerEncoder(nn.Module):
         )
         self.num_outputs = hidden_size
 
-    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, L, D) and lengths (B,) -> states (B, L, E), zeros after each length (None: L)."""
-        valid = None if lengths is None else valid_steps(sequence, lengths)  # (B, L, 1)
-        steps = self.projection(self.dropout(zero_padding(sequence, valid).transpose(1, 2)).transpose(1, 2))
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Steps (B, L, D) -> states (B, L, E), zeros after each length."""
+        steps = self.projection(self.dropout(sequences.zero_padded))
         steps = steps + position_signal(steps)  # (B, L, E)
+        valid = sequences.valid
         states: Tensor = self.layers(
             steps,
             mask=None if self.bidirectional else causal_mask(steps),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.decoder import State, Step
+from pipeline.learn.models.draws import Dropout
 from pipeline.learn.models.transformer import AttentionWithWeights, causal_mask, position_signal
 from pipeline.learn.vocabulary import PAD
 from pipeline.settings.words import DecoderConfig
@@ -27,7 +28,7 @@ class TransformerDecoder(nn.Module):
         size = config.hidden_size
         self.inject = config.inject
         self.embedding = nn.Embedding(num_words, size, padding_idx=PAD)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         clip_size = memory_size if config.inject == "attention" else summary_size
         # The states of an LSTM are small: the norm makes them as large as words are.
         self.from_clip = nn.Sequential(nn.Linear(clip_size, size), nn.LayerNorm(size))
