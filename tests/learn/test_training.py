@@ -74,7 +74,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("batches_until_kill", [1, 5, 6, 7, 12, 17, 35])
+@pytest.mark.parametrize("batches_until_kill", [1, 6, 7, 35])
 def test_a_run_that_was_interrupted_continues_to_the_same_numbers(tmp_path, batches_until_kill):
     config = TrainConfig(**SMALL)  # 6 batches an epoch
     undisturbed_model = new_model(config)
