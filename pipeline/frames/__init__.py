@@ -195,10 +195,11 @@ def _shown(
         frames = _with_times(source, positions, repeats)
         if isinstance(source, Images):
             files = iter([source.paths[position] for position in positions])
+    checked = None
     with closing(frames):
         for shown, file in zip(frames, files, strict=False):
-            if preprocessing:
-                height, width, _ = shown[0].shape
+            if preprocessing and shown[0].shape != checked:
+                height, width, _ = checked = shown[0].shape
                 check_prepared(file, height=height, width=width, preprocessing=preprocessing, limits=limits)
             yield shown
     if isinstance(source, AnimatedPng):

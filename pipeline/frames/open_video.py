@@ -69,10 +69,11 @@ class OpenVideo:
         while True:
             told()
             try:
-                with _claims_of_memory(self.path):
-                    packet = next(packets)
+                packet = next(packets)
             except (StopIteration, IndexError):  # PyAV 18 may trip, at the end, over streams that came late
                 return
+            except av.error.MemoryError as error:
+                raise _claims_memory(self.path) from error
             self.num_packets += packet.size > 0 or packet.dts is not None
             self.last_is_cut = packet.is_corrupt or (self.last_is_cut and not packet.size)
             # An empty packet means the end to a decoder, and containers have some in the middle.
@@ -175,8 +176,9 @@ def opened_video(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
     options = {"max_pixels": str(max_pixels)}  # for what no header tells; frames are checked one by one
     try:
         # Without "file:", a colon in the name is a protocol's. Old tags are Latin-1 or worse.
-        with _claims_of_memory(path):
-            container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except av.error.MemoryError as error:
+        raise _claims_memory(path) from error
     except av.error.FFmpegError as error:
         reason = blame(path, error).reason
         raise NotFramesError(path, read_claim(path).as_reason() or reason) from error
@@ -199,13 +201,9 @@ def opened_video(path: Path, *, limits: Limits) -> Iterator[OpenVideo]:
         raise blame(path, error) from error
 
 
-@contextmanager
-def _claims_of_memory(path: Path) -> Iterator[None]:
+def _claims_memory(path: Path) -> NotFramesError:
     """Frames are within the limits: what there is no memory for is a table or packet of the container."""
-    try:
-        yield
-    except av.error.MemoryError as error:
-        raise NotFramesError(path, "it asks for more memory than there is") from error
+    return NotFramesError(path, "it asks for more memory than there is")
 
 
 def _decoder(path: Path, stream: Any) -> Any:

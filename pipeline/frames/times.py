@@ -32,6 +32,7 @@ def mended(
     Raises ValueError for frames that have neither times nor a rate.
     """
     clock = _Clock(1 / (rate * time_base) if rate else None)
+    numerator, denominator = time_base.as_integer_ratio()  # a Fraction costs more than all else here
     source, window = iter(frames), deque[tuple[int | None, T]]()
     zero: Ticks | None = None
     while True:
@@ -41,7 +42,7 @@ def mended(
             return
         ticks = clock.time([pts for pts, _ in window])
         zero = ticks if zero is None else zero
-        yield float((ticks - zero) * time_base), window.popleft()[1]
+        yield float((ticks - zero) * numerator / denominator), window.popleft()[1]
 
 
 class _Clock:
@@ -56,6 +57,8 @@ class _Clock:
     def time(self, times: Sequence[int | None]) -> Ticks:
         """The time of the frame whose own is times[0]; those of the frames after it follow."""
         last = self._last
+        if last is not None and None not in times and last < (first := times[0]) == min(times):
+            return self._tell(first, is_good=True)  # nearly always; the rest would say the same
         if last is None:
             last = min((t for t in times if t is not None), default=0) - 1
         shown = [t if t is None or t > last else t + self._offset for t in times]

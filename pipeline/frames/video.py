@@ -9,6 +9,7 @@ sparse ones. When the decoder contradicts the index, all frames are counted inst
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,15 @@ def _runs(positions: np.ndarray, *, index: FrameIndex) -> list[np.ndarray]:
     return np.split(positions, np.flatnonzero(keyframes - positions[:-1] > _WORTH_SEEKING_FRAMES) + 1)
 
 
+@lru_cache
+def _has_alpha(pixel_format: str) -> bool:
+    described = av.VideoFormat(pixel_format)
+    return described.has_palette or any(component.is_alpha for component in described.components)
+
+
 def _to_rgb(frame: Any, *, reformatter: VideoReformatter) -> np.ndarray:
     """(H, W, 3) uint8, full range, on black where it is transparent, turned as a viewer shows it."""
-    has_alpha = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+    has_alpha = _has_alpha(frame.format.name)
     rgb = reformatter.reformat(
         frame,
         format="rgba" if has_alpha else "rgb24",
