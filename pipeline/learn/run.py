@@ -4,29 +4,24 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from pipeline.backbone.networks import tail_module
-from pipeline.backbone.weights import UNKNOWN_SOURCE, find_source, find_weights
-from pipeline.errors import ConfigError, InputChangedError, ManifestError, MissingNetworkError
+from pipeline.errors import ConfigError, InputChangedError, NonFiniteError
 from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.metrics import json_numbers
-from pipeline.learn.models.tail import TailFeatures
-from pipeline.learn.streaming import channel_statistics, keep_resident, make_loader, with_features
-from pipeline.learn.tasks import TASK_CLASSES
-from pipeline.learn.training import Fit, Metrics, fit
-from pipeline.manifest import Clip, read_manifest
+from pipeline.learn.shared import Shared
+from pipeline.learn.tasks import Predictions
+from pipeline.learn.training import Fit, Member, Metrics, fit_many
 from pipeline.settings.machine import Machine
-from pipeline.settings.training import MODELS, ModelName, TrainConfig
+from pipeline.settings.training import MODELS, MemberConfig, ModelName, TrainConfig
 from pipeline.store import FeatureView, open_view
 from pipeline.system.code import code_digest
-from pipeline.system.devices import resolve_device
 from pipeline.system.files import file_digest, file_lock, make_folder
 
 log = logging.getLogger(__name__)
@@ -45,7 +40,18 @@ class Trained:
 
     def as_json(self) -> dict[str, dict[str, float | None]]:
         """For each model the metrics of its best epoch; None for what is not defined."""
-        return {name: best_metrics(result) for name, result in self.fits.items()}
+        return {name: best_metrics(fit) for name, fit in self.fits.items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `train_many` made of a member."""
+
+    fit: Fit  # of the epochs so far
+    is_done: bool  # it is trained to its end, or failed; False: `until` stopped it
+    failure: NonFiniteError | None  # why it was not trained to its end
+    predictions: Predictions | None  # of the best epoch, about the val clips; None: it failed
+    checkpoint: Checkpoint  # of the best epoch, on the CPU
 
 
 def train(
@@ -91,77 +97,166 @@ def train(
         NonFiniteError: for features or a loss that are infinite or NaN.
         InputChangedError: when features or manifest changed meanwhile. The state is kept.
     """
+    outcomes = train_many(
+        features,
+        manifest,
+        [MemberConfig(name, config, name, Path(checkpoints) / name) for name in models],
+        machine=machine,
+        weights=weights,
+        state=state,
+        confirm=confirm,
+        on_batch=on_batch,
+        on_epoch=on_epoch,
+    )
+    for outcome in outcomes.values():
+        if outcome.failure:
+            raise outcome.failure
+    return Trained(Path(checkpoints), {name: outcome.fit for name, outcome in outcomes.items()})
+
+
+def train_many(
+    features: str | Path,
+    manifest: str | Path,
+    members: Sequence[MemberConfig],
+    *,
+    until: int | None = None,
+    machine: Machine = Machine(),
+    weights: str | Path = "weights",
+    state: str | Path = ".framecache/training",
+    confirm: Callable[[], None] = lambda: None,
+    on_batch: OnBatch = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
+) -> dict[str, Outcome]:
+    """Train many models on features that are read once, each to the numbers that it has alone.
+
+    Members that differ only in settings that do nothing for them are trained once. After each epoch, the
+    state of a member goes to `state`, as in `train`. It stays there until the member's checkpoint is written.
+
+    Args:
+        features: as in `train`, like manifest, machine, weights and state.
+        manifest: see there.
+        members: the models, each with a name of its own.
+        until: stop each member after so many epochs, a later call goes on; None: train it to its end.
+        machine: see there.
+        weights: see there.
+        state: see there.
+        confirm: called before each checkpoint is written, as in `train`.
+        on_batch: called after each batch of a member with its name, the number of batches done and of all.
+        on_epoch: called after each epoch of a member with its name and the epoch's metrics; on a resumed run
+            also for the epochs before.
+
+    Returns:
+        The outcome of each member, by its name. A member whose loss is infinite or NaN fails alone.
+
+    Raises:
+        As `train` does, but for the loss of a member.
+    """
     _loaded_code()
     inputs = input_digests(features, manifest)
-    with open_view(Path(features)) as view, _intra_op_threads(config.intra_op_threads):
-        config = _of_tap(config, view)
-        tail, source = _load_tail(config, view, weights=Path(weights))
-        splits = _split(Path(manifest), view)
-        task = TASK_CLASSES[config.task].from_clips(splits["train"], config)
-        task.check(splits["val"])  # an unknown label is an error now, not after the first epoch
-        device, num_threads = resolve_device(machine.device), machine.num_readers
-        resident = keep_resident(
-            view,
-            splits["train"] + splits["val"],
-            limit_bytes=machine.resident_mb << 20,
-            device=device,
-            device_limit_bytes=None if machine.resident_gpu_mb is None else machine.resident_gpu_mb << 20,
-            num_threads=num_threads,
+    outcomes: dict[str, Outcome] = {}
+
+    def tell_batch(member: Member) -> None:
+        for each in asked[member.state_path]:
+            on_batch(each.name, member.num_batches_done, member.num_batches)
+
+    def tell_epoch(member: Member, metrics: Metrics) -> None:
+        for each in asked[member.state_path]:
+            on_epoch(each.name, metrics)
+
+    with open_view(Path(features)) as view, ExitStack() as locks:
+        asked = _by_state(members, view, folder=Path(state), inputs=inputs)
+        for path in sorted(asked):  # in this order, so that no two runs wait for each other
+            make_folder(path.parent)
+            locks.enter_context(file_lock(path.with_suffix(".lock"), on_wait=_say_waiting))
+        shared = Shared(view, Path(manifest), machine=machine, weights=Path(weights))
+        for group in _groups(asked):
+            with _intra_op_threads(next(iter(group.values())).intra_op_threads) as num_threads:
+                built = (
+                    shared.member(config, asked[path][0].model, state_path=path)
+                    for path, config in group.items()
+                )
+                for together in _that_fit(built, limit_bytes=shared.free_bytes() // 2):
+                    fit_many(
+                        together,
+                        until=until,
+                        num_threads=num_threads,
+                        on_batch=tell_batch,
+                        on_epoch=tell_epoch,
+                    )
+                    for member in together:
+                        ended = _outcomes(member, asked[member.state_path], shared, inputs=inputs)
+                        if member.is_done and not member.failure:
+                            for each in asked[member.state_path]:
+                                if each.checkpoint:
+                                    confirm()
+                                    _refuse_changes(inputs, input_digests(features, manifest))
+                                    save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
+                                    member.state_path.unlink(missing_ok=True)
+                        outcomes |= ended
+    return {each.name: outcomes[each.name] for each in members}
+
+
+def _by_state(
+    members: Iterable[MemberConfig], view: FeatureView, *, folder: Path, inputs: Mapping[str, str]
+) -> dict[Path, list[MemberConfig]]:
+    """The members by the file of their state: those of one file are trained once."""
+    found: dict[Path, list[MemberConfig]] = defaultdict(list)
+    for each in members:
+        each = each._replace(config=_of_tap(each.config, view))
+        found[folder / f"{each.model}-{run_digest(each.config, each.model, inputs)}.pt"].append(each)
+    return found
+
+
+def _groups(asked: Mapping[Path, Sequence[MemberConfig]]) -> list[dict[Path, TrainConfig]]:
+    """The states, and their settings, of trainings that have equally many batches and the same threads."""
+    found: dict[tuple[object, ...], dict[Path, TrainConfig]] = defaultdict(dict)
+    for path, (first, *_) in asked.items():
+        config = first.config
+        key = (config.batch_size, config.window, config.stride, config.crop_frames, config.intra_op_threads)
+        found[key][path] = config
+    return list(found.values())
+
+
+def _that_fit(members: Iterable[Member], *, limit_bytes: int) -> Iterator[list[Member]]:
+    """The members in parts that take at most so much memory, or are one member."""
+    part: list[Member] = []
+    for member in members:
+        if part and sum(other.size_bytes for other in [*part, member]) > limit_bytes:
+            yield part
+            part = []
+        part.append(member)
+    if part:
+        yield part
+
+
+def _outcomes(
+    member: Member, same: Sequence[MemberConfig], shared: Shared, *, inputs: Mapping[str, str]
+) -> dict[str, Outcome]:
+    """The outcome of a training for each of the members that are trained by it."""
+    fit = member.result()
+    predictions = member.best_predictions()
+    metrics = fit.history[fit.best_epoch]["val"] if fit.history else {}
+    model = member.model.cpu()
+    return {
+        each.name: Outcome(
+            fit,
+            member.is_done,
+            member.failure,
+            predictions,
+            Checkpoint(
+                network=each.model,
+                model=model,
+                task=member.task,
+                config=each.config,
+                contract=shared.contract,
+                map_shape=shared.map_shape,
+                metrics=metrics,
+                weights_source=shared.tail(each.config).source,
+                inputs=dict(zip(("features", "manifest"), inputs.values(), strict=True)),
+            ),
         )
-        standardisation = None
-        if config.standardise:
-            read = resident if tail is None else TailFeatures(resident, tail, device=device)
-            standardisation = channel_statistics(
-                read, splits["train"], pooling=config.pooling, num_threads=num_threads
-            )
-        log.info("%d train and %d val clips, on %s.", *map(len, splits.values()), device)
-        train_loader, val_loader = (
-            make_loader(
-                resident, clips, config, device=device, num_threads=num_threads, shuffle_seed=shuffle_seed
-            )
-            for clips, shuffle_seed in ((splits["train"], config.seed), (splits["val"], None))
-        )
-        fits: dict[str, Fit] = {}
-        for name in models:
-            state_path = Path(state) / f"{name}-{run_digest(config, name, inputs)}.pt"
-            make_folder(state_path.parent)
-            with file_lock(state_path.with_suffix(".lock"), on_wait=_say_waiting):
-                model = task.build_model(
-                    name,
-                    config,
-                    map_shape=view.map_shape,
-                    standardisation=standardisation,
-                    tail=tail,
-                    seed=config.seed,
-                )
-                counter = _Counter(name, len(train_loader), config.epochs, on_batch, on_epoch)
-                fits[name] = fit(
-                    model,
-                    task=task,
-                    train=train_loader,
-                    val=val_loader,
-                    config=config,
-                    device=device,
-                    state_path=state_path,
-                    on_batch=counter.count_batch,
-                    on_epoch=counter.count_epoch,
-                )
-                confirm()
-                _refuse_changes(inputs, input_digests(features, manifest))
-                checkpoint = Checkpoint(
-                    network=name,
-                    model=model,
-                    task=task,
-                    config=config,
-                    contract=view.contract,
-                    map_shape=view.map_shape,
-                    metrics=fits[name].history[fits[name].best_epoch]["val"],
-                    weights_source=source,
-                    inputs=dict(zip(("features", "manifest"), inputs.values(), strict=True)),
-                )
-                save_checkpoint(Path(checkpoints) / name, checkpoint)
-                state_path.unlink()
-    return Trained(Path(checkpoints), fits)
+        for each in same
+    }
 
 
 def run_digest(config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> str:
@@ -196,38 +291,17 @@ def _refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None
 
 
 @contextmanager
-def _intra_op_threads(number: int | None) -> Iterator[None]:
-    """So many threads of torch's operations on a CPU, and as many as before afterwards; None: no change."""
-    if number is None:
-        yield
-        return
+def _intra_op_threads(number: int | None) -> Iterator[int]:
+    """So many threads of torch's operations on a CPU, and as many as before afterwards; None: no change.
+
+    Gives how many such operations can run at once in the threads that there were before.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(number or before)
     try:
-        yield
+        yield max(1, before // (number or before))
     finally:
         torch.set_num_threads(before)
-
-
-class _Counter:
-    """Counts the batches of a model's training, those before a resume included, for the caller's progress."""
-
-    def __init__(
-        self, name: str, epoch_batches: int, epochs: int, on_batch: OnBatch, on_epoch: OnEpoch
-    ) -> None:
-        self._name = name
-        self._epoch_batches, self._epochs = epoch_batches, epochs
-        self._on_batch, self._on_epoch = on_batch, on_epoch
-        self._batches_done = self._epochs_done = 0
-
-    def count_batch(self) -> None:
-        self._batches_done += 1
-        self._on_batch(self._name, self._batches_done, self._epochs * self._epoch_batches)
-
-    def count_epoch(self, metrics: Metrics) -> None:
-        self._epochs_done += 1
-        self._batches_done = self._epochs_done * self._epoch_batches
-        self._on_epoch(self._name, metrics)
 
 
 def _of_tap(config: TrainConfig, view: FeatureView) -> TrainConfig:
@@ -236,36 +310,6 @@ def _of_tap(config: TrainConfig, view: FeatureView) -> TrainConfig:
     if "tap" in config.model_fields_set and config.tap != tap:
         raise ConfigError(f"The config's tap is {config.tap!r}, but {view.path} has features of {tap!r}.")
     return config.model_copy(update={"tap": tap})
-
-
-def _split(manifest: Path, view: FeatureView) -> dict[str, list[Clip]]:
-    """The train and the val clips that have features. Raises ManifestError when there are none of either."""
-    clips = with_features(read_manifest(manifest).clips(), view)
-    splits = {name: [clip for clip in clips if clip.split == name] for name in ("train", "val")}
-    if not all(splits.values()):
-        raise ManifestError(
-            f"{manifest} has {len(splits['train'])} train and {len(splits['val'])} val clips with features:"
-            " training needs both."
-        )
-    return splits
-
-
-def _load_tail(config: TrainConfig, view: FeatureView, *, weights: Path) -> tuple[nn.Module | None, str]:
-    """The layers from the cached tap to `config.tail`, if it is set, and the source of their network."""
-    contract = view.contract
-    if config.tail is None:
-        try:
-            return None, find_source(contract, place=weights)
-        except MissingNetworkError:
-            return None, UNKNOWN_SOURCE
-    if contract.pooling != "none":
-        raise ConfigError(
-            f"The tail {config.tail!r} reads whole maps, but those in {view.path} are pooled"
-            f" ({contract.pooling}). Extract with pooling 'none', or train without a tail."
-        )
-    network = find_weights(contract, place=weights)
-    tail = tail_module(contract.arch, after=contract.tap, until=config.tail, state=network.state)
-    return tail, network.source
 
 
 def _say_waiting(holder: str) -> None:

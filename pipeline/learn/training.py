@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.learn.evaluation import Answering
+from pipeline.learn.evaluation import Answering, answer_batches
 from pipeline.learn.models.draws import ModelDraws
 from pipeline.learn.models.steps import share_steps
 from pipeline.learn.optimisation import learning_rate_share, make_optimizer, resolve_precision
@@ -73,13 +73,14 @@ class Member:
         self.device = device
         self.state_path = state_path
         self.history: list[Metrics] = []
-        self.predictions: Predictions | None = None  # of the best epoch; None: it was before a resume
         self.failure: NonFiniteError | None = None  # it ended the training
         # Autocast has one cache of weights for all threads, which the first one to leave empties.
         self._draws = ModelDraws(model, device, in_turn=self._dtype != torch.float32)
         self._optimizer = make_optimizer(model, config)
         self._scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision].scales_loss)
         self._best_weights: dict[str, Tensor] = {}
+        self._best_predictions: Predictions | None = None  # None: they are of an epoch before a resume
+        self._rows: list[tuple[Tensor, Tensor]] = []  # of this epoch's batches, for its metrics
         if state := _load_state(state_path, model, device=device):
             self._resume(state)
 
@@ -87,6 +88,22 @@ class Member:
     def epoch(self) -> int:
         """The next epoch, counted from 0."""
         return len(self.history)
+
+    @property
+    def num_batches_done(self) -> int:
+        """Batches of all epochs so far, those before a resume included."""
+        return self.epoch * len(self.train) + len(self._rows)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a training to its end, if patience does not end it."""
+        return self.config.epochs * len(self.train)
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it takes while others are trained."""
+        # Of each weight: itself, gradient, two moments, that of the best epoch, and what is written.
+        return 6 * sum(value.nbytes for value in self.model.parameters())
 
     @property
     def best_epoch(self) -> int:
@@ -116,7 +133,6 @@ class Member:
         # Draws depend on seed and epoch alone, so that the state has no random state in it.
         self._draws.seed(_epoch_seed(self.config.seed, self.epoch))
         self.model.train()
-        self._rows: list[tuple[Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
         self._clips: list[tuple[Clip, ...]] = []
 
@@ -126,9 +142,8 @@ class Member:
         Raises NonFiniteError, with the clips, for a loss of this epoch so far that is infinite or NaN. Losses
         are looked at now and then.
         """
-        config, optimizer, num_batches = self.config, self._optimizer, len(self.train)
-        step = self.epoch * num_batches + len(self._rows)
-        share = learning_rate_share(step, config, epoch_steps=num_batches)
+        config, optimizer, epoch_steps = self.config, self._optimizer, len(self.train)
+        share = learning_rate_share(self.num_batches_done, config, epoch_steps=epoch_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["full_lr"] * share
         targets = self.task.targets(batch).to(self.device)
@@ -146,7 +161,7 @@ class Member:
         self._rows.append(self.task.keep_rows(outputs.detach(), targets))
         self._losses.append(loss.detach())
         self._clips.append(batch.clips)
-        if len(self._losses) == _BATCHES_PER_CHECK or len(self._rows) == num_batches:
+        if len(self._losses) == _BATCHES_PER_CHECK or len(self._rows) == epoch_steps:
             _check_finite(self._losses, self._clips, epoch=self.epoch, config=config)
             self._losses, self._clips = [], []
 
@@ -164,10 +179,11 @@ class Member:
         predictions = self._answering.predictions()
         metrics["val"] = self.task.measure(predictions)(np.ones(len(predictions.clips)))
         self.history.append(metrics)
+        self._rows = []
         if self.best_epoch == self.epoch - 1:
             weights = self.model.state_dict()
             self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
-            self.predictions = predictions
+            self._best_predictions = predictions
         _save_state(
             self.state_path,
             {
@@ -181,14 +197,15 @@ class Member:
         )
 
     def result(self) -> Fit:
-        """The training so far. The model gets the best epoch's weights, and is not trained on.
-
-        Raises the error that ended the training, if there is one.
-        """
-        if self.failure:
-            raise self.failure
-        self.model.load_state_dict(self._best_weights)
+        """The training so far. The model gets the weights of the best epoch, and is not trained on."""
+        self.model.load_state_dict(self._best_weights or self.model.state_dict())
         return Fit(self.history, self.best_epoch)
+
+    def best_predictions(self) -> Predictions | None:
+        """The answers of the best epoch about the val split, after `result`; None if the training failed."""
+        if self.failure is None and self._best_predictions is None:
+            return answer_batches(self.model, self.val.epoch(), task=self.task, device=self.device)
+        return None if self.failure else self._best_predictions
 
     def _resume(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -324,7 +341,10 @@ def fit(
         model, task=task, train=train, val=val, config=config, device=device, state_path=state_path
     )
     fit_many([member], on_batch=lambda _: on_batch(), on_epoch=lambda _, metrics: on_epoch(metrics))
-    return member.result()
+    result = member.result()
+    if member.failure:
+        raise member.failure
+    return result
 
 
 def best_epoch(history: list[Metrics], *, task: Task, monitor: str) -> int:

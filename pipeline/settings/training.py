@@ -1,6 +1,7 @@
 """Settings of training: from a tap's features to a checkpoint, and which of them count under the others."""
 
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
@@ -156,3 +157,12 @@ class AnyTrainConfig(TrainConfig):
     @model_validator(mode="after")
     def _all_settings_count(self) -> Self:
         return self
+
+
+class MemberConfig(NamedTuple):
+    """One of many models that are trained together."""
+
+    name: str  # for progress and results
+    config: TrainConfig
+    model: ModelName = "recurrent"
+    checkpoint: Path | None = None  # the folder to write when it is trained to its end; None: no folder

@@ -1,7 +1,9 @@
-"""Memory: how to keep what a batch frees for the next one, and which errors say that none is left."""
+"""Memory: what is left, how to keep what a batch frees, and which errors say that none is left."""
 
 import ctypes
+import os
 import re
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc: <malloc.h>
 
@@ -28,3 +30,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
     )
+
+
+def available_bytes() -> int:
+    """The memory of the host that a process can still take, the page cache included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

@@ -113,11 +113,12 @@ class RecurrentEncoder(nn.Module):
         num_sequences = int(packed.batch_sizes[0])
         mask = self.dropout.mask(data, (num_sequences, data.shape[1]))[packed.sorted_indices]
         # Step by step: the sequences that have a step are the first ones of the mask.
-        steps = data.split(packed.batch_sizes.tolist())
+        counts = packed.batch_sizes.tolist()
+        steps = torch.split(data, counts)
         if data.requires_grad:
             return torch.cat([step * mask[: len(step)] for step in steps])
         dropped = torch.empty_like(data)
-        for step, place in zip(steps, dropped.split(packed.batch_sizes.tolist()), strict=True):
+        for step, place in zip(steps, torch.split(dropped, counts), strict=True):
             torch.mul(step, mask[: len(step)], out=place)
         return dropped
 
