@@ -6,11 +6,11 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, StoreError
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric
 from pipeline.report.sweep_picture import draw_sweep
@@ -34,8 +34,6 @@ from stages.project.experiments import open_experiments
 from stages.sweep_plan import num_epochs, print_plan
 from stages.sweep_training import Trainings
 from stages.yaml_files import checked, read_mapping
-
-log = logging.getLogger(__name__)
 
 GRID = "grid"  # in place of a file
 REPORT = Path("reports/sweep")
@@ -72,7 +70,11 @@ def main() -> None:
     elif arguments.no_experiments:
         run_sweep(Trainings(members, machine), sweep)
     else:
-        with open_experiments() as experiments:
+        with ExitStack() as stack:
+            try:
+                experiments = stack.enter_context(open_experiments())
+            except StoreError as error:
+                raise StoreError(f"{error}\nA sweep with --no-experiments makes no experiments.") from None
             run_sweep(Trainings(members, machine, experiments), sweep)
 
 
@@ -187,7 +189,6 @@ def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
     """The result with the metrics of the winner and its baseline on the clips of the test split."""
     winner = result.ranking.winner
     member = trainings.members[winner]
-    log.info("Training the baseline of %s.", winner)
     trainings.train_baseline(winner)
     task, _ = trainings.task_and_loss(winner, "baseline")
     answers = trainings.predictions(winner, "baseline")

@@ -1,6 +1,7 @@
 """Trains the members of a sweep. What is trained is kept, and the next sweep finds it."""
 
 import csv
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from stages.places import FEATURES, training_folder, weights_path
 from stages.project.experiments import Experiments
 from stages.project.visible import corpus_root
 from stages.train import write_trained
+
+log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
@@ -70,6 +73,7 @@ class Trainings:
     def train_baseline(self, name: str) -> None:
         """Train the baseline of a member, unless it is there."""
         if not self._is_found(name, "baseline"):
+            log.info("Training the baseline of %s.", name)
             self._train(name, "baseline", None)
 
     def save_evaluation(self, name: str, evaluation: Evaluation) -> None:
