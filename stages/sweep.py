@@ -142,17 +142,16 @@ def compare(trainings: Trainings) -> SweepResult:
     monitor, evaluation = finished[0].config.resolved_monitor, finished[0].params.evaluate
     candidates, clips = [], set[frozenset[str]]()
     for member in finished:
-        task, loss = trainings.task_and_loss(member.name)
-        answers = trainings.predictions(member.name)
-        metric = val_metric(answers, task=task, monitor=monitor)
-        candidates.append(Candidate(member.name, member.setting, metric, loss))
-        clips.add(frozenset(clip.clip_id for clip in answers.clips))
+        answers = trainings.answers(member.name)
+        metric = val_metric(answers.predictions, task=answers.task, monitor=monitor)
+        candidates.append(Candidate(member.name, member.setting, metric, answers.loss))
+        clips.add(frozenset(clip.clip_id for clip in answers.predictions.clips))
     if len(clips) > 1:
         raise ManifestError("Members can't be compared: they have features of different val clips.")
     ranking = rank(
         candidates,
-        num_clips=len(answers.clips),
-        sign=task.facts.monitors[monitor],
+        num_clips=len(answers.predictions.clips),
+        sign=answers.task.facts.monitors[monitor],
         num_resamples=evaluation.num_resamples,
         seed=evaluation.seed,
     )
@@ -190,9 +189,9 @@ def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
     winner = result.ranking.winner
     member = trainings.members[winner]
     trainings.train_baseline(winner)
-    task, _ = trainings.task_and_loss(winner, "baseline")
-    answers = trainings.predictions(winner, "baseline")
-    baseline = val_metric(answers, task=task, monitor=result.monitor)(np.ones(len(answers.clips)))
+    answers = trainings.answers(winner, "baseline")
+    metric = val_metric(answers.predictions, task=answers.task, monitor=result.monitor)
+    baseline = metric(np.ones(result.ranking.num_clips))
     evaluation = evaluate(
         trainings.folder(winner) / "checkpoints",
         trainings.features(winner),

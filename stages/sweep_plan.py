@@ -37,11 +37,9 @@ def print_plan(trainings: Trainings, sweep: SweepConfig) -> None:
         f" {len(members) - len(left)} of them are trained."
     )
     if left:
-        seconds = [trainings.seconds_per_epoch(group[0].name) * len(group) for group in groups.values()]
-        per_epoch = sum(seconds) / len(members)
-        epochs = num_epochs(left, sweep)
-        total = _time(epochs * per_epoch)
-        print(f"At most {epochs} epochs, of {per_epoch:.1f} s each where a member trains alone: {total}.")
+        epochs, all_epochs = num_epochs(left, sweep), sum(member.config.epochs for member in left)
+        seconds = trainings.seconds() * epochs / all_epochs
+        print(f"At most {epochs} epochs, {seconds / epochs:.2f} s each: {_time(seconds)}.")
 
 
 def _batches(member: SweepMember) -> tuple[object, ...]:

@@ -4,19 +4,18 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.errors import NonFiniteError, NonFiniteFeaturesError
-from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import Evaluation, answer_val
-from pipeline.learn.run import OnBatch, input_digests, run_digest, train
+from pipeline.learn.run import OnBatch, input_digests, run_digest, train_many
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.learn.training import Metrics
 from pipeline.settings.machine import Machine
-from pipeline.settings.training import ModelName
+from pipeline.settings.training import MemberConfig, ModelName
 from pipeline.system.files import write_atomically
 from stages.evaluate import write_results
 from stages.members import SweepMember
@@ -29,11 +28,21 @@ log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
+_AT_ONCE = 8  # members that train together, where time is limited
 _PROBE_SECONDS = 3.0
 
 
-class _Reached(Exception):
-    """A member has had the epochs that it was to have."""
+@dataclass(frozen=True)
+class Answers:
+    """What a trained model says about the val clips."""
+
+    task: Task
+    predictions: Predictions
+    loss: float
+
+
+class _Probed(Exception):
+    """A training ran for as long as it takes to know its speed."""
 
 
 @dataclass
@@ -48,6 +57,7 @@ class Trainings:
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
     finished: list[str] = field(default_factory=list)  # members that were trained to their end
     failures: dict[str, str] = field(default_factory=dict)  # why a member can't be trained
+    _answers: dict[tuple[str, ModelName], Answers] = field(default_factory=dict)
 
     def train_until(self, names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
         """Train these members until each has had so many epochs, None: to its end; see `halve`.
@@ -55,26 +65,38 @@ class Trainings:
         A member of an earlier experiment is not trained, and one that is trained to its end becomes one.
         Raises as `pipeline.train` does, but for a member whose loss is not finite: this one fails alone.
         """
-        trained = []
-        for name in names:
-            if self._is_found(name, "recurrent"):
-                self._note(name, self._read_val_losses(name)[:epochs])
-            elif name in self.failures or time.monotonic() > self.end:
-                continue
-            else:
-                self._train(name, "recurrent", epochs)
-            if name not in self.failures:
-                trained.append(name)
-                if epochs is None:
-                    self.finished.append(name)
-                    self._save(name, "train@recurrent")
+        trained = [name for name in names if self._is_found(name, "recurrent")]
+        for name in trained:
+            self._note(name, self._read_val_losses(name)[:epochs])
+        if epochs is None:
+            self._finish(trained)
+        for part in self._parts([name for name in names if name not in {*trained, *self.failures}]):
+            if time.monotonic() > self.end:
+                break
+            self._train(part, "recurrent", epochs)
+            part = [name for name in part if name not in self.failures]
+            trained += part
+            if epochs is None:
+                self._finish(part)
         return {name: self.val_losses[name] for name in trained}
 
     def train_baseline(self, name: str) -> None:
         """Train the baseline of a member, unless it is there."""
         if not self._is_found(name, "baseline"):
             log.info("Training the baseline of %s.", name)
-            self._train(name, "baseline", None)
+            self._train([name], "baseline", None)
+
+    def answers(self, name: str, model: ModelName = "recurrent") -> Answers:
+        """Those of a member that was trained to its end, or of its baseline."""
+        if (name, model) not in self._answers:
+            checkpoint = load_checkpoint(self.folder(name) / "checkpoints" / model)
+            manifest = self.members[name].manifest
+            predictions = answer_val(checkpoint, self.features(name), manifest, machine=self.machine)
+            loss = checkpoint.metrics["loss"]
+            self._answers[name, model] = Answers(
+                checkpoint.task, predictions, math.inf if loss is None else loss
+            )
+        return self._answers[name, model]
 
     def save_evaluation(self, name: str, evaluation: Evaluation) -> None:
         """Add the evaluation of a member to its experiment."""
@@ -83,19 +105,9 @@ class Trainings:
             write_results(evaluation, root=root, folder=self.folder(name))
             self._save(name, "train@recurrent", "train@baseline", "evaluate")
 
-    def _save(self, name: str, *stages: str) -> None:
-        if self.experiments:
-            self.experiments.save(name, self.members[name].document, self.folder(name), stages=stages)
-
-    def _is_found(self, name: str, model: ModelName) -> bool:
-        """Whether a member, or its baseline, is done, or DVC has it of an earlier experiment."""
-        if self.is_done(name, model):
-            return True
-        stages, document = [f"train@{model}"], self.members[name].document
-        if self.experiments and self.experiments.restore(document, self.folder(name), stages=stages):
-            self._mark(name, model)
-            return True
-        return False
+    def is_done(self, name: str, model: ModelName = "recurrent") -> bool:
+        """Whether a member, or its baseline, was trained to its end, now or before."""
+        return (self.folder(name) / f"{model}.done").exists()
 
     def folder(self, name: str) -> Path:
         """Where a member's results are, under the names that they have in a project."""
@@ -107,38 +119,25 @@ class Trainings:
         """The features that a member is trained on."""
         return FEATURES / self.members[name].config.tap
 
-    def task_and_loss(self, name: str, model: ModelName = "recurrent") -> tuple[Task, float]:
-        """The task of a member that was trained to its end, and its val loss."""
-        checkpoint = self._checkpoint(name, model)
-        return checkpoint.task, checkpoint.metrics["loss"] or math.nan
+    def seconds(self) -> float:
+        """How long the members that are not done take to their end, by the first seconds of each group."""
+        return sum(map(self._seconds, self._parts([name for name in self.members if not self.is_done(name)])))
 
-    def predictions(self, name: str, model: ModelName = "recurrent") -> Predictions:
-        """Its answers about the val clips."""
-        return answer_val(
-            self._checkpoint(name, model),
-            self.features(name),
-            self.members[name].manifest,
-            machine=self.machine,
-        )
-
-    def seconds_per_epoch(self, name: str) -> float:
-        """How long an epoch of this member takes when it trains alone, by a few seconds of it."""
+    def _seconds(self, names: Sequence[str]) -> float:
         times: list[float] = []
-        num_batches = 0
+        num_left: dict[str, int] = {}  # batches, by member
 
-        def note_batch(_: str, __: int, num_total: int) -> None:
-            nonlocal num_batches
-            num_batches = num_total
+        def note_batch(name: str, num_done: int, num_total: int) -> None:
             times.append(time.monotonic())
+            num_left[name] = num_total - num_done
             if times[-1] - times[0] > _PROBE_SECONDS:
-                raise _Reached
+                raise _Probed
 
-        self._train(name, "recurrent", None, on_batch=note_batch)
-        per_batch = (times[-1] - times[0]) / max(1, len(times) - 1) if times else 0.0
-        return per_batch * num_batches / self.members[name].config.epochs
-
-    def _checkpoint(self, name: str, model: ModelName) -> Checkpoint:
-        return load_checkpoint(self.folder(name) / "checkpoints" / model)
+        try:
+            self._train(names, "recurrent", None, on_batch=note_batch)
+        except _Probed:
+            return (times[-1] - times[0]) / (len(times) - 1) * sum(num_left.values())
+        return 0.0
 
     @cached_property
     def _inputs(self) -> dict[tuple[Path, Path], dict[str, str]]:
@@ -146,48 +145,81 @@ class Trainings:
         pairs = {(self.features(name), member.manifest) for name, member in self.members.items()}
         return {pair: input_digests(*pair) for pair in pairs}
 
-    def is_done(self, name: str, model: ModelName = "recurrent") -> bool:
-        """Whether a member, or its baseline, was trained to its end, now or before."""
-        return (self.folder(name) / f"{model}.done").exists()
+    def _parts(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """The members that train together: all of the same features and clips, fewer if time is limited."""
+        groups: dict[tuple[Path, Path], list[str]] = {}
+        for name in names:
+            groups.setdefault((self.features(name), self.members[name].manifest), []).append(name)
+        for group in groups.values():
+            size = len(group) if math.isinf(self.end) else _AT_ONCE
+            yield from (group[first : first + size] for first in range(0, len(group), size))
+
+    def _train(
+        self,
+        names: Sequence[str],
+        model: ModelName,
+        epochs: int | None,
+        *,
+        on_batch: OnBatch = lambda *_: None,
+    ) -> None:
+        """Train members of the same features and clips, or their baselines; keep what is at its end."""
+        losses: dict[str, list[float]] = {name: [] for name in names}
+
+        def note_epoch(name: str, metrics: Metrics) -> None:
+            losses[name].append(metrics["val"]["loss"])
+            if model == "recurrent":
+                self._note(name, losses[name][:epochs])
+
+        first = self.members[names[0]]
+        outcomes = train_many(
+            self.features(names[0]),
+            first.manifest,
+            [
+                MemberConfig(
+                    name, self.members[name].config, model, self.folder(name) / "checkpoints" / model
+                )
+                for name in names
+            ],
+            until=epochs,
+            machine=self.machine,
+            weights=weights_path(first.params.weights.arch),
+            state=training_folder(),
+            on_batch=on_batch,
+            on_epoch=note_epoch,
+        )
+        for name, outcome in outcomes.items():
+            if outcome.failure:
+                log.warning("%s: %s", name, outcome.failure)
+                self.failures[name] = "its loss is not finite"
+            elif outcome.is_done:
+                task = outcome.checkpoint.task
+                write_trained(model, outcome.fit, task=task.name, folder=self.folder(name))
+                best = outcome.fit.history[outcome.fit.best_epoch]["val"]
+                if outcome.predictions:
+                    self._answers[name, model] = Answers(task, outcome.predictions, best["loss"])
+                self._mark(name, model)
+
+    def _finish(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.finished.append(name)
+            self._save(name, "train@recurrent")
+
+    def _is_found(self, name: str, model: ModelName) -> bool:
+        """Whether a member, or its baseline, is done, or DVC has it of an earlier experiment."""
+        if self.is_done(name, model):
+            return True
+        stages, document = [f"train@{model}"], self.members[name].document
+        if self.experiments and self.experiments.restore(document, self.folder(name), stages=stages):
+            self._mark(name, model)
+            return True
+        return False
+
+    def _save(self, name: str, *stages: str) -> None:
+        if self.experiments:
+            self.experiments.save(name, self.members[name].document, self.folder(name), stages=stages)
 
     def _mark(self, name: str, model: ModelName) -> None:
         write_atomically(self.folder(name) / f"{model}.done", b"")  # last, after all that it stands for
-
-    def _train(
-        self, name: str, model: ModelName, epochs: int | None, *, on_batch: OnBatch = lambda *_: None
-    ) -> None:
-        member, folder = self.members[name], self.folder(name)
-        losses: list[float] = []
-
-        def note_epoch(_: str, metrics: Metrics) -> None:
-            losses.append(metrics["val"]["loss"])
-            if model == "recurrent":
-                self._note(name, losses)
-            if len(losses) == epochs:
-                raise _Reached
-
-        try:
-            trained = train(
-                self.features(name),
-                member.manifest,
-                config=member.config,
-                machine=self.machine,
-                models=(model,),
-                checkpoints=folder / "checkpoints",
-                weights=weights_path(member.params.weights.arch),
-                state=training_folder(),
-                on_batch=on_batch,
-                on_epoch=note_epoch,
-            )
-        except _Reached:
-            return
-        except NonFiniteFeaturesError:
-            raise
-        except NonFiniteError as error:
-            self.failures[name] = str(error)
-            return
-        write_trained(model, trained.fits[model], task=member.config.task, folder=folder)
-        self._mark(name, model)
 
     def _note(self, name: str, losses: Sequence[float]) -> None:
         self.val_losses[name] = list(losses)

@@ -248,7 +248,7 @@ def fit_many(
     on_cpu = all(member.device.type == "cpu" for member in members)
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="member") if on_cpu else _InTurn()
     try:
-        while left := [m for m in members if not (m.is_done or m.epoch == until)]:
+        while left := [m for m in members if not m.is_done and (until is None or m.epoch < until)]:
             epoch = min(member.epoch for member in left)
             now = [member for member in left if member.epoch == epoch]
             for member in now:

@@ -3,6 +3,8 @@
 import csv
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 import stages.sweep
+import stages.sweep_training
 from pipeline.learn.run import train
 from pipeline.settings.machine import Machine
 from stages.params import read_params
@@ -80,27 +83,36 @@ def test_a_sweep_trains_each_member_as_if_alone_and_tests_the_winner_and_its_bas
 def test_a_sweep_that_was_interrupted_goes_on_to_the_same_table(workspace: Path, tmp_path: Path) -> None:
     other = make_workspace(tmp_path / "other", train={"learning_rate": 0.02})
     whole, _ = sweep(other, *GRID)
-    epochs = []
-
-    def interrupt(*_: Any, **__: Any) -> None:
-        epochs.append(1)
-        if len(epochs) == 6:  # within the second member
-            raise KeyboardInterrupt
-
-    with mock.patch.object(stages.sweep, "_show_epoch", interrupt):
-        stdout, stderr = sweep(workspace, *GRID, status=130)
+    with interrupted_after(6):  # in the second epoch of the four members
+        _, stderr = sweep(workspace, *GRID, status=130)
     assert "Interrupted" in stderr
-    assert [row["note"] for row in report(workspace)["members"]] == [
-        "",
-        "stopped early",
-        *["not trained"] * 2,
-    ]
-    assert "test" not in stdout
-    _, stderr = sweep(workspace, *GRID)
-    assert "resumes after epoch 2" in stderr
+    assert not (workspace / "reports").exists()
+    with (
+        interrupted_after(9),  # the first two are at their end
+        mock.patch.object(stages.sweep_training, "_AT_ONCE", 2),
+    ):
+        stdout, stderr = sweep(workspace, *GRID, "--minutes", "1000", status=130)
+    assert "Training resumes after epoch" in stderr
+    assert [row["note"] for row in report(workspace)["members"]] == ["", "", *["stopped early"] * 2]
+    assert "On the test clips" not in stdout
+    sweep(workspace, *GRID)
     assert (workspace / "reports/sweep/table.txt").read_text() == whole
     with mock.patch.object(Trainings, "_train", side_effect=AssertionError):  # nothing is trained again
         assert sweep(workspace, *GRID)[0] == whole
+
+
+@contextmanager
+def interrupted_after(num_epochs: int) -> Iterator[None]:
+    """Ctrl-C in the sweep, after so many epochs or more, once each member has had one."""
+    shown: list[str] = []
+
+    def interrupt(_: object, __: object, name: str, ___: object, **____: object) -> None:
+        shown.append(name)
+        if len(shown) >= num_epochs and set(shown) == set(NAMES):
+            raise KeyboardInterrupt
+
+    with mock.patch.object(stages.sweep, "_show_epoch", interrupt):
+        yield
 
 
 def test_with_halving_the_better_half_goes_on_as_if_alone(
@@ -135,10 +147,11 @@ def test_after_the_minutes_no_training_starts(workspace: Path) -> None:
 
 
 def test_a_member_that_diverges_is_named_and_the_others_go_on(workspace: Path) -> None:
-    sweep(workspace, "grid", "-S", "train.learning_rate=0.01,1e30", "--no-experiments")
+    _, stderr = sweep(workspace, "grid", "-S", "train.learning_rate=0.01,1e30", "--no-experiments")
     rows = report(workspace)["members"]
     assert [row["member"] for row in rows] == ["learning_rate=0.01", "learning_rate=1e+30"]
-    assert "so the weights have diverged" in rows[1]["note"]
+    assert rows[1]["note"] == "its loss is not finite"
+    assert "learning_rate=1e+30: The loss is nan in epoch 0" in stderr
 
 
 def test_the_plan_names_groups_that_share_batches_and_the_time(workspace: Path) -> None:
@@ -146,7 +159,7 @@ def test_the_plan_names_groups_that_share_batches_and_the_time(workspace: Path) 
     lines = stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["features/layer4", "manifests/toy.csv"]] * 2
     assert "4 members of 2 settings; 0 of them are trained." in lines
-    assert lines[-1].startswith("At most 16 epochs, of ")
+    assert lines[-1].startswith("At most 16 epochs, ")
     assert not (workspace / "reports").exists()
 
 
