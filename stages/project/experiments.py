@@ -56,8 +56,8 @@ class Experiments:
             cache = repo.cache.local_cache_dir
             if stale := repo.status(targets=["weights", "extract"]):
                 raise StoreError(
-                    f"The features are not those that params.yaml asks for ({', '.join(stale)}), so no experiment"
-                    " can have them. Run `dvc repro extract` first."
+                    "No experiment can have these features: they are not those that params.yaml asks for"
+                    f" ({', '.join(stale)} would run again). Run `dvc repro extract` first."
                 )
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:

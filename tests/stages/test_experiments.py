@@ -102,3 +102,78 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
     shown = experiments(project)
     assert metrics(shown["winner"]) == metrics(shown["run"])
     assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
+
+
+STAGE = """
+stages:
+  many:
+    cmd: python many.py
+    wdir: ..
+    deps: [features/layer4, settings/recurrent.yaml]
+    outs:
+      - many/done:
+          cache: false
+"""
+SCRIPT = """
+import os, yaml
+from pathlib import Path
+from stages import console
+from stages.project.experiments import open_experiments
+
+def main():
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    with open_experiments() as experiments:
+        for size in (16, 17):
+            document["train"]["hidden_size"] = size
+            folder = Path(os.environ["TRAINED"], str(size))
+            experiments.save(f"size{size}", document, folder, stages=["train@recurrent"])
+    Path("many/done").touch()
+
+console.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_experiments_that_a_stage_of_dvc_makes_are_applied_pushed_and_pulled(project, tmp_path):
+    for size in (16, 17):
+        train_here(project, asked(project, hidden_size=size, dropout=0.25), tmp_path / f"trained/{size}")
+    (project.path / "many").mkdir()
+    (project.path / "many/dvc.yaml").write_text(STAGE)
+    (project.path / "many.py").write_text(SCRIPT)
+    of_git(project, "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "git"))
+    of_git(project, "remote", "add", "origin", str(tmp_path / "git"))
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    project.commit()
+
+    change = ("-S", "train.dropout=0.25", "many/dvc.yaml")
+    output = project.dvc("exp", "run", "--temp", "-n", "all", *change, TRAINED=str(tmp_path / "trained"))
+    assert ran(output) == ["settings", "many"]
+    assert experiments(project).keys() == {"all", "size16", "size17"}
+    assert of_git(project, "status", "--short") == ""
+
+    project.dvc("exp", "branch", "size16", "sixteen")
+    project.dvc("exp", "push", "origin", "size17")
+    of_git(project, "push", "--quiet", "origin", "main", "sixteen")
+    clone = Project(tmp_path / "clone")
+    of_git(project, "clone", "--quiet", str(tmp_path / "git"), str(clone.path))
+    clone.dvc("exp", "pull", "origin", "size17")
+    clone.dvc("exp", "apply", "size17")
+    assert same(clone.path / "checkpoints/recurrent", tmp_path / "trained/17/checkpoints/recurrent")
+    assert yaml.safe_load((clone.path / "params.yaml").read_text()) == asked(
+        project, hidden_size=17, dropout=0.25
+    )
+    stale = json.loads(clone.dvc("status", "--json", "dvc.yaml"))
+    assert stale.keys() == {"settings", "train@baseline", "evaluate"}
+    assert (
+        lock_of(project, "size16")["train@recurrent"]
+        == yaml.safe_load(of_git(project, "show", "sixteen:dvc.lock"))["stages"]["train@recurrent"]
+    )
+
+
+def test_stale_features_make_no_experiment(project, monkeypatch):
+    project.set({"extract.sampling": {"every": 2}})
+    monkeypatch.chdir(project.path)
+    with pytest.raises(
+        StoreError, match=r"params.yaml asks for \(extract would run again\).*`dvc repro extract` first"
+    ):
+        open_experiments().__enter__()
