@@ -35,20 +35,13 @@ def draw_sweep(path: Path, result: SweepResult) -> None:
             axes.set_visible(False)
             continue
         places = _set_scale(axes, [member.values.get(key, "-") for member in members])
+        shown = [metrics[member.name] for member in members]
+        axes.plot(places, shown, "o", color="tab:blue", markersize=5, alpha=0.6)
         by_place: dict[float, list[float]] = {}
-        for place, member in zip(places, members, strict=True):
-            by_place.setdefault(place, []).append(metrics[member.name])
-            is_winner = member.name == result.ranking.winner
-            colour = "tab:orange" if is_winner else "tab:blue"
-            axes.plot(
-                place,
-                metrics[member.name],
-                "o",
-                color=colour,
-                markersize=5,
-                alpha=0.6,
-                zorder=3 if is_winner else 2,
-            )
+        for place, member, metric in zip(places, members, shown, strict=True):
+            by_place.setdefault(place, []).append(metric)
+            if member.name == result.ranking.winner:
+                axes.plot(place, metric, "o", color="tab:orange", markersize=5, zorder=3)
         for place, values in by_place.items():
             if len(values) > 1:
                 axes.plot(place, fmean(values), "_", color="black", markersize=16)

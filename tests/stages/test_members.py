@@ -1,5 +1,6 @@
 """The members of a sweep: their settings, their names, and what is wrong with them, all at once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from pipeline.manifest import read_manifest, write_manifest
 from pipeline.settings.sweep import SweepConfig
 from stages.members import SweepMember, sweep_members
 from stages.params import params_of
-from tests.stages.test_train import make_workspace
+from stages.yaml_files import checked, read_mapping
+from tests.stages.test_train import REPOSITORY, make_workspace
 
 FILE = Path("mine.yaml")
 
@@ -118,3 +120,14 @@ def test_a_wrong_params_yaml_is_named_first(workspace: Path) -> None:
     base = yaml.safe_load((workspace / "params.yaml").read_text())
     (workspace / "params.yaml").write_text(yaml.safe_dump({**base, "train": {"cell": "gr"}}))
     assert problems(grid={"train.cell": ["gru"]})[0].startswith("params.yaml: train.cell: 'gr'")
+
+
+def test_the_example_fits_the_params_yaml_as_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
+    (tmp_path / "features/layer3").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    path = REPOSITORY / "sweeps/example.yaml"
+    found = sweep_members(checked(read_mapping(path), SweepConfig, path=path), path=path)
+    assert len(found) == 2 * 8 * 2
+    assert len({member.setting for member in found}) == 16
