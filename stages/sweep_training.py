@@ -14,12 +14,11 @@ from pipeline.learn.comparison import answer_val
 from pipeline.learn.run import OnBatch, input_digests, run_digest, train
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.learn.training import Metrics
-from pipeline.report.tables import write_curves
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import ModelName
-from pipeline.system.files import write_json
 from stages.members import SweepMember
 from stages.places import FEATURES, training_folder, weights_path
+from stages.train import write_trained
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
@@ -151,8 +150,7 @@ class Trainings:
         except NonFiniteError as error:
             self.failures[name] = str(error)
             return
-        write_curves(folder / "dvclive/train" / model / "curves", trained.fits[model].history)
-        write_json(folder / f"reports/{model}.json", trained.as_json()[model])
+        write_trained(model, trained.fits[model], task=member.config.task, folder=folder)
 
     def _note(self, name: str, losses: Sequence[float]) -> None:
         self.val_losses[name] = list(losses)

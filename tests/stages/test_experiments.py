@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.errors import StoreError
+from pipeline.errors import ExperimentError
 from pipeline.learn.run import train
 from stages.params import Params
 from stages.project.experiments import open_experiments
@@ -174,6 +174,6 @@ def test_stale_features_make_no_experiment(project, monkeypatch):
     project.set({"extract.sampling": {"every": 2}})
     monkeypatch.chdir(project.path)
     with pytest.raises(
-        StoreError, match=r"params.yaml asks for \(extract would run again\).*`dvc repro extract` first"
+        ExperimentError, match=r"params.yaml asks for \(extract would run again\).*`dvc repro extract` first"
     ):
         open_experiments().__enter__()
