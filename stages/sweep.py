@@ -198,7 +198,8 @@ def tested(result: SweepResult, trainings: Trainings, experiments: Experiments |
     member = trainings.members[winner]
     if experiments:
         take_over_baseline(trainings, experiments, winner)
-    log.info("Training the baseline of %s.", winner)
+    if not trainings.is_done(winner, "baseline"):
+        log.info("Training the baseline of %s.", winner)
     trainings.train_baseline(winner)
     task, _ = trainings.task_and_loss(winner, "baseline")
     answers = trainings.predictions(winner, "baseline")

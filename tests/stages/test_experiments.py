@@ -3,6 +3,8 @@
 import contextlib
 import filecmp
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from stages.params import Params
 from stages.project.experiments import open_experiments
 from stages.train import write_trained
 from tests.stages.test_dvc import ran
-from tests.support.project import Project
+from tests.support.project import REPOSITORY, Project
 
 TRAIN = ["train@recurrent"]
+GRID = "-S train.hidden_size=16,17"
+MEMBERS = ("hidden_size=16", "hidden_size=17")
 
 
 def asked(project: Project, **values: object) -> dict[str, Any]:
@@ -58,9 +62,12 @@ def of_git(project: Project, *arguments: str) -> str:
     ).stdout
 
 
+def ref_of(project: Project, name: str) -> str:
+    return of_git(project, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}").strip()
+
+
 def lock_of(project: Project, name: str) -> dict[str, Any]:
-    revision = of_git(project, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
-    return yaml.safe_load(of_git(project, "show", f"{revision}:dvc.lock"))["stages"]
+    return yaml.safe_load(of_git(project, "show", f"{ref_of(project, name)}:dvc.lock"))["stages"]
 
 
 def same(first: Path, second: Path) -> bool:
@@ -104,69 +111,47 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
     assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
 
 
-STAGE = """
-stages:
-  many:
-    cmd: python many.py
-    wdir: ..
-    deps: [features/layer4, settings/recurrent.yaml]
-    outs:
-      - many/done:
-          cache: false
-"""
-SCRIPT = """
-import os, yaml
-from pathlib import Path
-from stages import console
-from stages.project.experiments import open_experiments
-
-def main():
-    document = yaml.safe_load(Path("params.yaml").read_text())
-    with open_experiments() as experiments:
-        for size in (16, 17):
-            document["train"]["hidden_size"] = size
-            folder = Path(os.environ["TRAINED"], str(size))
-            experiments.save(f"size{size}", document, folder, stages=["train@recurrent"])
-    Path("many/done").touch()
-
-console.run(main)
-"""
-
-
 @pytest.mark.slow
-def test_experiments_that_a_stage_of_dvc_makes_are_applied_pushed_and_pulled(project, tmp_path):
-    for size in (16, 17):
-        train_here(project, asked(project, hidden_size=size, dropout=0.25), tmp_path / f"trained/{size}")
-    (project.path / "many").mkdir()
-    (project.path / "many/dvc.yaml").write_text(STAGE)
-    (project.path / "many.py").write_text(SCRIPT)
+def test_the_stage_sweep_makes_experiments_that_are_applied_pushed_and_pulled(project, tmp_path):
+    text = (REPOSITORY / "sweep/dvc.yaml").read_text()
+    (project.path / "sweep").mkdir()
+    (project.path / "sweep/dvc.yaml").write_text(re.sub(r"( +-S .*\n)+", f"      {GRID}\n", text))
     of_git(project, "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "git"))
     of_git(project, "remote", "add", "origin", str(tmp_path / "git"))
     project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
     project.commit()
+    assert ran(project.dvc("repro", "--dry")) == ["settings"]
 
-    change = ("-S", "train.dropout=0.25", "many/dvc.yaml")
-    output = project.dvc("exp", "run", "--temp", "-n", "all", *change, TRAINED=str(tmp_path / "trained"))
-    assert ran(output) == ["settings", "many"]
-    assert experiments(project).keys() == {"all", "size16", "size17"}
+    output = project.dvc("exp", "run", "--temp", "-n", "all", "-S", "train.dropout=0.25", "sweep/dvc.yaml")
+    assert ran(output) == ["settings", "sweep"]
+    shown = experiments(project)
+    assert shown.keys() == {"all", *MEMBERS}
+    (winner,) = (name for name in MEMBERS if "accuracy" in metrics(shown[name]))
+    (other,) = set(MEMBERS) - {winner}
     assert of_git(project, "status", "--short") == ""
 
-    project.dvc("exp", "branch", "size16", "sixteen")
-    project.dvc("exp", "push", "origin", "size17")
-    of_git(project, "push", "--quiet", "origin", "main", "sixteen")
+    project.set({"train.dropout": 0.25})  # what the first sweep has trained is not trained again
+    shutil.rmtree(project.path / ".framecache/training")
+    output = project.dvc("repro", "sweep/dvc.yaml")
+    assert ran(output) == ["settings", "sweep"]
+    assert "val clips, on cpu" not in output
+    assert ran(project.dvc("repro", "--dry", "sweep/dvc.yaml")) == ["settings"]
+
+    of_git(project, "restore", ".")
+    project.dvc("exp", "branch", winner, "winner")
+    project.dvc("exp", "push", "origin", other)
+    of_git(project, "push", "--quiet", "origin", "main", "winner")
     clone = Project(tmp_path / "clone")
     of_git(project, "clone", "--quiet", str(tmp_path / "git"), str(clone.path))
-    clone.dvc("exp", "pull", "origin", "size17")
-    clone.dvc("exp", "apply", "size17")
-    assert same(clone.path / "checkpoints/recurrent", tmp_path / "trained/17/checkpoints/recurrent")
-    assert yaml.safe_load((clone.path / "params.yaml").read_text()) == asked(
-        project, hidden_size=17, dropout=0.25
-    )
+    clone.dvc("exp", "pull", "origin", other)
+    clone.dvc("exp", "apply", other)
+    params = yaml.safe_load((clone.path / "params.yaml").read_text())
+    assert params == asked(project, dropout=0.25, hidden_size=int(other.removeprefix("hidden_size=")))
     stale = json.loads(clone.dvc("status", "--json", "dvc.yaml"))
     assert stale.keys() == {"settings", "train@baseline", "evaluate"}
-    assert (
-        lock_of(project, "size16")["train@recurrent"]
-        == yaml.safe_load(of_git(project, "show", "sixteen:dvc.lock"))["stages"]["train@recurrent"]
+    assert json.loads((clone.path / "metrics/recurrent.json").read_text()) == metrics(shown[other])
+    assert of_git(clone, "rev-parse", "origin/winner") == of_git(
+        project, "rev-parse", ref_of(project, winner)
     )
 
 
