@@ -202,6 +202,10 @@ class MissingTapError(MissingFeaturesError):
     """There are features, but none of this tap; the message lists the taps that there are."""
 
 
+class ExperimentError(StoreError):
+    """DVC or git can't make experiments of a project."""
+
+
 class JournalError(StoreError):
     """The journal can't be written or locked where it is."""
 

@@ -4,6 +4,7 @@ from pipeline.errors import (
     CheckClipError,
     CheckpointError,
     DamagedError,
+    ExperimentError,
     FolderTreeError,
     ForeignWeightsError,
     JournalError,
@@ -28,6 +29,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     CheckClipError: "Name a video, an image or a folder of images: --clip SOURCE.",
     CheckpointError: "Run `dvc repro train` to make it, or `dvc pull`.",
     DamagedError: "Run `python -m stages.store repair`, then `dvc repro`.",
+    ExperimentError: "A sweep with --no-experiments needs none.",
     FolderTreeError: "Or name clips and labels in a CSV: `python -m stages.manifest folder --labels`.",
     ForeignWeightsError: (
         "Set weights.source in params.yaml to this file and run `python -m stages.weights`, which makes a"

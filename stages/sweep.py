@@ -6,11 +6,12 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.errors import ConfigError, ManifestError, StoreError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric
 from pipeline.report.sweep_picture import draw_sweep
@@ -30,10 +31,13 @@ from stages import console
 from stages.bars import Bars
 from stages.machine import read_machine
 from stages.members import settings_of, sweep_members
-from stages.project.experiments import open_experiments
+from stages.project.experiments import Experiments, open_experiments
+from stages.sweep_experiments import save_all, save_tested, take_over, take_over_baseline
 from stages.sweep_plan import num_epochs, print_plan
 from stages.sweep_training import Trainings
 from stages.yaml_files import checked, read_mapping
+
+log = logging.getLogger(__name__)
 
 GRID = "grid"  # in place of a file
 REPORT = Path("reports/sweep")
@@ -58,24 +62,20 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
     parser.add_argument("--plan", action="store_true", help="say what would be trained and how long it takes")
-    parser.add_argument("--no-experiments", action="store_true", help="make no experiments of DVC")
+    parser.add_argument(
+        "--no-experiments", action="store_true", help="make no experiments of DVC, and take none over"
+    )
     arguments = parser.parse_args()
     path = Path("-S" if arguments.sweep == GRID else arguments.sweep)
     document = {} if arguments.sweep == GRID else read_mapping(path)
     sweep = _checked_sweep(document, arguments.values, minutes=arguments.minutes, path=path)
     members = {member.name: member for member in sweep_members(sweep, path=path)}
-    machine = read_machine()
+    trainings = Trainings(members, read_machine())
     if arguments.plan:
-        print_plan(Trainings(members, machine), sweep)
-    elif arguments.no_experiments:
-        run_sweep(Trainings(members, machine), sweep)
-    else:
-        with ExitStack() as stack:
-            try:
-                experiments = stack.enter_context(open_experiments())
-            except StoreError as error:
-                raise StoreError(f"{error}\nA sweep with --no-experiments makes no experiments.") from None
-            run_sweep(Trainings(members, machine, experiments), sweep)
+        print_plan(trainings, sweep)
+        return
+    with nullcontext() if arguments.no_experiments else open_experiments() as experiments:
+        run_sweep(trainings, sweep, experiments)
 
 
 def _checked_sweep(
@@ -95,11 +95,13 @@ def _checked_sweep(
     return checked({**document, **changes}, SweepConfig, path=path)
 
 
-def run_sweep(trainings: Trainings, sweep: SweepConfig) -> None:
-    """Train the members, write the report and print its table.
+def run_sweep(trainings: Trainings, sweep: SweepConfig, experiments: Experiments | None) -> None:
+    """Train the members, write the report, print its table and make the experiments.
 
-    After Ctrl-C, the report is of the members that were trained to their end.
+    After Ctrl-C, all this is of the members that were trained to their end.
     """
+    if experiments:
+        take_over(trainings, experiments)
     trainings.end = time.monotonic() + 60 * (sweep.minutes or math.inf)
     is_interrupted = False
     with Bars("epoch") as bars:
@@ -117,9 +119,11 @@ def run_sweep(trainings: Trainings, sweep: SweepConfig) -> None:
             is_interrupted = True
     if trainings.finished:
         result = compare(trainings)
-        result = result if is_interrupted else tested(result, trainings)
+        result = result if is_interrupted else tested(result, trainings, experiments)
         _write_report(result)
         print(result.text())
+        if experiments:
+            save_all(trainings, experiments)
     if is_interrupted:
         raise KeyboardInterrupt
     if not trainings.finished:
@@ -184,10 +188,15 @@ def _notes(trainings: Trainings) -> dict[str, str]:
     return notes
 
 
-def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
-    """The result with the metrics of the winner and its baseline on the clips of the test split."""
+def tested(result: SweepResult, trainings: Trainings, experiments: Experiments | None) -> SweepResult:
+    """The result with the metrics of the winner and its baseline on the clips of the test split.
+
+    The winner's experiment has them, too.
+    """
     winner = result.ranking.winner
     member = trainings.members[winner]
+    if experiments:
+        take_over_baseline(trainings, experiments, winner)
     trainings.train_baseline(winner)
     answers = trainings.answers(winner, "baseline")
     metric = val_metric(answers.predictions, task=answers.task, monitor=result.monitor)
@@ -199,7 +208,8 @@ def tested(result: SweepResult, trainings: Trainings) -> SweepResult:
         config=member.params.evaluate,
         machine=trainings.machine,
     )
-    trainings.save_evaluation(winner, evaluation)
+    if experiments:
+        save_tested(trainings, experiments, winner, evaluation=evaluation)
     scores = {
         name: evaluation.scores[model].metrics[result.monitor]
         for name, model in (("winner", "recurrent"), ("baseline", "baseline"))

@@ -10,18 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.learn.checkpoint import load_checkpoint
-from pipeline.learn.comparison import Evaluation, answer_val
+from pipeline.learn.comparison import answer_val
 from pipeline.learn.run import OnBatch, input_digests, run_digest, train_many
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.learn.training import Metrics
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, ModelName
-from pipeline.system.files import write_atomically
-from stages.evaluate import write_results
 from stages.members import SweepMember
 from stages.places import FEATURES, training_folder, weights_path
-from stages.project.experiments import Experiments
-from stages.project.visible import corpus_root
 from stages.train import write_trained
 
 log = logging.getLogger(__name__)
@@ -51,7 +47,6 @@ class Trainings:
 
     members: Mapping[str, SweepMember]
     machine: Machine
-    experiments: Experiments | None = None
     end: float = math.inf  # of time.monotonic(): after it no training starts
     on_epoch: OnEpoch = lambda *_: None
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
@@ -62,27 +57,24 @@ class Trainings:
     def train_until(self, names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
         """Train these members until each has had so many epochs, None: to its end; see `halve`.
 
-        A member of an earlier experiment is not trained, and one that is trained to its end becomes one.
         Raises as `pipeline.train` does, but for a member whose loss is not finite: this one fails alone.
         """
-        trained = [name for name in names if self._is_found(name, "recurrent")]
+        trained = [name for name in names if self.is_done(name)]
         for name in trained:
             self._note(name, self._read_val_losses(name)[:epochs])
-        if epochs is None:
-            self._finish(trained)
+        self.finished += trained if epochs is None else []
         for part in self._parts([name for name in names if name not in {*trained, *self.failures}]):
             if time.monotonic() > self.end:
                 break
             self._train(part, "recurrent", epochs)
             part = [name for name in part if name not in self.failures]
             trained += part
-            if epochs is None:
-                self._finish(part)
+            self.finished += part if epochs is None else []
         return {name: self.val_losses[name] for name in trained}
 
     def train_baseline(self, name: str) -> None:
         """Train the baseline of a member, unless it is there."""
-        if not self._is_found(name, "baseline"):
+        if not self.is_done(name, "baseline"):
             log.info("Training the baseline of %s.", name)
             self._train([name], "baseline", None)
 
@@ -98,16 +90,9 @@ class Trainings:
             )
         return self._answers[name, model]
 
-    def save_evaluation(self, name: str, evaluation: Evaluation) -> None:
-        """Add the evaluation of a member to its experiment."""
-        if self.experiments:
-            root = corpus_root(self.members[name].params.corpus.root)
-            write_results(evaluation, root=root, folder=self.folder(name))
-            self._save(name, "train@recurrent", "train@baseline", "evaluate")
-
     def is_done(self, name: str, model: ModelName = "recurrent") -> bool:
         """Whether a member, or its baseline, was trained to its end, now or before."""
-        return (self.folder(name) / f"{model}.done").exists()
+        return (self.folder(name) / f"reports/{model}.json").exists()
 
     def folder(self, name: str) -> Path:
         """Where a member's results are, under the names that they have in a project."""
@@ -197,29 +182,6 @@ class Trainings:
                 best = outcome.fit.history[outcome.fit.best_epoch]["val"]
                 if outcome.predictions:
                     self._answers[name, model] = Answers(task, outcome.predictions, best["loss"])
-                self._mark(name, model)
-
-    def _finish(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.finished.append(name)
-            self._save(name, "train@recurrent")
-
-    def _is_found(self, name: str, model: ModelName) -> bool:
-        """Whether a member, or its baseline, is done, or DVC has it of an earlier experiment."""
-        if self.is_done(name, model):
-            return True
-        stages, document = [f"train@{model}"], self.members[name].document
-        if self.experiments and self.experiments.restore(document, self.folder(name), stages=stages):
-            self._mark(name, model)
-            return True
-        return False
-
-    def _save(self, name: str, *stages: str) -> None:
-        if self.experiments:
-            self.experiments.save(name, self.members[name].document, self.folder(name), stages=stages)
-
-    def _mark(self, name: str, model: ModelName) -> None:
-        write_atomically(self.folder(name) / f"{model}.done", b"")  # last, after all that it stands for
 
     def _note(self, name: str, losses: Sequence[float]) -> None:
         self.val_losses[name] = list(losses)

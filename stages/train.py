@@ -102,12 +102,12 @@ def write_trained(name: str, result: Fit, *, task: str, folder: Path) -> None:
 
 
 def write_results(name: str, result: Fit, *, task: str, folder: Path = Path()) -> None:
-    """Write a trained model's curves and metrics in the project `folder`."""
+    """Write a trained model's curves and metrics in the project `folder`, reports/<model>.json last."""
     values = best_metrics(result)
     shown = [f"val_{TASKS[task].headline}", "val_loss"]
     write_curves(folder / LOGS / name / "curves", result.history)
-    write_json(folder / f"reports/{name}.json", values)
     write_json(folder / f"metrics/{name}.json", {key: values[key] for key in shown})
+    write_json(folder / f"reports/{name}.json", values)
 
 
 if __name__ == "__main__":

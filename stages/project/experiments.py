@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import ExperimentError
 from pipeline.system.code import code_digest
 from pipeline.system.files import file_lock, make_folder
 from stages.params import PARAMS, read_params
@@ -37,7 +37,8 @@ class Experiments:
     """
 
     def __init__(self, room: Path) -> None:
-        self._room, self._workspace = room, str(Path.cwd())
+        self._room = room
+        self._project = Path(os.environ.get("DVC_ROOT", ".")).absolute()  # a temporary run has its own git
         self._digest = functools.cache(code_digest)
         for name in _COPIED:
             make_folder((room / name).parent)
@@ -50,14 +51,15 @@ class Experiments:
         shutil.copyfile(_git(Path(), "rev-parse", "--git-path", "index"), self._index)
         _git(Path(), "add", "--update", GIT_INDEX_FILE=self._index)
         self._tree = _git(Path(), "write-tree", GIT_INDEX_FILE=self._index)
+        settings = resolved(read_params(), digest=self._digest)
         if "DVC_STAGE" not in os.environ:  # else the stage `settings` has just run
-            write_settings(resolved(read_params(), digest=self._digest))
+            write_settings(settings)
         with _project(Path()) as repo:
             cache = repo.cache.local_cache_dir
             if stale := repo.status(targets=["weights", "extract"]):
-                raise StoreError(
-                    f"The features are not those that params.yaml asks for ({', '.join(stale)}), so no experiment"
-                    " can have them. Run `dvc repro extract` first."
+                raise ExperimentError(
+                    "No experiment can have these features: they are not those that params.yaml asks for"
+                    f" ({', '.join(stale)} would run again). Run `dvc repro extract` first."
                 )
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:
@@ -86,8 +88,15 @@ class Experiments:
             _copy_outs(found, Path(), folder)
         return True
 
-    def save(self, name: str, params: Mapping[str, Any], folder: Path, *, stages: Sequence[str]) -> None:
+    def revision(self, name: str) -> str:
+        """The revision of the experiment of this name; empty if there is none."""
+        done = run_git(self._project, "rev-parse", "--verify", "--quiet", self._ref(name), check=False)
+        return done.stdout.decode().strip()
+
+    def save(self, name: str, params: Mapping[str, Any], folder: Path, *, stages: Sequence[str]) -> str:
         """Make an experiment of a model whose `stages` have their outs in its folder, or make it again.
+
+        Returns its revision.
 
         What `evaluate` writes is empty where it is not among the stages: otherwise, the numbers of the
         workspace's model would be shown as those of this one. With it, both models are among them.
@@ -97,7 +106,7 @@ class Experiments:
             settings, *others = _load(repo, ["settings", *stages])
             _copy_outs(others, folder, Path())
             _record(settings, *others)
-            self._commit(name)
+            return self._commit(name)
 
     @contextlib.contextmanager
     def _entered(self, params: Mapping[str, Any]) -> Iterator[Any]:
@@ -116,9 +125,7 @@ class Experiments:
         with contextlib.chdir(self._room), _project(self._room) as repo:
             yield repo
 
-    def _commit(self, name: str) -> None:
-        from dvc.repo.experiments.refs import ExpRefInfo
-
+    def _commit(self, name: str) -> str:
         git = functools.partial(
             _git,
             self._room,
@@ -129,15 +136,21 @@ class Experiments:
         git("read-tree", self._tree)
         git("add", "--force", "--", str(PARAMS), "dvc.lock", str(SETTINGS))
         commit = git("commit-tree", git("write-tree"), "-p", self._head, "-m", f"Experiment {name}")
-        project = os.environ.get("DVC_ROOT", self._workspace)  # that of a temporary run ends with it
-        git("push", "--quiet", "--no-verify", "--force", project, f"{commit}:{ExpRefInfo(self._head, name)}")
+        git("push", "--quiet", "--no-verify", "--force", str(self._project), f"{commit}:{self._ref(name)}")
+        return commit
+
+    def _ref(self, name: str) -> str:
+        from dvc.repo.experiments.refs import ExpRefInfo
+
+        return str(ExpRefInfo(self._head, name))
 
 
 @contextlib.contextmanager
 def open_experiments() -> Iterator[Experiments]:
     """The experiments of the project in the current folder, for one process at a time.
 
-    Raises StoreError when git or DVC fails, and when the features are not those that params.yaml asks for.
+    Raises ExperimentError when DVC fails, and when the features are not those that params.yaml asks for;
+    StoreError when git fails.
     """
     room = _ROOM.absolute()
     with file_lock(room.with_suffix(".lock"), on_wait=_say_waiting):
@@ -150,7 +163,7 @@ def _say_waiting(holder: str) -> None:
 
 @contextlib.contextmanager
 def _project(folder: Path) -> Iterator[Any]:
-    """The project of DVC in a folder, which is locked. Raises StoreError where DVC fails meanwhile."""
+    """The project of DVC in a folder, which is locked. Raises ExperimentError where DVC fails meanwhile."""
     from dvc.exceptions import DvcException
     from dvc.logger import set_loggers_level
     from dvc.repo import Repo, lock_repo  # takes a second to import
@@ -159,7 +172,7 @@ def _project(folder: Path) -> Iterator[Any]:
         with set_loggers_level(logging.ERROR), Repo(str(folder)) as repo, lock_repo(repo):
             yield repo
     except DvcException as error:
-        raise StoreError(f"DVC in {folder.absolute()}: {error}") from error
+        raise ExperimentError(f"DVC in {folder.absolute()}: {error}") from error
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:

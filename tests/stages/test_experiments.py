@@ -3,6 +3,8 @@
 import contextlib
 import filecmp
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.errors import StoreError
+from pipeline.errors import ExperimentError
 from pipeline.learn.run import train
 from stages.params import Params
 from stages.project.experiments import open_experiments
 from stages.train import write_trained
 from tests.stages.test_dvc import ran
-from tests.support.project import Project
+from tests.support.project import REPOSITORY, Project
 
 TRAIN = ["train@recurrent"]
+GRID = "-S train.hidden_size=16,17"
+MEMBERS = ("hidden_size=16", "hidden_size=17")
 
 
 def asked(project: Project, **values: object) -> dict[str, Any]:
@@ -58,9 +62,12 @@ def of_git(project: Project, *arguments: str) -> str:
     ).stdout
 
 
+def ref_of(project: Project, name: str) -> str:
+    return of_git(project, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}").strip()
+
+
 def lock_of(project: Project, name: str) -> dict[str, Any]:
-    revision = of_git(project, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").strip()
-    return yaml.safe_load(of_git(project, "show", f"{revision}:dvc.lock"))["stages"]
+    return yaml.safe_load(of_git(project, "show", f"{ref_of(project, name)}:dvc.lock"))["stages"]
 
 
 def same(first: Path, second: Path) -> bool:
@@ -102,3 +109,56 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
     shown = experiments(project)
     assert metrics(shown["winner"]) == metrics(shown["run"])
     assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
+
+
+@pytest.mark.slow
+def test_the_stage_sweep_makes_experiments_that_are_applied_pushed_and_pulled(project, tmp_path):
+    text = (REPOSITORY / "sweep/dvc.yaml").read_text()
+    (project.path / "sweep").mkdir()
+    (project.path / "sweep/dvc.yaml").write_text(re.sub(r"( +-S .*\n)+", f"      {GRID}\n", text))
+    of_git(project, "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "git"))
+    of_git(project, "remote", "add", "origin", str(tmp_path / "git"))
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    project.commit()
+    assert ran(project.dvc("repro", "--dry")) == ["settings"]
+
+    output = project.dvc("exp", "run", "--temp", "-n", "all", "-S", "train.dropout=0.25", "sweep/dvc.yaml")
+    assert ran(output) == ["settings", "sweep"]
+    shown = experiments(project)
+    assert shown.keys() == {"all", *MEMBERS}
+    (winner,) = (name for name in MEMBERS if "accuracy" in metrics(shown[name]))
+    (other,) = set(MEMBERS) - {winner}
+    assert of_git(project, "status", "--short") == ""
+
+    project.set({"train.dropout": 0.25})  # what the first sweep has trained is not trained again
+    shutil.rmtree(project.path / ".framecache/training")
+    output = project.dvc("repro", "sweep/dvc.yaml")
+    assert ran(output) == ["settings", "sweep"]
+    assert "val clips, on cpu" not in output
+    assert ran(project.dvc("repro", "--dry", "sweep/dvc.yaml")) == ["settings"]
+
+    of_git(project, "restore", ".")
+    project.dvc("exp", "branch", winner, "winner")
+    project.dvc("exp", "push", "origin", other)
+    of_git(project, "push", "--quiet", "origin", "main", "winner")
+    clone = Project(tmp_path / "clone")
+    of_git(project, "clone", "--quiet", str(tmp_path / "git"), str(clone.path))
+    clone.dvc("exp", "pull", "origin", other)
+    clone.dvc("exp", "apply", other)
+    params = yaml.safe_load((clone.path / "params.yaml").read_text())
+    assert params == asked(project, dropout=0.25, hidden_size=int(other.removeprefix("hidden_size=")))
+    stale = json.loads(clone.dvc("status", "--json", "dvc.yaml"))
+    assert stale.keys() == {"settings", "train@baseline", "evaluate"}
+    assert json.loads((clone.path / "metrics/recurrent.json").read_text()) == metrics(shown[other])
+    assert of_git(clone, "rev-parse", "origin/winner") == of_git(
+        project, "rev-parse", ref_of(project, winner)
+    )
+
+
+def test_stale_features_make_no_experiment(project, monkeypatch):
+    project.set({"extract.sampling": {"every": 2}})
+    monkeypatch.chdir(project.path)
+    with pytest.raises(
+        ExperimentError, match=r"params.yaml asks for \(extract would run again\).*`dvc repro extract` first"
+    ):
+        open_experiments().__enter__()

@@ -47,5 +47,5 @@ def test_members_are_experiments_and_only_the_winner_is_tested(project: Project)
 
 def test_without_git_a_sweep_names_the_way_out(project: Project) -> None:
     shutil.rmtree(project.path / ".git")
-    assert "A sweep with --no-experiments makes no experiments." in project.run(*SWEEP, check=False)
+    assert "A sweep with --no-experiments needs none." in project.run(*SWEEP, check=False)
     project.run(*SWEEP, "--no-experiments")
