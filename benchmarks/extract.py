@@ -25,6 +25,7 @@ from benchmarks.corpora import (
     extract,
     make_weights,
 )
+from benchmarks.decoding import tiny_rates
 from benchmarks.report import Report, Row, alternate, arguments, in_fresh_process, return_freed_memory
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.contract import Backend, Sampling
@@ -52,6 +53,8 @@ def main() -> None:
             for video, target in ((small, 0.95), (VIDEO, 0.88)):
                 folder = Path(name) / f"{backend}-{video.stem}"
                 rows.append(overlap(folder, video, weights, backbone, quick=args.quick, target=target))
+        tiny = tiny_rates(Path(name) / "tiny", num_threads=(1, 2, 4, 8, 16))
+        report.add("Decoding tiny videos: the cost of a frame and of an opened file", tiny)
         row = kept(weights, quick=args.quick)
         report.add("The network alone, with freed memory returned to the kernel or kept", [row])
         report.add("From corpus to store, relative to the network alone on frames in memory", rows)

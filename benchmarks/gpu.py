@@ -29,6 +29,7 @@ from benchmarks.corpora import (
     extract,
     make_weights,
 )
+from benchmarks.decoding import tiny_rates
 from benchmarks.report import Report, Row
 from benchmarks.writers import ROW_BYTES, free_frames, write_rates
 from pipeline.backbone import Backbone, Weights, preprocess
@@ -41,6 +42,7 @@ from pipeline.extraction.runners import make_runner
 from pipeline.manifest import Clip
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
+from pipeline.system.memory import keep_freed_memory
 from pipeline.system.supervisor import Notes
 
 WRITING = "Raw write + fsync, and the engine with frames and features that cost no time"
@@ -106,6 +108,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(), help="on the disk that is to be measured (here)"
     )
     args = parser.parse_args()
+    keep_freed_memory()  # as every stage does
     scale = SMALL if args.small else FULL
     device = default_device()
     if not args.small and device.type == "cpu":
@@ -133,6 +136,8 @@ def main() -> None:
         written()
         decode = decode_rates(folders["disk"] / "corpora", scale, clock, pinned=device.type == "cuda")
         report.add("Decoding alone", decode)
+        tiny = tiny_rates(folders["disk"] / "tiny", num_threads=scale.num_threads[:5])
+        report.add("Decoding tiny videos: the cost of a frame and of an opened file", tiny)
         report.add("Resizing and cropping alone", resize_rates(scale, device))
         written()
         # The engine's figures first, then the variants of the network, as long as there is time.

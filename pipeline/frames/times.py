@@ -56,9 +56,9 @@ class _Clock:
 
     def time(self, times: Sequence[int | None]) -> Ticks:
         """The time of the frame whose own is times[0]; those of the frames after it follow."""
-        last = self._last
-        if last is not None and None not in times and last < (first := times[0]) == min(times):
-            return self._tell(first, is_good=True)  # nearly always; the rest would say the same
+        last, own = self._last, times[0]
+        if last is not None and own is not None and last < own <= min(t for t in times if t is not None):
+            return self._tell(own, is_good=True)  # nearly always; the rest would say the same
         if last is None:
             last = min((t for t in times if t is not None), default=0) - 1
         shown = [t if t is None or t > last else t + self._offset for t in times]

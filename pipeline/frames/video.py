@@ -32,6 +32,8 @@ _WORTH_SEEKING_FRAMES = 32
 
 _HELD_BYTES = 256 << 20  # 16 frames of 1080p are 100 MB
 
+_NO_FRAME = av.VideoFrame()
+
 Shown = tuple[np.ndarray, float, int]  # pixels (H, W, 3) uint8 RGB, seconds, how often it is used
 
 
@@ -200,6 +202,15 @@ def _runs(positions: np.ndarray, *, index: FrameIndex) -> list[np.ndarray]:
     return np.split(positions, np.flatnonzero(keyframes - positions[:-1] > _WORTH_SEEKING_FRAMES) + 1)
 
 
+def _display_matrix(frame: Any) -> Any:
+    side_data = frame.side_data
+    matrix = side_data.get("DISPLAYMATRIX")
+    # In PyAV 18, a frame and its side data hold each other: only the garbage collector would free them, after
+    # hundreds of frames. From here on, the side data are those of another frame.
+    side_data.__init__(_NO_FRAME)
+    return matrix
+
+
 @lru_cache
 def _has_alpha(pixel_format: str) -> bool:
     described = av.VideoFormat(pixel_format)
@@ -220,7 +231,7 @@ def _to_rgb(frame: Any, *, reformatter: VideoReformatter) -> np.ndarray:
     if has_alpha:
         pixels = on_black(pixels)
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix = _display_matrix(frame)
     except ValueError:  # PyAV 18 has no name for EXIF, as in Motion JPEG, and then tells the angle alone
         return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
     if matrix is None:

@@ -50,7 +50,7 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
     monitor: str | None = None  # metric of the val split that chooses the best epoch; null: the task's
     patience: PositiveInt | None = 10  # stop after so many epochs without a better one; null: never
     seed: NonNegativeInt = 0  # of initial weights, order of clips and dropout
-    intra_op_threads: PositiveInt | None = None  # of torch on a CPU; they change sums; null: torch's number
+    intra_op_threads: PositiveInt | None = 1  # of torch on a CPU; they change sums; null: torch's number
 
     @property
     def resolved_monitor(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import struct
 import warnings
 import zlib
@@ -704,3 +705,19 @@ def test_probing_says_what_reading_will_give(video: Path, tmp_path: Path) -> Non
         probe([tmp_path / "empty.mp4"], sampling=ALL)
     with pytest.raises(DecodeError, match="shows no frame"):
         probe([video], sampling=ALL, start_seconds=99)
+
+
+def test_a_frame_is_freed_as_soon_as_it_is_read(tmp_path: Path) -> None:
+    """What only the garbage collector frees takes memory for hundreds of frames."""
+
+    def num_alive() -> int:
+        return sum(type(each) is av.VideoFrame for each in gc.get_objects())
+
+    path = write_video(tmp_path / "a.mp4", num_frames=30)
+    before = num_alive()
+    gc.disable()
+    try:
+        assert sum(len(batch.pixels) for batch in read_frames([path], sampling=Sampling())) == 30
+        assert num_alive() == before
+    finally:
+        gc.enable()

@@ -48,8 +48,7 @@ def test_callers_are_told_of_each_batch_and_epoch_of_each_model_and_later_of_the
     )
     models = ("recurrent", "baseline")
     assert batches == [(name, done, 9) for done in range(1, 10) for name in models]  # 6 clips, 3 epochs
-    histories = [trained.fits[name].history for name in models]
-    assert epochs == [pair for metrics in zip(*histories) for pair in zip(models, metrics)]
+    assert epochs == [(name, trained.fits[name].history[epoch]) for epoch in range(3) for name in models]
     fit = trained.fits["recurrent"]
     assert trained.as_json()["recurrent"]["val_loss"] == fit.history[fit.best_epoch]["val"]["loss"]
 
@@ -125,7 +124,7 @@ def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_ke
 
 
 def test_the_threads_of_operations_are_those_of_the_config_while_a_model_trains(tmp_path):
-    before, seen = torch.get_num_threads(), set()
+    before, seen = torch.get_num_threads(), set[int]()
     config = CONFIG.model_copy(update={"intra_op_threads": before + 1})
     run(tmp_path, config=config, on_batch=lambda *_: seen.add(torch.get_num_threads()))
     assert seen == {before + 1}

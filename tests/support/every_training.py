@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, channel_statistics, make_loader
 from pipeline.learn.tasks import TASK_CLASSES, Task
-from pipeline.learn.training import Fit, fit
+from pipeline.learn.training import Fit, Member, fit_many
 from pipeline.manifest import Clip, FrameLabel, Question
 from pipeline.settings.training import ModelName, TrainConfig
 from tests.support.toy import make_clip, make_features, random_maps
@@ -85,15 +85,15 @@ def clips_of(numbers: range) -> list[Clip]:
     ]
 
 
-def trained(
+def make_member(
     config: TrainConfig,
     model: ModelName,
     path: Path,
     *,
     features: Features | None = None,
     device: torch.device = CPU,
-) -> tuple[nn.Module, Fit, Task]:
-    """Train on six clips and choose by two; the model on `device`. By default, features are in memory."""
+) -> Member:
+    """A training on six clips that chooses by two, its state at `path`; features are in memory by default."""
     train_clips, val_clips = clips_of(range(6)), clips_of(range(6, 8))
     features = features or make_features(MAPS)
     task = TASK_CLASSES[config.task].from_clips(train_clips, config)
@@ -109,7 +109,7 @@ def trained(
         standardisation=standardisation if config.standardise else None,
         seed=config.seed,
     )
-    result = fit(
+    return Member(
         net,
         task=task,
         train=make_loader(features, train_clips, config, device=device, shuffle_seed=config.seed),
@@ -118,4 +118,19 @@ def trained(
         device=device,
         state_path=path,
     )
-    return net, result, task
+
+
+def trained(
+    config: TrainConfig,
+    model: ModelName,
+    path: Path,
+    *,
+    features: Features | None = None,
+    device: torch.device = CPU,
+) -> tuple[nn.Module, Fit, Task]:
+    """The model of `make_member` with the weights of its best epoch, on `device`."""
+    member = make_member(config, model, path, features=features, device=device)
+    fit_many([member])
+    if member.failure:
+        raise member.failure
+    return member.model, member.result(), member.task
