@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ExperimentError
+from pipeline.errors import ExperimentError, StoreError
 from pipeline.system.code import code_digest
 from pipeline.system.files import file_lock, make_folder
 from stages.params import PARAMS, read_params
@@ -149,8 +149,8 @@ class Experiments:
 def open_experiments() -> Iterator[Experiments]:
     """The experiments of the project in the current folder, for one process at a time.
 
-    Raises ExperimentError when DVC fails, and when the features are not those that params.yaml asks for;
-    StoreError when git fails.
+    Raises ExperimentError when DVC or git fails, and when the features are not those that params.yaml asks
+    for.
     """
     room = _ROOM.absolute()
     with file_lock(room.with_suffix(".lock"), on_wait=_say_waiting):
@@ -176,7 +176,10 @@ def _project(folder: Path) -> Iterator[Any]:
 
 
 def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    return run_git(folder, *arguments, environment=environment).stdout.decode().strip()
+    try:
+        return run_git(folder, *arguments, environment=environment).stdout.decode().strip()
+    except StoreError as error:
+        raise ExperimentError(str(error)) from None
 
 
 def _configure(folder: Path, *, cache: str) -> None:

@@ -154,6 +154,12 @@ def test_a_member_that_diverges_is_named_and_the_others_go_on(workspace: Path) -
     assert "learning_rate=1e+30: The loss is nan in epoch 0" in stderr
 
 
+def test_without_git_a_sweep_names_the_way_out(workspace: Path) -> None:
+    _, stderr = sweep(workspace, *GRID[:-1], status=1)
+    assert "not a git repository" in stderr
+    assert "A sweep with --no-experiments needs none." in stderr
+
+
 def test_the_plan_names_groups_that_share_batches_and_the_time(workspace: Path) -> None:
     stdout, _ = sweep(workspace, *GRID, "--plan")
     lines = stdout.splitlines()
