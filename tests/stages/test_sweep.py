@@ -138,6 +138,19 @@ def test_with_halving_the_better_half_goes_on_as_if_alone(
     assert "1 not trained to the end" in report(workspace)["verdict"]
 
 
+def test_a_sweep_with_halving_that_was_interrupted_goes_on_to_the_same_table(
+    workspace: Path, tmp_path: Path
+) -> None:
+    other = make_workspace(tmp_path / "other", train={"learning_rate": 0.02})
+    for folder in (workspace, other):
+        (folder / "mine.yaml").write_text("halving: {rungs: [1, 3], keep: 0.5}")
+    arguments = ("mine.yaml", *GRID[1:])
+    whole, _ = sweep(other, *arguments)
+    with interrupted_after(8):  # between the rungs: some members have more epochs than the first rung
+        sweep(workspace, *arguments, status=130)
+    assert sweep(workspace, *arguments)[0] == whole
+
+
 def test_after_the_minutes_no_training_starts(workspace: Path) -> None:
     _, stderr = sweep(workspace, *GRID, "--minutes", "1e-9", status=1)
     assert "No member was trained to its end (4 members: not trained)" in stderr
