@@ -16,7 +16,7 @@ import zarr
 from numcodecs import blosc
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.report import Report, Row, alternate, arguments, seconds_of
+from benchmarks.report import Report, Row, alternate, arguments
 from benchmarks.stores import (
     CLIP_BYTES,
     CLIP_SHAPE,
@@ -139,9 +139,12 @@ class Bench:
                 view = self.view(container)
                 pool = self.closer.enter_context(ThreadPoolExecutor(num_threads))
                 ours = self.into_buffer(reader(view), pool, num_threads)
-                first = self.gigabytes / seconds_of(self.run(ours))
-                plain = self.into_buffer(plain_preadv(view), pool, num_threads)
-                rates = self.rates({"preadv": plain, "framecache": ours}, num_rounds=8 * self.num_rounds)
+                contenders = {
+                    "preadv": self.into_buffer(plain_preadv(view), pool, num_threads),
+                    "framecache": ours,
+                    "first pass": verifying(view, ours),
+                }
+                rates = self.rates(contenders, num_rounds=8 * self.num_rounds)
                 rows.append(
                     {
                         "container": container,
@@ -150,8 +153,9 @@ class Bench:
                         "framecache_gb_per_s": rates["framecache"],
                         "ratio": rates["framecache"] / rates["preadv"],
                         "target": ">= 0.8",
-                        "first_pass_gb_per_s": first,
-                        "first_pass_ratio": first / rates["preadv"],
+                        "first_pass_gb_per_s": rates["first pass"],
+                        "first_pass_ratio": rates["first pass"] / rates["preadv"],
+                        "its_target": ">= 0.5",
                     }
                 )
         return rows
@@ -216,6 +220,17 @@ class Bench:
 
 def reader(view: FeatureView) -> ReadInto:
     return lambda number, out: view.read_into(clip_id(number), out)
+
+
+def verifying(view: FeatureView, epoch: Epoch) -> Epoch:
+    """The epoch of a view that has verified no chunk yet."""
+
+    def first(order: Order) -> Iterator[np.ndarray]:
+        for shard in view._shards.values():
+            shard._unverified[:] = b"\1" * len(shard._unverified)
+        yield from epoch(order)
+
+    return first
 
 
 @dataclass(frozen=True)

@@ -54,36 +54,32 @@ class ShardRows:
         layout = self._layout
         num_rows = len(buffer) // layout.row_bytes
         first, last = row // layout.rows_per_chunk, (row + num_rows - 1) // layout.rows_per_chunk
-        start = self._offset[first] + row % layout.rows_per_chunk * layout.row_bytes
-        if self._offset[last] - self._offset[first] == (last - first) * layout.chunk_bytes:
-            self._pread(buffer, start, clip_id)
-        else:  # HDF5 may put something of its own between chunks
+        # HDF5 may put something of its own between chunks.
+        is_one_piece = self._offset[last] - self._offset[first] == (last - first) * layout.chunk_bytes
+        if is_one_piece and self._unverified.find(1, first, last + 1) < 0:
+            skip = row % layout.rows_per_chunk * layout.row_bytes
+            self._pread(buffer, self._offset[first] + skip, clip_id)
+        else:
             self._read_chunkwise(buffer, row, clip_id)
-        if self._unverified.find(1, first, last + 1) >= 0:
-            self._verify_plain(buffer, row, range(first, last + 1), clip_id)
-
-    def _verify_plain(self, buffer: memoryview, row: int, chunks: range, clip_id: str) -> None:
-        """Verify the chunks of the rows in `buffer`, from `row` on; those partly in it are read again."""
-        size = self._layout.chunk_bytes
-        for number in chunks:
-            if self._unverified[number]:
-                start = (number * self._layout.rows_per_chunk - row) * self._layout.row_bytes
-                inside = start >= 0 and start + size <= len(buffer)
-                chunk = (
-                    buffer[start : start + size]
-                    if inside
-                    else self._load(self._offset[number], size, clip_id)
-                )
-                self._check(chunk, number, clip_id)
 
     def _read_chunkwise(self, buffer: memoryview, row: int, clip_id: str) -> None:
+        """Read chunk after chunk, and verify each at once, while it is in the processor's cache."""
         layout = self._layout
         while buffer:
             number, skip = divmod(row, layout.rows_per_chunk)
             count = min(layout.rows_per_chunk - skip, len(buffer) // layout.row_bytes)
-            size = count * layout.row_bytes
-            self._pread(buffer[:size], self._offset[number] + skip * layout.row_bytes, clip_id)
-            buffer, row = buffer[size:], row + count
+            part = buffer[: count * layout.row_bytes]
+            start = skip * layout.row_bytes
+            if count < layout.rows_per_chunk and self._unverified[number]:
+                chunk = _scratch(layout.chunk_bytes)
+                self._pread(chunk, self._offset[number], clip_id)
+                self._check(chunk, number, clip_id)
+                part[:] = chunk[start : start + len(part)]
+            else:
+                self._pread(part, self._offset[number] + start, clip_id)
+                if self._unverified[number]:
+                    self._check(part, number, clip_id)
+            buffer, row = buffer[len(part) :], row + count
 
     def _read_encoded(self, buffer: memoryview, row: int, clip_id: str) -> None:
         """Read all chunks at once, which both containers keep in row order, then decode each."""
@@ -115,12 +111,6 @@ class ShardRows:
                 f"{self._name} is damaged: chunk {number} does not decompress ({error};"
                 f" reading clip {clip_id!r})."
             ) from None
-
-    def _load(self, offset: int, size_bytes: int, clip_id: str) -> memoryview:
-        data = os.pread(self._descriptor, size_bytes, offset)
-        if len(data) != size_bytes:
-            raise self._ends_early(clip_id)
-        return memoryview(data)
 
     def _check(self, stored: memoryview, number: int, clip_id: str) -> None:
         if xxhash.xxh3_64_intdigest(stored) != self._checksum[number]:
