@@ -6,12 +6,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-from pipeline.learn.checkpoint import load_checkpoint
+from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.comparison import answer_val
-from pipeline.learn.run import OnBatch, input_digests, run_digest, train_many
+from pipeline.learn.run import (
+    OnBatch,
+    Outcome,
+    input_digests,
+    refuse_changes,
+    run_digest,
+    state_path,
+    train_many,
+)
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.learn.training import Metrics
 from pipeline.settings.machine import Machine
@@ -52,6 +59,7 @@ class Trainings:
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
     finished: list[str] = field(default_factory=list)  # members that were trained to their end
     failures: dict[str, str] = field(default_factory=dict)  # why a member can't be trained
+    _digests: dict[tuple[Path, Path], dict[str, str]] = field(default_factory=dict)
     _answers: dict[tuple[str, ModelName], Answers] = field(default_factory=dict)
 
     def train_until(self, names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
@@ -96,8 +104,7 @@ class Trainings:
 
     def folder(self, name: str) -> Path:
         """Where a member's results are, under the names that they have in a project."""
-        member = self.members[name]
-        digest = run_digest(member.config, "recurrent", self._inputs[self.features(name), member.manifest])
+        digest = run_digest(self.members[name].config, "recurrent", self._inputs(name))
         return training_folder() / "sweeps" / digest
 
     def features(self, name: str) -> Path:
@@ -124,11 +131,12 @@ class Trainings:
             return (times[-1] - times[0]) / (len(times) - 1) * sum(num_left.values())
         return 0.0
 
-    @cached_property
-    def _inputs(self) -> dict[tuple[Path, Path], dict[str, str]]:
-        """The digests of features and manifests, as they are at the beginning."""
-        pairs = {(self.features(name), member.manifest) for name, member in self.members.items()}
-        return {pair: input_digests(*pair) for pair in pairs}
+    def _inputs(self, name: str) -> dict[str, str]:
+        """The digests of a member's features and manifest, as they are when they are first asked for."""
+        pair = self.features(name), self.members[name].manifest
+        if pair not in self._digests:
+            self._digests[pair] = input_digests(*pair)
+        return self._digests[pair]
 
     def _parts(self, names: Sequence[str]) -> Iterator[list[str]]:
         """The members that train together: all of the same features and clips, fewer if time is limited."""
@@ -155,16 +163,11 @@ class Trainings:
             if model == "recurrent":
                 self._note(name, losses[name][:epochs])
 
-        first = self.members[names[0]]
+        features, first, inputs = self.features(names[0]), self.members[names[0]], self._inputs(names[0])
         outcomes = train_many(
-            self.features(names[0]),
+            features,
             first.manifest,
-            [
-                MemberConfig(
-                    name, self.members[name].config, model, self.folder(name) / "checkpoints" / model
-                )
-                for name in names
-            ],
+            [MemberConfig(name, self.members[name].config, model) for name in names],
             until=epochs,
             machine=self.machine,
             weights=weights_path(first.params.weights.arch),
@@ -172,16 +175,25 @@ class Trainings:
             on_batch=on_batch,
             on_epoch=note_epoch,
         )
+        refuse_changes(inputs, input_digests(features, first.manifest))
         for name, outcome in outcomes.items():
             if outcome.failure:
                 log.warning("%s: %s", name, outcome.failure)
                 self.failures[name] = "its loss is not finite"
             elif outcome.is_done:
-                task = outcome.checkpoint.task
-                write_trained(model, outcome.fit, task=task.name, folder=self.folder(name))
-                best = outcome.fit.history[outcome.fit.best_epoch]["val"]
-                if outcome.predictions:
-                    self._answers[name, model] = Answers(task, outcome.predictions, best["loss"])
+                self._keep(name, model, outcome)
+                # Last: until everything is written, a sweep that is killed needs it.
+                config = self.members[name].config
+                state_path(training_folder(), config, model, inputs).unlink(missing_ok=True)
+
+    def _keep(self, name: str, model: ModelName, outcome: Outcome) -> None:
+        """Write the results of a model that was trained to its end."""
+        checkpoint, folder = outcome.checkpoint, self.folder(name)
+        save_checkpoint(folder / "checkpoints" / model, checkpoint)
+        write_trained(model, outcome.fit, task=checkpoint.task.name, folder=folder)
+        if outcome.predictions:
+            loss = outcome.fit.history[outcome.fit.best_epoch]["val"]["loss"]
+            self._answers[name, model] = Answers(checkpoint.task, outcome.predictions, loss)
 
     def _note(self, name: str, losses: Sequence[float]) -> None:
         self.val_losses[name] = list(losses)

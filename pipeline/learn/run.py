@@ -189,7 +189,7 @@ def train_many(
                             for each in asked[member.state_path]:
                                 if each.checkpoint:
                                     confirm()
-                                    _refuse_changes(inputs, input_digests(features, manifest))
+                                    refuse_changes(inputs, input_digests(features, manifest))
                                     save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
                                     member.state_path.unlink(missing_ok=True)
                         outcomes |= ended
@@ -203,8 +203,13 @@ def _by_state(
     found: dict[Path, list[MemberConfig]] = defaultdict(list)
     for each in members:
         each = each._replace(config=_of_tap(each.config, view))
-        found[folder / f"{each.model}-{run_digest(each.config, each.model, inputs)}.pt"].append(each)
+        found[state_path(folder, each.config, each.model, inputs)].append(each)
     return found
+
+
+def state_path(folder: Path, config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> Path:
+    """The file that the state of a training goes to; the arguments are those of `run_digest`."""
+    return folder / f"{model}-{run_digest(config, model, inputs)}.pt"
 
 
 def _groups(asked: Mapping[Path, Sequence[MemberConfig]]) -> list[dict[Path, TrainConfig]]:
@@ -281,8 +286,8 @@ def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:
         return {str(features): view.digest, str(manifest): file_digest(manifest).hex()}
 
 
-def _refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    """Raise InputChangedError if digests differ."""
+def refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise InputChangedError if digests of `input_digests` differ."""
     if changed := [path for path, digest in before.items() if after[path] != digest]:
         raise InputChangedError(
             f"{' and '.join(changed)} changed while the model trained, and no checkpoint is written. The"

@@ -54,7 +54,7 @@ class SweepResult:
         if stopped := num_settings - len(ranking.settings):
             verdict += f", {stopped} not trained to the end"
         if missing := len(self.members) - len(trained):
-            verdict += f", {missing} members not trained"
+            verdict += f", {missing} of {len(self.members)} members not trained"
         return f"{verdict}."
 
     def rows(self) -> list[dict[str, Any]]:

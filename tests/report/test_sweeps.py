@@ -103,7 +103,9 @@ def test_without_seeds_members_are_counted() -> None:
     assert result.verdict() == "2 tried, 1 indistinguishable from the winner."
     assert "of each seed" not in result.text()
     untrained = replace(result, members=(*result.members, member("e0", 256, 0.1, 0, note="not trained")))
-    assert untrained.verdict() == ("2 tried, 1 indistinguishable from the winner, 1 members not trained.")
+    assert untrained.verdict() == (
+        "2 tried, 1 indistinguishable from the winner, 1 of 3 members not trained."
+    )
 
 
 def test_few_clips_give_no_verdict() -> None:

@@ -151,6 +151,14 @@ def test_a_sweep_with_halving_that_was_interrupted_goes_on_to_the_same_table(
     assert sweep(workspace, *arguments)[0] == whole
 
 
+def test_a_sweep_that_was_killed_while_it_writes_trains_nothing_again(workspace: Path) -> None:
+    with mock.patch.object(stages.sweep_training, "write_trained", side_effect=KeyboardInterrupt):
+        sweep(workspace, *GRID, status=130)
+    _, stderr = sweep(workspace, *GRID)
+    assert stderr.count("Training resumes after epoch 4") == 4
+    assert list((workspace / ".framecache/training").glob("*.pt")) == []
+
+
 def test_after_the_minutes_no_training_starts(workspace: Path) -> None:
     _, stderr = sweep(workspace, *GRID, "--minutes", "1e-9", status=1)
     assert "No member was trained to its end (4 members: not trained)" in stderr
