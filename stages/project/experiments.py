@@ -40,11 +40,9 @@ class Experiments:
         self._room = room
         self._project = Path(os.environ.get("DVC_ROOT", ".")).absolute()  # a temporary run has its own git
         self._digest = functools.cache(code_digest)
-        for name in _COPIED:
+        for name in filter(os.path.exists, _COPIED):
             make_folder((room / name).parent)
-            (room / name).unlink(missing_ok=True)
-            if Path(name).exists():
-                shutil.copyfile(name, room / name)
+            shutil.copyfile(name, room / name)
         self._head = _git(Path(), "rev-parse", "HEAD")
         self._git_dir = _git(Path(), "rev-parse", "--absolute-git-dir")
         self._index = str(room / "index")
@@ -154,7 +152,11 @@ def open_experiments() -> Iterator[Experiments]:
     """
     room = _ROOM.absolute()
     with file_lock(room.with_suffix(".lock"), on_wait=_say_waiting):
-        yield Experiments(room)
+        _remove(room)  # of a process that was killed
+        try:
+            yield Experiments(room)
+        finally:
+            _remove(room)  # its links would keep what `dvc gc` deletes
 
 
 def _say_waiting(holder: str) -> None:
