@@ -14,7 +14,7 @@ from pipeline.learn.models.steps import share_steps
 from pipeline.learn.training import Member, fit_many
 from pipeline.settings.training import MODELS, TrainConfig
 from tests.support.configs import live_config
-from tests.support.every_training import CONFIGS, CPU, SMALL, make_member
+from tests.support.every_training import CONFIGS, SMALL, assert_equal_states, make_member
 
 # They differ in learning rate, dropout, weight decay, size, cell and seed; the first two share their order.
 SEVERAL: list[dict[str, Any]] = [
@@ -32,12 +32,11 @@ def one_thread_an_operation() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_members(configs: Sequence[TrainConfig], folder: Path, *, device: torch.device = CPU) -> list[Member]:
+def make_members(configs: Sequence[TrainConfig], folder: Path) -> list[Member]:
     """The recurrent models of these configs; those of one seed share a loader, and all a val loader."""
     folder.mkdir(exist_ok=True)
     members = [
-        make_member(config, "recurrent", folder / f"{number}.pt", device=device)
-        for number, config in enumerate(configs)
+        make_member(config, "recurrent", folder / f"{number}.pt") for number, config in enumerate(configs)
     ]
     for member in members:
         member.train = next(other.train for other in members if other.config.seed == member.config.seed)
@@ -45,38 +44,16 @@ def make_members(configs: Sequence[TrainConfig], folder: Path, *, device: torch.
     return members
 
 
-def state(member: Member) -> dict[str, Any]:
-    """Weights, those of the best epoch, the optimizer's state and the history, as they are on the disk."""
-    loaded: dict[str, Any] = torch.load(member.state_path, weights_only=True)
-    return loaded
-
-
-def assert_equal(first: Any, second: Any, *, at: str = "") -> None:
-    """Whether two states have the same bits."""
-    if torch.is_tensor(first):
-        assert torch.equal(first, second), at
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), at
-        for key, value in first.items():
-            assert_equal(value, second[key], at=f"{at}/{key}")
-    elif isinstance(first, list):
-        assert len(first) == len(second), at
-        for number, value in enumerate(first):
-            assert_equal(value, second[number], at=f"{at}/{number}")
-    else:
-        assert repr(first) == repr(second), at
-
-
 def several() -> list[TrainConfig]:
     return [live_config(**{**SMALL, "epochs": 3, **changes}) for changes in SEVERAL]
 
 
-def alone(configs: Sequence[TrainConfig], folder: Path) -> list[dict[str, Any]]:
-    """The state of each config's model that is trained by itself."""
+def alone(configs: Sequence[TrainConfig], folder: Path) -> list[Member]:
+    """The members of these configs, each trained by itself."""
     members = make_members(configs, folder)
     for member in members:
         fit_many([member])
-    return [state(member) for member in members]
+    return members
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2)])
@@ -85,7 +62,7 @@ def test_a_member_has_the_numbers_that_it_has_alone_in_any_order_and_without_the
     members = make_members([several()[number] for number in order], tmp_path / "together")
     fit_many(members, num_threads=2)
     for number, member in zip(order, members, strict=True):
-        assert_equal(state(member), expected[number])
+        assert_equal_states(member, expected[number])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -107,7 +84,7 @@ def test_trainings_of_every_kind_together_equal_each_alone(tmp_path, model):
     for _, group in groupby(sorted(together, key=num_batches), key=num_batches):
         fit_many(list(group), num_threads=2)
     for first, second in zip(each, together, strict=True):
-        assert_equal(state(second), state(first))
+        assert_equal_states(second, first)
 
 
 def test_members_that_are_stopped_after_an_epoch_go_on_to_the_same_numbers(tmp_path):
@@ -118,7 +95,7 @@ def test_members_that_are_stopped_after_an_epoch_go_on_to_the_same_numbers(tmp_p
         assert [member.epoch for member in members] == [until or 3] * 3
         assert [member.is_done for member in members] == [until is None] * 3
     for member, alike in zip(members, expected, strict=True):
-        assert_equal(state(member), alike)
+        assert_equal_states(member, alike)
 
 
 @pytest.mark.parametrize("num_done", [1, 6, 7, 11, 14])
@@ -141,7 +118,7 @@ def test_members_that_are_interrupted_go_on_to_the_same_numbers(tmp_path, num_do
     members = make_members(several(), tmp_path / "together")
     fit_many(members, num_threads=2)
     for member, alike in zip(members, expected, strict=True):
-        assert_equal(state(member), alike)
+        assert_equal_states(member, alike)
 
 
 def test_a_member_that_is_behind_the_others_trains_its_own_epochs(tmp_path):
@@ -152,7 +129,7 @@ def test_a_member_that_is_behind_the_others_trains_its_own_epochs(tmp_path):
     fit_many(members, on_epoch=lambda member, _: epochs.append((member.state_path.stem, member.epoch)))
     assert epochs[:4] == [("0", 2), ("0", 2), ("1", 1), ("2", 1)]  # those before the resume are told again
     for member, alike in zip(members, expected, strict=True):
-        assert_equal(state(member), alike)
+        assert_equal_states(member, alike)
 
 
 def test_a_member_whose_loss_is_not_finite_fails_alone(tmp_path):
@@ -167,7 +144,7 @@ def test_a_member_whose_loss_is_not_finite_fails_alone(tmp_path):
     assert members[1].best_predictions() is None
     for number in (0, 2):
         assert members[number].failure is None
-        assert_equal(state(members[number]), expected[number])
+        assert_equal_states(members[number], expected[number])
 
 
 def test_models_that_begin_alike_share_the_steps_of_a_batch(tmp_path):

@@ -8,11 +8,21 @@ import torch
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.run import train
 from pipeline.learn.streaming import Loader, keep_resident
+from pipeline.learn.training import Member, fit_many
 from pipeline.manifest import write_manifest
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from tests.support.configs import live_config
-from tests.support.every_training import CONFIGS, CPU, MAPS, SMALL, clips_of, trained
+from tests.support.every_training import (
+    CONFIGS,
+    CPU,
+    MAPS,
+    SMALL,
+    assert_equal_states,
+    clips_of,
+    make_member,
+    trained,
+)
 from tests.support.features import make_view
 from tests.support.toy import make_clip, make_features
 
@@ -90,3 +100,34 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path,
     assert run("stopped", machine=Machine(resident_mb=0, resident_gpu_mb=0)) == undisturbed
     files = [tmp_path / name / "recurrent/model.safetensors" for name in ("undisturbed", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_members_that_are_trained_together_equal_each_alone(tmp_path: Path, model: ModelName) -> None:
+    changes = [
+        *CONFIGS.values(),
+        {"learning_rate": 0.01, "dropout": 0.3},
+        {"hidden_size": 5, "weight_decay": 0.1, "cell": "gru", "num_layers": 2, "seed": 1},
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+    ]
+
+    def make(name: str) -> list[Member]:
+        (tmp_path / name).mkdir()
+        return [
+            make_member(
+                live_config(**{**SMALL, **each}),
+                model,
+                tmp_path / name / f"{number}.pt",
+                device=torch.device("cuda"),
+            )
+            for number, each in enumerate(changes)
+        ]
+
+    alone, together = make("alone"), make("together")
+    for member in alone:
+        fit_many([member])
+    for num_batches in {len(member.train) for member in together}:
+        fit_many([member for member in together if len(member.train) == num_batches])
+    for first, second in zip(alone, together, strict=True):
+        assert_equal_states(first, second)

@@ -1,18 +1,28 @@
 """`train` and `evaluate` as functions: what a caller is told, and what is refused."""
 
 import shutil
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, InputChangedError, ManifestError, UnequalCheckpointsError
+from pipeline.errors import (
+    ConfigError,
+    InputChangedError,
+    ManifestError,
+    NonFiniteError,
+    UnequalCheckpointsError,
+)
 from pipeline.learn import run as learn_run
 from pipeline.learn.comparison import evaluate
-from pipeline.learn.run import Trained, train
+from pipeline.learn.run import Outcome, Trained, train, train_many
+from pipeline.learn.shared import Shared
+from pipeline.learn.tasks import Classification
 from pipeline.manifest import write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
-from pipeline.settings.training import TrainConfig
+from pipeline.settings.training import MemberConfig, TrainConfig
 from tests.support.features import make_view
 from tests.support.toy import make_clip
 
@@ -20,16 +30,25 @@ SPLITS = ("train", "train", "train", "val", "test")
 CONFIG = TrainConfig(projection=3, hidden_size=4, epochs=3, batch_size=2)
 
 
-def run(folder: Path, *, config: TrainConfig = CONFIG, **options: object) -> Trained:
-    """Train on ten clips with features below `folder`."""
+def make_inputs(folder: Path) -> Path:
+    """A manifest of ten clips below `folder`, and their features, whose path is returned."""
     clips = [
-        make_clip(f"c{number}", split=SPLITS[number % 5], label=("left", "right")[number // 5])
+        make_clip(
+            f"c{number}",
+            split=SPLITS[number % 5],
+            label=("left", "right")[number // 5],
+            values=(float(number),),
+        )
         for number in range(10)
     ]
     write_manifest(folder / "manifest.csv", clips)
-    features = make_view(folder, {clip.clip_id: 3 for clip in clips})
+    return make_view(folder, {clip.clip_id: 3 for clip in clips})
+
+
+def run(folder: Path, *, config: TrainConfig = CONFIG, **options: object) -> Trained:
+    """Train on ten clips with features below `folder`."""
     return train(
-        features,
+        make_inputs(folder),
         folder / "manifest.csv",
         config=config,
         checkpoints=folder / "checkpoints",
@@ -225,3 +244,113 @@ def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, 
             run(tmp_path, models=("baseline",), confirm=refuse)
         names += sorted((tmp_path / "state").glob("*.pt"))
     assert len(set(names)) == 1
+
+
+def members_of(folder: Path, *configs: TrainConfig) -> list[MemberConfig]:
+    """Recurrent models with these configs, whose checkpoints go to folders below `folder`."""
+    return [MemberConfig(f"m{n}", config, checkpoint=folder / f"m{n}") for n, config in enumerate(configs)]
+
+
+def run_many(folder: Path, members: list[MemberConfig], **options: object) -> dict[str, Outcome]:
+    """Train members on ten clips with features below `folder`."""
+    return train_many(
+        make_inputs(folder),
+        folder / "manifest.csv",
+        members,
+        weights=folder / "weights",
+        state=folder / "state",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def several() -> list[TrainConfig]:
+    changes = (
+        {},
+        {"seed": 1},
+        {"batch_size": 3},
+        {"hidden_size": 5, "pooling": "avg"},
+        {"task": "regression"},
+    )
+    return [TrainConfig.model_validate({**CONFIG.model_dump(), "intra_op_threads": 1, **c}) for c in changes]
+
+
+def test_each_of_many_has_the_checkpoint_and_the_numbers_of_train(tmp_path):
+    members = members_of(tmp_path / "many", *several())
+    outcomes = run_many(tmp_path, members)
+    assert list(outcomes) == [member.name for member in members]
+    for member in members:
+        alone = run(tmp_path, config=member.config, models=("recurrent",))
+        outcome = outcomes[member.name]
+        assert outcome.is_done
+        assert repr(outcome.fit) == repr(alone.fits["recurrent"])
+        for name in ("model.safetensors", "checkpoint.json"):
+            file = alone.checkpoints / "recurrent" / name
+            assert (member.checkpoint / name).read_bytes() == file.read_bytes()
+        best = outcome.fit.history[outcome.fit.best_epoch]["val"]
+        assert outcome.checkpoint.task.measure(outcome.predictions)(np.ones(2)) == best
+    assert not list((tmp_path / "state").glob("*.pt"))
+
+
+def test_many_can_be_stopped_after_some_epochs_and_some_of_them_go_on(tmp_path):
+    members = members_of(tmp_path / "many", *several())
+    first = run_many(tmp_path, members, until=1)
+    assert not any(outcome.is_done for outcome in first.values())
+    assert all(len(outcome.fit.history) == 1 for outcome in first.values())
+    assert not (tmp_path / "many").exists()
+    assert len(list((tmp_path / "state").glob("*.pt"))) == len(members)
+    epochs = []
+    second = run_many(tmp_path, members[1:3], on_epoch=lambda name, _: epochs.append(name))
+    assert sorted(epochs) == ["m1"] * 3 + ["m2"] * 3
+    undisturbed = run_many(tmp_path / "undisturbed", members_of(tmp_path / "undisturbed", *several()))
+    for name, outcome in second.items():
+        assert repr(outcome.fit) == repr(undisturbed[name].fit)
+
+
+def test_members_that_differ_in_nothing_that_counts_are_trained_once(tmp_path):
+    small, large = (CONFIG.model_copy(update={"hidden_size": size}) for size in (4, 8))
+    members = [
+        MemberConfig("small", small, "baseline", tmp_path / "small"),
+        MemberConfig("large", large, "baseline", tmp_path / "large"),
+    ]
+    batches = []
+    outcomes = run_many(tmp_path, members, on_batch=lambda *progress: batches.append(progress))
+    assert batches == [(name, done, 9) for done in range(1, 10) for name in ("small", "large")]
+    assert outcomes["small"].checkpoint.model is outcomes["large"].checkpoint.model
+    assert [outcomes[name].checkpoint.config.hidden_size for name in outcomes] == [4, 8]
+    files = [tmp_path / name / "model.safetensors" for name in outcomes]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_members_that_do_not_fit_into_memory_together_are_trained_one_after_the_other(tmp_path, monkeypatch):
+    expected = run_many(tmp_path / "together", members_of(tmp_path / "together", *several()))
+    monkeypatch.setattr(Shared, "free_bytes", lambda _: 0)
+    batches = []
+    outcomes = run_many(
+        tmp_path, members_of(tmp_path / "apart", *several()), on_batch=lambda name, *_: batches.append(name)
+    )
+    assert len(list(groupby(batches))) == len(outcomes)
+    assert {name: repr(each.fit) for name, each in outcomes.items()} == {
+        name: repr(each.fit) for name, each in expected.items()
+    }
+
+
+def test_a_member_that_fails_leaves_the_others_and_is_named_by_train(tmp_path, monkeypatch):
+    build = Classification.build_model
+
+    def diverged(task: Classification, name: str, config: TrainConfig, **options: object) -> torch.nn.Module:
+        model = build(task, name, config, **options)
+        if config.hidden_size == 5:
+            torch.nn.init.constant_(model.head.weight, torch.inf)
+        return model
+
+    monkeypatch.setattr(Classification, "build_model", diverged)
+    configs = [CONFIG, CONFIG.model_copy(update={"hidden_size": 5})]
+    outcomes = run_many(tmp_path, members_of(tmp_path / "many", *configs))
+    assert outcomes["m0"].failure is None
+    assert (tmp_path / "many/m0").exists()
+    assert isinstance(outcomes["m1"].failure, NonFiniteError)
+    assert outcomes["m1"].is_done
+    assert outcomes["m1"].predictions is None
+    assert not (tmp_path / "many/m1").exists()
+    with pytest.raises(NonFiniteError, match="The loss is nan in epoch 0"):
+        run(tmp_path, config=configs[1])

@@ -134,3 +134,23 @@ def trained(
     if member.failure:
         raise member.failure
     return member.model, member.result(), member.task
+
+
+def assert_equal_states(first: Member, second: Member) -> None:
+    """Compare weights, those of the best epoch, the optimizer's state and the history, bit for bit."""
+    _assert_equal(*(torch.load(each.state_path, weights_only=True) for each in (first, second)), at="state")
+
+
+def _assert_equal(first: Any, second: Any, *, at: str) -> None:
+    if torch.is_tensor(first):
+        assert torch.equal(first, second), at
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), at
+        for key, value in first.items():
+            _assert_equal(value, second[key], at=f"{at}/{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), at
+        for number, value in enumerate(first):
+            _assert_equal(value, second[number], at=f"{at}/{number}")
+    else:
+        assert repr(first) == repr(second), at

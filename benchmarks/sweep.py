@@ -1,0 +1,223 @@
+"""Many trainings on one read pass: a member's time against that of a training alone."""
+
+import os
+
+# As stages.train does: torch's threads sleep while they wait.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.corpora import default_device
+from benchmarks.report import Report, Row, alternate, arguments
+from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
+from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.streaming import (
+    Features,
+    Loader,
+    ResidentFeatures,
+    Standardisation,
+    channel_statistics,
+    keep_resident,
+    make_loader,
+)
+from pipeline.learn.tasks import Classification, Task
+from pipeline.learn.training import Member, fit_many
+from pipeline.manifest import Clip
+from pipeline.settings.training import TrainConfig
+from pipeline.store import open_view
+
+DEVICE = default_device()
+ON_GPU = DEVICE.type == "cuda"
+NUM_CORES = torch.get_num_threads()
+NUMBERS = (1, 8, 32) if ON_GPU else (1, 2, 4, 8)  # of members
+ROW_SHAPE = (1024, 4, 4)  # ResNet-50's layer3 of frames of 64 pixels: the default of params.yaml
+CONFIG = TrainConfig(projection=64, hidden_size=128, epochs=1, intra_op_threads=1)
+
+# Members that differ in what an operation computes; and in their order, which they then do not share.
+SHAPES: list[dict[str, Any]] = [
+    {"hidden_size": size, "cell": cell} for size in (64, 96, 128, 192) for cell in ("lstm", "gru")
+]
+SEEDS: list[dict[str, Any]] = [{"seed": number % 2} for number in range(8)]
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    report = Report("sweep", args.quick)
+    num_rounds = 3 if args.quick else 9
+    with tempfile.TemporaryDirectory(dir=args.folder) as name, contextlib.ExitStack() as closer:
+        corpus = Corpus.make(Path(name), num_clips=240 if args.quick else 1_600, closer=closer)
+        resident = corpus.resident()
+        report.add("A member's time, features in memory", of_one_shape(resident, NUMBERS, num_rounds))
+        ends = (NUMBERS[0], NUMBERS[-1])
+        report.add(
+            "A member's time, features streamed from the store", of_one_shape(corpus, ends, num_rounds)
+        )
+        report.add("Eight members that differ", mixed(resident, num_rounds))
+    report.write(args.json)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Random clips, of which a sixth is the val split."""
+
+    folder: Path
+    features: Features
+    clips: Sequence[Clip]
+    task: Task
+    standardisation: Standardisation
+
+    @classmethod
+    def make(cls, folder: Path, *, num_clips: int, closer: contextlib.ExitStack) -> "Corpus":
+        """Write it to a store."""
+        target = make_target("zarr", row_shape=ROW_SHAPE)
+        write_clips(folder / "journal", target, make_clips(num_clips, row_shape=ROW_SHAPE))
+        publish_clips(folder / "features", target, num_clips, journal=folder / "journal")
+        view = closer.enter_context(open_view(folder / "features" / target.contract.tap))
+        clips = [
+            Clip(
+                clip_id=clip_id(number),
+                sources=(f"{number}.mp4",),
+                split="val" if number % 6 == 0 else "train",
+                label="abcd"[number % 4],
+            )
+            for number in range(num_clips)
+        ]
+        train = [clip for clip in clips if clip.split == "train"]
+        statistics = channel_statistics(view, train)
+        return cls(folder, view, clips, Classification.from_clips(train, CONFIG), statistics)
+
+    def resident(self) -> "Corpus":
+        """The same in memory, with clips of 10 to 14 frames."""
+        features = keep_resident(self.features, self.clips, limit_bytes=1 << 40, device=DEVICE)
+        assert isinstance(features, ResidentFeatures)
+        spans = {
+            name: (first, 10 + number % 5) for number, (name, (first, _)) in enumerate(features.spans.items())
+        }
+        return replace(self, features=replace(features, spans=spans))
+
+    def loader(self, config: TrainConfig, split: str) -> Loader:
+        clips = [clip for clip in self.clips if clip.split == split]
+        seed = config.seed if split == "train" else None
+        return make_loader(self.features, clips, config, device=DEVICE, shuffle_seed=seed)
+
+    def model(self, config: TrainConfig) -> torch.nn.Module:
+        return self.task.build_model(
+            "recurrent",
+            config,
+            map_shape=ROW_SHAPE,
+            standardisation=self.standardisation,
+            seed=config.seed,
+        )
+
+    def members(self, changes: Sequence[Mapping[str, Any]]) -> list[Member]:
+        """Before their first epoch."""
+        configs = [CONFIG.model_copy(update=dict(each)) for each in changes]
+        trains = {config.seed: self.loader(config, "train") for config in configs}
+        val = self.loader(CONFIG, "val")
+        paths = [self.folder / f"{number}.pt" for number in range(len(configs))]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return [
+            Member(
+                self.model(config),
+                task=self.task,
+                train=trains[config.seed],
+                val=val,
+                config=config,
+                device=DEVICE,
+                state_path=path,
+            )
+            for config, path in zip(configs, paths, strict=True)
+        ]
+
+
+def together(corpus: Corpus, changes: Sequence[Mapping[str, Any]]) -> None:
+    """An epoch of these members."""
+    torch.set_num_threads(1)
+    fit_many(corpus.members(changes), num_threads=NUM_CORES)
+    torch.set_num_threads(NUM_CORES)
+
+
+def in_turn(corpus: Corpus, changes: Sequence[Mapping[str, Any]]) -> None:
+    """The same, one member after the other."""
+    for each in changes:
+        together(corpus, [each])
+
+
+def plain_loop(corpus: Corpus) -> None:
+    """An epoch as tutorials have it: torch's number of threads, its AdamW, nothing shared or at once."""
+    model, task = corpus.model(CONFIG).to(DEVICE).train(), corpus.task
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=CONFIG.weight_decay)
+    for batch in corpus.loader(CONFIG, "train").epoch():
+        outputs = task.run_model(model, replace(batch, maps=batch.maps.to(DEVICE)))
+        loss = task.loss(outputs, task.targets(batch).to(DEVICE))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    answers = answer_batches(model, corpus.loader(CONFIG, "val").epoch(), task=task, device=DEVICE)
+    task.measure(answers)(np.ones(len(answers.clips)))
+
+
+def of_one_shape(corpus: Corpus, numbers: Sequence[int], num_rounds: int) -> list[Row]:
+    """A row for each number of members, the first of which is 1."""
+    rates = [{"learning_rate": 1e-3 + number * 1e-4} for number in range(max(numbers))]
+    contenders: dict[str, Callable[[], object]] = {
+        str(number): partial(together, corpus, rates[:number]) for number in numbers
+    }
+    contenders["plain"] = partial(plain_loop, corpus)
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    timed = {name: partial(_with_cpu_seconds, run, cpu[name]) for name, run in contenders.items()}
+    seconds = alternate(timed, num_rounds=num_rounds)
+    own = {name: statistics.median(values) for name, values in cpu.items()}
+    return [
+        {
+            "members": number,
+            "seconds a member": seconds[str(number)] / number,
+            "times as fast as alone": seconds["1"] * number / seconds[str(number)],
+            "as a plain loop": seconds["plain"] * number / seconds[str(number)],
+            # What else runs on the machine does not disturb these.
+            "CPU seconds a member": own[str(number)] / number,
+            "of a plain loop": own["plain"],
+        }
+        for number in numbers
+    ]
+
+
+def _with_cpu_seconds(run: Callable[[], object], spent: list[float]) -> None:
+    started = time.process_time()
+    run()
+    spent.append(time.process_time() - started)
+
+
+def mixed(corpus: Corpus, num_rounds: int) -> list[Row]:
+    """Against the same members in turn."""
+    rows: list[Row] = []
+    for name, changes in {"shapes": SHAPES, "two orders": SEEDS}.items():
+        seconds = alternate(
+            {"together": partial(together, corpus, changes), "in turn": partial(in_turn, corpus, changes)},
+            num_rounds=num_rounds,
+        )
+        rows.append(
+            {
+                "in": name,
+                "seconds a member": seconds["together"] / len(changes),
+                "times as fast as in turn": seconds["in turn"] / seconds["together"],
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
