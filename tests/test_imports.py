@@ -77,6 +77,7 @@ def imports_of_others() -> set[str]:
     return {name for name in names if name.split(".")[0] != "pipeline"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -5,6 +5,7 @@ classifier) is never built.
 """
 
 from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -24,7 +25,7 @@ def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int
     """
     check_taps(arch, [tap])
     x = torch.empty(1, 3, height, width, device="meta")
-    for name, stage in split_into_stages(build_network(arch)).items():
+    for name, stage in split_into_stages(_network_of_shapes(arch)).items():
         try:
             x = stage(x)
         except RuntimeError:
@@ -45,7 +46,7 @@ def trunk_shapes(arch: str) -> dict[str, torch.Size]:
     available_taps(arch)
     return {
         name: tensor.shape
-        for name, tensor in build_network(arch).state_dict().items()
+        for name, tensor in _network_of_shapes(arch).state_dict().items()
         if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
     }
 
@@ -73,6 +74,12 @@ def build_network(arch: str) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = torchvision.models.get_model(arch, weights=None)
     return network.eval().requires_grad_(False)
+
+
+@cache
+def _network_of_shapes(arch: str) -> nn.Module:
+    """A network that is asked for shapes only, and made once."""
+    return build_network(arch)
 
 
 def fold_batchnorms(network: nn.Module) -> None:

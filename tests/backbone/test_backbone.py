@@ -5,8 +5,6 @@ import av
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config
-import torchvision
 from PIL import Image
 from torch import Tensor
 
@@ -44,6 +42,8 @@ def images(num_images: int, height: int = 64, width: int = 64) -> Tensor:
 
 def plain_maps(weights: Weights, pixels: Tensor) -> dict[str, Tensor]:
     """The maps by torchvision's network, called layer by layer in its own memory format."""
+    import torchvision
+
     network = torchvision.models.get_model(weights.arch, weights=None).eval()
     network.load_state_dict(weights.state, strict=False)
     mean = torch.tensor(weights.mean)[:, None, None]
@@ -192,8 +192,10 @@ def test_folding_leaves_no_batchnorm_and_the_weights_as_they_were(
 def test_the_compiled_backend_without_a_compiler_is_refused_with_the_remedy(
     weights_of: Callable[[str], Weights],
 ) -> None:
+    from torch._inductor import config
+
     with (
-        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
         pytest.raises(ConfigError, match=r"needs a C.. compiler, and there is none: install .* 'eager'"),
     ):
         Backbone(weights_of("resnet18"), taps=["layer1"], device=CPU, backend="inductor")
@@ -226,6 +228,8 @@ def test_map_shapes_are_those_of_the_maps(weights_of: Callable[[str], Weights]) 
 
 
 def test_all_resnets_and_vggs_of_torchvision_are_there() -> None:
+    import torchvision
+
     names = torchvision.models.list_models(module=torchvision.models)
     assert set(ARCHS) == {name for name in names if name.startswith(("resn", "wide_resnet", "vgg"))}
 

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import CenterCrop, Resize
 
 from pipeline.backbone import preprocess
 from pipeline.backbone.resize import Window, resize, resize_by_products
@@ -88,6 +87,8 @@ def test_any_resize_equals_pillow_to_two_levels(
 def test_sizes_and_crop_positions_are_torchvisions(
     height: int, width: int, resize: int, crop: tuple[int, int]
 ) -> None:
+    from torchvision.transforms import CenterCrop, Resize
+
     if max(height, width) > 20 * min(height, width):
         width = height
     pixels = noise(1, height, width)

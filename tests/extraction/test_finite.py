@@ -67,6 +67,7 @@ def quarantine_csv(features: Path) -> list[list[str]]:
     return list(csv.reader((features / "quarantine.csv").read_text().splitlines()[1:]))
 
 
+@pytest.mark.slow
 def test_a_clip_that_overflows_float16_is_set_aside_for_that_tap_and_computed_as_float32(
     root: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_clip_that_overflows_float16_is_set_aside_for_that_tap_and_computed_as
         np.testing.assert_allclose(view.read("high"), plain["high"], rtol=1e-5, atol=0.5)
 
 
+@pytest.mark.slow
 def test_a_mean_that_fits_is_stored_where_its_maps_do_not(root: Path, tmp_path: Path) -> None:
     weights = scaled_weights(layer3=4e4)
     plain = plain_maps(root / "low.mp4", weights, "layer3")
@@ -123,6 +125,7 @@ def test_what_the_network_itself_makes_infinite_is_not_blamed_on_the_dtype(
         )
 
 
+@pytest.mark.slow
 def test_more_unfit_clips_than_the_share_allows_end_the_stage_with_their_reasons(
     root: Path, tmp_path: Path
 ) -> None:

@@ -3,12 +3,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_average_precision,
-    multiclass_f1_score,
-)
-from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
 from pipeline.learn.metrics import (
     UNLABELLED,
@@ -56,6 +50,12 @@ def some_clips(num_clips: int, num_classes: int) -> tuple[torch.Tensor, torch.Te
 
 
 def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_average_precision,
+        multiclass_f1_score,
+    )
+
     num_classes = logits.shape[1]
     present = targets.unique()  # torchmetrics warns of the others
     precision = multiclass_average_precision(
@@ -71,6 +71,8 @@ def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, fl
 
 
 def test_metrics_of_classes_equal_those_of_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_f1_score
+
     logits, targets = some_clips(200, 9)
     metrics = measure_classes(logits, targets)(np.ones(200))
     assert metrics == pytest.approx(by_torchmetrics(logits, targets))
@@ -80,6 +82,8 @@ def test_metrics_of_classes_equal_those_of_torchmetrics():
 
 
 def test_equal_scores_are_one_step_of_the_precision_curve():
+    from torchmetrics.functional.classification import multiclass_average_precision
+
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     targets = torch.tensor([0, 1, 0, 1])
     metrics = measure_classes(logits, targets)(np.ones(4))
@@ -114,6 +118,8 @@ def test_top_five_is_measured_where_there_are_more_than_five_classes():
 
 @pytest.mark.parametrize("num_values", [1, 3])
 def test_metrics_of_values_equal_those_of_torchmetrics(num_values):
+    from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
+
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(50, num_values, generator=generator, dtype=torch.float64)
     outputs = targets + torch.randn(50, num_values, generator=generator, dtype=torch.float64) / 2

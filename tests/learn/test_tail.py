@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pipeline.backbone import Weights
@@ -30,15 +29,17 @@ def weights() -> Weights:
     return weights
 
 
-def plain_network(weights: Weights) -> torchvision.models.ResNet:
+def plain_network(weights: Weights) -> nn.Module:
     """Frozen but for layer4, whose BatchNorms keep their statistics."""
+    import torchvision
+
     network = torchvision.models.resnet18(weights=None).eval().requires_grad_(False)
     network.load_state_dict(weights.state, strict=False)
     network.layer4.requires_grad_(True)
     return network
 
 
-def cached_maps(network: torchvision.models.ResNet) -> Tensor:
+def cached_maps(network: nn.Module) -> Tensor:
     """layer3 (B, T, C, H, W) float32 of random frames."""
     frames = torch.rand(len(LENGTHS) * 3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     n = network
@@ -113,6 +114,8 @@ def test_training_the_tail_leaves_the_weights_it_began_with(weights: Weights) ->
 
 
 def test_a_tail_of_several_stages_of_a_vgg_equals_its_layers() -> None:
+    import torchvision
+
     layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True).eval()
     state = {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}

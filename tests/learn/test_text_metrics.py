@@ -4,7 +4,6 @@ import unicodedata
 
 import numpy as np
 import pytest
-from torchmetrics.functional.text import bleu_score, rouge_score
 
 from pipeline.learn.metrics.text import cider_scores, measure_texts
 from pipeline.learn.vocabulary import measured_words
@@ -86,6 +85,8 @@ def test_rouge_l_equals_the_example_of_lin(answer, score):
 
 
 def test_bleu_and_rouge_equal_torchmetrics():
+    from torchmetrics.functional.text import bleu_score, rouge_score
+
     answers, references = random_texts(50, seed=0)
     metrics = metrics_of(answers, references)
     for order in (1, 2, 3, 4):
@@ -123,6 +124,8 @@ UNSPACED_OR_MARKED = [
 
 
 def test_metrics_of_all_scripts_are_of_whole_words():
+    from torchmetrics.functional.text import bleu_score
+
     texts, by_hand = zip(*UNSPACED_OR_MARKED, strict=True)
     answers, references = list(texts[:-1]), [[text] for text in texts[1:]]
     spaced_answers, spaced_references = list(by_hand[:-1]), [[text] for text in by_hand[1:]]

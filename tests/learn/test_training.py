@@ -304,6 +304,7 @@ def frame_task(num_clips: int, *, split: str, seed: int) -> tuple[list[Clip], di
     return described, maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "metric", "enough"), [(FrameLabels, "accuracy", 0.97), (Regression, "r2", 0.8)]
 )

@@ -126,10 +126,12 @@ def order_captions(
     ("cell", "decoder"),
     [
         ("lstm", {"inject": "start"}),
-        ("lstm", {"inject": "every_step", "cell": "gru", "scheduled_sampling": 0.3}),
-        ("gru", {"inject": "attention", "doubly_stochastic": 0.1}),
-        ("transformer", {"inject": "attention", "cell": "transformer"}),
-        ("rnn", {"inject": "start", "cell": "transformer"}),
+        pytest.param(
+            "lstm", {"inject": "every_step", "cell": "gru", "scheduled_sampling": 0.3}, marks=pytest.mark.slow
+        ),
+        pytest.param("gru", {"inject": "attention", "doubly_stochastic": 0.1}, marks=pytest.mark.slow),
+        pytest.param("transformer", {"inject": "attention", "cell": "transformer"}, marks=pytest.mark.slow),
+        pytest.param("rnn", {"inject": "start", "cell": "transformer"}, marks=pytest.mark.slow),
     ],
 )
 def test_models_learn_to_say_what_comes_first(cell, decoder):

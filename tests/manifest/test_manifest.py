@@ -326,7 +326,7 @@ def some_clips(draw: st.DrawFn) -> list[Clip]:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
-    @settings(deadline=None, max_examples=50)
+    @settings(deadline=None, max_examples=20)
     @given(some_clips())
     def round_trip(clips: list[Clip]) -> None:
         path = tmp_path / f"manifest{suffix}"

@@ -30,6 +30,7 @@ print(faults_of_a_tensor())
 """
 
 
+@pytest.mark.slow
 def test_a_freed_tensor_s_pages_are_used_again():
     output = subprocess.check_output([sys.executable, "-c", PROGRAM], text=True)
     returned, kept = map(int, output.split())

@@ -137,6 +137,7 @@ def test_one_member_alone_is_the_winner_without_optimism() -> None:
     assert ranking.optimism == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_members", "seeds"), [(6, 1), (12, 3)])
 def test_of_sweeps_of_equal_members_about_one_in_twenty_shows_a_difference(
     num_members: int, seeds: int
