@@ -102,7 +102,7 @@ class Report:
 
 def markdown(rows: list[Row]) -> str:
     """A table whose columns are the first row's keys."""
-    names = list(rows[0])
+    names = list(rows[0]) if rows else []
     cells = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     lines = [

@@ -1,5 +1,6 @@
 """A training run: features and a manifest in, a checkpoint a model out. A run that was killed goes on."""
 
+import copy
 import functools
 import hashlib
 import json
@@ -241,7 +242,7 @@ def _outcomes(
     fit = member.result()
     predictions = member.best_predictions()
     metrics = fit.history[fit.best_epoch]["val"] if fit.history else {}
-    model = member.model.cpu()
+    model = copy.deepcopy(member.model).cpu()  # others share its steps, and still answer on the device
     return {
         each.name: Outcome(
             fit,

@@ -289,6 +289,8 @@ def test_each_of_many_has_the_checkpoint_and_the_numbers_of_train(tmp_path):
         best = outcome.fit.history[outcome.fit.best_epoch]["val"]
         assert outcome.checkpoint.task.measure(outcome.predictions)(np.ones(2)) == best
     assert not list((tmp_path / "state").glob("*.pt"))
+    modules = [id(part) for o in outcomes.values() for part in o.checkpoint.model.modules()]
+    assert len(set(modules)) == len(modules)  # each checkpoint has a model of its own
 
 
 def test_many_can_be_stopped_after_some_epochs_and_some_of_them_go_on(tmp_path):
