@@ -78,6 +78,17 @@ def fill(journal: Journal, contract: FeatureContract, layout: Layout, clips: Map
             writer.append(clip_source(clip_id), maps, frame_times(num_frames), final=True)
 
 
+def make_journal(
+    path: Path, clips: Mapping[str, int] = {}, *, contract: FeatureContract | None = None, **changes: object
+) -> tuple[Journal, FeatureContract, Layout]:
+    """A journal with clips, given as {id: number of frames}; their contract and their layout."""
+    contract = contract or make_contract()
+    layout = make_layout(contract, **changes)
+    journal = Journal(path)
+    fill(journal, contract, layout, clips)
+    return journal, contract, layout
+
+
 def publish_clips(
     journal: Journal, contract: FeatureContract, layout: Layout, clip_ids: Sequence[str], path: Path
 ) -> Path:
@@ -91,10 +102,7 @@ def publish_clips(
 
 def make_view(path: Path, clips: Mapping[str, int], **layout_changes: object) -> Path:
     """A journal and a view of clips, given as {id: number of frames}; the folder of the tap."""
-    contract = make_contract()
-    layout = make_layout(contract, **layout_changes)
-    journal = Journal(path / "journal")
-    fill(journal, contract, layout, clips)
+    journal, contract, layout = make_journal(path / "journal", clips, **layout_changes)
     return publish_clips(journal, contract, layout, list(clips), path / "features")
 
 
