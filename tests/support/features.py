@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dask.array
 import h5py
 import hdf5plugin  # noqa: F401 - registers the codecs of HDF5
 import numpy as np
@@ -127,6 +126,8 @@ def read_plainly(path: Path) -> tuple[np.ndarray, object]:
 
 def read_with_dask(path: Path) -> np.ndarray:
     """A tap's rows (N, C, H, W) through dask.array."""
+    import dask.array  # imported here: it takes half a second
+
     if (path / "zarr.json").exists():
         return dask.array.from_zarr(str(path)).compute()
     with h5py.File(path / "features.h5") as file:
