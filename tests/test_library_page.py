@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.backbone.weights import save_weights
 from pipeline.manifest import Clip, write_manifest
-from pipeline.settings.weights import WeightsConfig
+from tests.support.extraction import random_weights
 from tests.support.media import write_video
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clips.append(Clip(f"{number:02}", (f"{number:02}.mp4",), split=split, label=label))
     write_manifest(tmp_path / "manifest.csv", clips)
     write_video(tmp_path / "new.mp4", num_frames=5)
-    weights = obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    weights = random_weights()
     save_weights(weights, path=tmp_path / "weights/resnet18.safetensors")
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
-from sklearn.datasets import load_digits
 
 import stages.digits
 from pipeline.contract import Sampling
@@ -73,6 +72,8 @@ def test_frame_labels_cover_the_clip_and_the_label_lasts_longer(
 
 
 def test_captions_name_the_scanned_digit_and_its_directions(corpus: list[tuple[Clip, np.ndarray]]) -> None:
+    from sklearn.datasets import load_digits
+
     digits = load_digits().target
     for clip, _ in corpus:
         assert clip.group is not None
@@ -225,6 +226,8 @@ def test_a_manifest_of_another_corpus_is_refused_and_nothing_is_rendered(tmp_pat
 
 
 def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> None:
+    from sklearn.datasets import load_digits
+
     rendered = [render_image(scan, config=CONFIG) for scan in range(100)]
     digits = load_digits().target
     num_located = 0

@@ -9,20 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone, Weights, preprocess
+from pipeline.backbone import Weights, preprocess
 from pipeline.backbone.networks import tail_module
-from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import FeatureContract
 from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError
-from pipeline.extraction import Target, compute_clips, make_plan, publish_view
 from pipeline.frames import read_frames
 from pipeline.learn.models import build_model
 from pipeline.manifest import Clip
 from pipeline.settings.model import ModelConfig
-from pipeline.settings.weights import WeightsConfig
-from pipeline.store import FeatureView, Journal, layout_for, open_view
-from tests.support.extraction import settings_of, sources_of
+from pipeline.store import FeatureView, open_view
+from tests.support.extraction import extract, random_weights
 from tests.support.media import write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -54,41 +51,17 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extracted]:
     root = tmp_path_factory.mktemp("end_to_end")
     write_video(root / "video.mp4", num_frames=7, size=(48, 64))
     write_image_folder(root / "folder", num_images=4, size=(64, 48))
-    weights = obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
-    views = {name: extract(root, weights, root / name, **changes) for name, changes in VARIANTS.items()}
+    weights = random_weights()
+    views = {name: extract_view(root, weights, root / name, **changes) for name, changes in VARIANTS.items()}
     yield Extracted(root, weights, views)
     for view in views.values():
         view.close()
 
 
-def extract(root: Path, weights: Weights, path: Path, **changes: object) -> FeatureView:
-    fields = {"taps": ["layer3"], "preprocessing": {"resize": 40, "crop": 32}, "batch_size": 4, **changes}
-    config, machine = settings_of(fields)
-    backbone = Backbone(weights, taps=config.taps, device=CPU)
-    contract = FeatureContract(
-        mean=weights.mean,
-        std=weights.std,
-        arch=weights.arch,
-        weights_sha256=weights.sha256,
-        tap="layer3",
-        **config.model_dump(include={"sampling", "preprocessing", "pooling", "dtype"}),
-    )
-    row_shape = (256, 2, 2) if config.pooling == "none" else (256, 1, 1)
-    targets = [Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype))]
-    journal = Journal(path / "journal")
-    sources = sources_of(CLIPS, root=root, digests=journal.digest_cache())
-    todo = make_plan(CLIPS, sources=sources, targets=targets, journal=journal)
-    compute_clips(
-        todo.to_extract,
-        root=root,
-        targets=targets,
-        backbone=backbone,
-        journal=journal,
-        config=config,
-        machine=machine,
-    )
-    publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
-    return open_view(path / "features/layer3")
+def extract_view(root: Path, weights: Weights, path: Path, **changes: object) -> FeatureView:
+    fields = {"taps": ["layer3"], "preprocessing": {"resize": 40, "crop": 32}, **changes}
+    _, features = extract(CLIPS, root, weights, path, **fields)
+    return open_view(features / "layer3")
 
 
 def frames_of(clip: Clip, *, root: Path, contract: FeatureContract) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 
 from pipeline.backbone import Weights
 from pipeline.backbone.networks import map_shape
-from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory, export_captioner
@@ -17,10 +16,10 @@ from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.tasks import Captioning
 from pipeline.learn.vocabulary import END, START, Vocabulary
-from pipeline.settings.weights import WeightsConfig
 from pipeline.settings.words import WordsConfig
 from tests.support.checkpoints import open_onnx
 from tests.support.configs import live_config
+from tests.support.extraction import random_weights
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ TASK = Captioning(Vocabulary.from_texts(["a digit moves up", "two moves left"]),
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    return random_weights()
 
 
 def make_checkpoint(

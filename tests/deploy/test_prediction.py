@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.backbone.weights import save_weights
 from pipeline.deploy.prediction import predict
 from pipeline.errors import ConfigError, MissingNetworkError, QuestionsError
 from pipeline.learn.checkpoint import save_checkpoint
-from pipeline.settings.weights import WeightsConfig
 from tests.support.checkpoints import CLASSES, make_checkpoint
+from tests.support.extraction import random_weights
 from tests.support.media import write_video
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    return random_weights()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from pipeline.settings.machine import DaskConfig, Machine
 from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from tests.extraction.test_finite import scaled_weights
-from tests.support.extraction import settings_of, sources_of
+from tests.support.extraction import random_weights, settings_of, sources_of
 from tests.support.features import make_contract, make_layout
 from tests.support.media import write_video
 
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate([*NAMES, "fragile", "poison", "broken", "endless", "hang"]):
         path = folder / f"corpus/{name}.mp4"
         write_video(path, num_frames=9 + number, size=(32, 32), first_index=number)
-    save_weights(obtain_weights(WeightsConfig(arch="resnet18", source="random:0")), path=folder / "weights")
+    save_weights(random_weights(), path=folder / "weights")
     (folder / "preload.py").write_text(PRELOAD)
     return folder
 

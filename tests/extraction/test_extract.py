@@ -11,17 +11,13 @@ import torch
 from PIL import Image
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import REVISION, FeatureContract, Preprocessing, Sampling
-from pipeline.extraction import Result, compute_clips, make_plan, make_targets, publish_view
-from pipeline.extraction.write import OnWork
+from pipeline.extraction import compute_clips, make_plan, make_targets
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.settings.extract import ExtractConfig
-from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, Layout, open_view, stored_keys
-from pipeline.system.devices import resolve_device
-from tests.support.extraction import settings_of, sources_of
+from tests.support.extraction import extract, make_backbone, random_weights, settings_of, sources_of
 from tests.support.little_memory import little_memory
 from tests.support.media import write_image, write_image_folder, write_video
 
@@ -33,56 +29,7 @@ VIDEO = Path(__file__).parents[1] / "data/bigbuckbunny.mp4"
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
-
-
-def make_backbone(weights: Weights, config: ExtractConfig, *, device: str = "cpu") -> Backbone:
-    return Backbone(
-        weights,
-        taps=config.taps,
-        device=resolve_device(device),
-        precision=config.precision,
-        backend=config.backend,
-    )
-
-
-def extract(
-    clips: list[Clip],
-    root: Path,
-    weights: Weights,
-    path: Path,
-    on_progress: OnWork = lambda _clips, _frames, _bytes: None,
-    stop: threading.Event | None = None,
-    backbone: Backbone | None = None,
-    **changes: object,
-) -> tuple[Result, Path]:
-    """Plan, run and publish; the features' folder."""
-    fields = {
-        "taps": ["layer4"],
-        "preprocessing": {"resize": 32, "crop": 32},
-        "batch_size": 4,
-        "device": "cpu",
-        **changes,
-    }
-    config, machine = settings_of(fields)
-    backbone = backbone or make_backbone(weights, config, device=machine.device)
-    targets = make_targets(config, weights, backbone)
-    journal = Journal(path / "journal")
-    sources = sources_of(clips, root=root, digests=journal.digest_cache())
-    todo = make_plan(clips, sources=sources, targets=targets, journal=journal)
-    result = compute_clips(
-        todo.to_extract,
-        root=root,
-        targets=targets,
-        backbone=backbone,
-        journal=journal,
-        config=config,
-        machine=machine,
-        on_progress=on_progress,
-        stop=stop,
-    )
-    publish_view(todo.keys, targets=targets, journal=journal, path=path / "features")
-    return result, path / "features"
+    return random_weights()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.errors import JournalError, ManifestError, PipelineError, WeightsFileError
 from pipeline.extraction import Extracted, Job, Progress, extract, make_job, run_job
 from pipeline.extraction.adoption import adopt_files, view_files
@@ -19,10 +19,9 @@ from pipeline.extraction.prepare import prepare
 from pipeline.manifest import SCHEMA, Clip, Manifest, read_manifest
 from pipeline.manifest.clips import row_of_clip
 from pipeline.manifest.recorded import Contents, scan_sources
-from pipeline.settings.weights import WeightsConfig
 from pipeline.store import DigestCache, Journal, open_view
 from tests.extraction.test_extract import plain_features
-from tests.support.extraction import settings_of
+from tests.support.extraction import random_weights, settings_of
 from tests.support.media import write_image_folder, write_video
 
 FRAMES = {"a": 5, "b": 7, "c": 3}
@@ -37,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / f"videos/{name}.mp4"
         write_video(path, num_frames=num_frames, size=(32, 32), first_index=10 * number)
     write_manifest(folder / "mine.csv", FRAMES)
-    save_weights(obtain_weights(WeightsConfig(arch="resnet18", source="random:0")), path=folder / "weights")
+    save_weights(random_weights(), path=folder / "weights")
     return folder
 
 

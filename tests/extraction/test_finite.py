@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.backbone.weights import save_weights
 from pipeline.contract import Pooling, Preprocessing, Sampling, StoredDtype
 from pipeline.errors import PipelineError
 from pipeline.extraction import make_plan, make_targets, publish_view
@@ -21,11 +21,9 @@ from pipeline.extraction import runners as extract_runners
 from pipeline.frames import read_frames
 from pipeline.manifest import Clip
 from pipeline.settings.extract import ExtractConfig
-from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, open_view
 from pipeline.store.format import finite
-from tests.extraction.test_extract import extract, make_backbone
-from tests.support.extraction import sources_of
+from tests.support.extraction import extract, make_backbone, random_weights, sources_of
 from tests.support.features import make_contract
 from tests.support.media import write_video
 from tests.support.project import NAMES, Project
@@ -35,7 +33,7 @@ CLIPS = [Clip(clip_id=name, sources=(f"{name}.mp4",), split="train") for name in
 
 def scaled_weights(**factors: float) -> Weights:
     """resnet18 with the last BatchNorm of some layers scaled: these taps' values grow about as much."""
-    weights = obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    weights = random_weights()
     scaled = {f"{tap}.1.bn2.weight": factor for tap, factor in factors.items()}
     state = {name: value * scaled.get(name, 1) for name, value in weights.state.items()}
     return replace(weights, sha256=f"{hash(tuple(factors.items())):064x}"[-64:], state=state)

@@ -8,6 +8,8 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pytest
+
 from pipeline.store import Journal, open_view
 from tests.support.project import NAMES, Project, plans
 
@@ -77,19 +79,19 @@ def test_an_added_tap_computes_that_tap_and_train_stays_fresh(project: Project) 
         assert view.map_shape == (512, 1, 1)
 
 
-def run_queue(project: Project) -> list[str]:
-    """Run the two experiments that are queued, both at once; the output of each."""
-    project.dvc("queue", "start", "-j", "2")
+def run_queue(project: Project, *, num_runs: int) -> list[str]:
+    """Run the experiments that are queued, all at once; the output of each."""
+    project.dvc("queue", "start", "-j", str(num_runs))
     deadline = time.monotonic() + 240
 
     def ended() -> list[Path]:
         found = (project.path / ".dvc/tmp/exps/run").glob("*/*.json")
         return [path for path in found if '"returncode": null' not in path.read_text()]
 
-    while len(ended()) < 2 or "Running" in (status := project.dvc("queue", "status")):
+    while len(ended()) < num_runs or "Running" in (status := project.dvc("queue", "status")):
         assert time.monotonic() < deadline, project.dvc("queue", "status")
         time.sleep(0.5)
-    assert status.count("Success") == 2, status
+    assert status.count("Success") == num_runs, status
     return [path.with_suffix(".out").read_text() for path in ended()]
 
 
@@ -101,7 +103,9 @@ def test_queued_experiments_with_other_hidden_sizes_run_train_and_evaluate_only_
     project.commit()
     before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
     project.dvc("exp", "run", "--queue", "--set-param", "train.hidden_size=16,17")
-    assert [ran(output) for output in run_queue(project)] == [["settings", "train@recurrent", "evaluate"]] * 2
+    assert [ran(output) for output in run_queue(project, num_runs=2)] == [
+        ["settings", "train@recurrent", "evaluate"]
+    ] * 2
     # The journal has what it had; the view, the journal and DVC's cache are one file.
     assert {path.name for path in (project.path / ".framecache").rglob("*.shard")} == before
     for shard in (project.path / "features").rglob("c/*/0/0/0"):
@@ -167,30 +171,45 @@ def test_a_failed_extraction_says_how_to_get_the_last_features_back(project: Pro
     assert remedy not in project.dvc("exp", "run", "--temp", "extract", check=False)  # in a folder of its own
 
 
-def test_every_run_finds_a_relative_root_that_git_ignores_and_no_command_of_dvc_complains(
-    project: Project, tmp_path: Path
-) -> None:
+@pytest.fixture
+def relative(project: Project) -> Project:
+    """A project whose corpus's root is relative and ignored by git."""
     (project.path / "corpus").mkdir()
     project.videos.rename(project.path / "corpus/mine")
     project.set({"corpus.root": "corpus/mine"})
     with (project.path / ".gitignore").open("a") as file:
         file.write("/corpus/mine\n")
-    project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
     project.commit()
-    project.dvc("exp", "run", "--queue", "-S", "extract.preprocessing.crop=31,30", "extract")
-    outputs = [
-        *run_queue(project),
-        project.dvc("exp", "run", "--temp", "-n", "temp", "-S", "extract.preprocessing.crop=29", "extract"),
-        project.dvc("exp", "run", "-S", "extract.preprocessing.crop=28", "extract"),
-    ]
-    for output in outputs:
-        assert re.fullmatch(r"8 preprocessing.crop changed: .*, 0 unchanged", plan_of(output))
-    outputs += [
-        project.dvc(*words) for words in (["exp", "apply", "temp"], ["checkout"], ["status"], ["push"])
-    ]
-    project.commit()
-    outputs += [project.clone(tmp_path / "clone").dvc("pull")]
-    assert not re.findall(r"(?i).*(?:warn|error).*", "\n".join(outputs))
+    return project
+
+
+def check_computed(output: str) -> None:
+    assert re.fullmatch(r"8 preprocessing.crop changed: .*, 0 unchanged", plan_of(output))
+    assert not complaints(output)
+
+
+def complaints(output: str) -> list[str]:
+    return re.findall(r"(?i).*(?:warn|error).*", output)
+
+
+def test_runs_in_the_queue_and_here_find_a_relative_root_that_git_ignores(relative: Project) -> None:
+    relative.dvc("exp", "run", "--queue", "-S", "extract.preprocessing.crop=31", "extract")
+    (output,) = run_queue(relative, num_runs=1)
+    check_computed(output)
+    check_computed(relative.dvc("exp", "run", "-S", "extract.preprocessing.crop=30", "extract"))
+
+
+def test_a_run_elsewhere_finds_a_relative_root_that_git_ignores_and_no_command_of_dvc_complains(
+    relative: Project, tmp_path: Path
+) -> None:
+    relative.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
+    relative.commit()
+    change = ("-S", "extract.preprocessing.crop=29")
+    check_computed(relative.dvc("exp", "run", "--temp", "-n", "temp", *change, "extract"))
+    for words in (["exp", "apply", "temp"], ["checkout"], ["status"], ["push"]):
+        assert not complaints(relative.dvc(*words))
+    relative.commit()
+    assert not complaints(relative.clone(tmp_path / "clone").dvc("pull"))
 
 
 def test_dvc_shows_metrics_and_plots(project: Project) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Weights
-from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.deploy.end_to_end import EndToEnd, clip_pixels, make_backbone
 from pipeline.deploy.export_chain import export_chain
 from pipeline.deploy.export_formats import FORMATS
@@ -23,9 +23,9 @@ from pipeline.errors import ConfigError, MissingPackageError, PipelineError
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.learn.vocabulary import pad_groups
 from pipeline.manifest import Clip
-from pipeline.settings.weights import WeightsConfig
 from stages import console, export
 from tests.support.checkpoints import make_checkpoint, open_onnx
+from tests.support.extraction import random_weights
 from tests.support.media import write_video
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ NUM_FRAMES = 4
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    return random_weights()
 
 
 def random_frames(num_clips: int, num_frames: int = NUM_FRAMES) -> Tensor:

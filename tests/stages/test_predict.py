@@ -21,6 +21,7 @@ from pipeline.learn.vocabulary import END, pad_groups
 from pipeline.settings.weights import WeightsConfig
 from stages import console, predict
 from tests.support.checkpoints import CLASSES, TASKS, make_checkpoint
+from tests.support.extraction import random_weights
 from tests.support.media import write_image, write_image_folder, write_video
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    return obtain_weights(WeightsConfig(arch="resnet18", source="random:0"))
+    return random_weights()
 
 
 @pytest.fixture(scope="module")

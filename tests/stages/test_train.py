@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 import stages.evaluate
 import stages.train
-from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.run import input_digests, run_digest, train
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.settings.training import ModelName, TrainConfig
-from pipeline.settings.weights import WeightsConfig
 from pipeline.store import Journal, committing
+from tests.support.extraction import random_weights
 from tests.support.features import (
     clip_maps,
     clip_source,
@@ -407,7 +407,7 @@ def test_several_values_are_predicted_in_their_units(tmp_path, monkeypatch):
 def test_a_tail_is_trained_from_the_weights_of_the_cached_features_and_evaluated(tmp_path, monkeypatch):
     workspace = make_workspace(tmp_path, train={"tap": "layer1", "tail": "layer2", "epochs": 2})
     save_weights(
-        obtain_weights(WeightsConfig(arch="resnet18", source="random:0")),
+        random_weights(),
         path=workspace / "weights/resnet18.safetensors",
     )
     weights = load_weights(workspace / "weights/resnet18.safetensors")

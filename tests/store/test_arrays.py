@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.store import FeatureView, Journal, TapView, open_view, publish, stored_clips
+from pipeline.store import FeatureView, TapView, open_view, publish, stored_clips
 from pipeline.store.format.tables import FILES_SCHEMA, seal
 from pipeline.store.upkeep.care import verify, view_checks
 from tests.support.features import (
@@ -17,10 +17,9 @@ from tests.support.features import (
     assert_holds,
     clip_maps,
     clip_source,
-    fill,
     frame_times,
     make_contract,
-    make_layout,
+    make_journal,
     make_view,
     publish_clips,
     read_plainly,
@@ -78,10 +77,7 @@ def test_any_reader_of_parquet_finds_the_clips_rows(tmp_path, form, codec):
 
 
 def test_clips_of_the_same_bytes_have_the_same_rows(tmp_path):
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, contract, layout, {"a": 3, "b": 2})
+    journal, contract, layout = make_journal(tmp_path / "journal", {"a": 3, "b": 2})
     records = journal.records(contract, layout)
     stored = stored_clips(records.values())
     names = {"twin": "a", "a": "a", "b": "b"}
@@ -103,10 +99,9 @@ def test_a_view_that_was_published_without_a_table_of_clips_is_read_and_verified
 
 
 def test_the_blocks_of_the_features_page_run(tmp_path, monkeypatch):
-    contract = make_contract(tap="layer3")
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, contract, layout, {"other": 5, "digit_00000": 47})
+    journal, contract, layout = make_journal(
+        tmp_path / "journal", {"other": 5, "digit_00000": 47}, contract=make_contract(tap="layer3")
+    )
     publish_clips(journal, contract, layout, ["digit_00000"], tmp_path / "features")
     monkeypatch.chdir(tmp_path)
     names: dict[str, np.ndarray] = {}
@@ -119,10 +114,7 @@ def test_the_blocks_of_the_features_page_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_dask_array_has_the_rows_of_clips_alone_in_storage_order(tmp_path, form):
-    contract = make_contract()
-    layout = make_layout(contract, format=form)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, contract, layout, CLIPS)
+    journal, contract, layout = make_journal(tmp_path / "journal", CLIPS, format=form)
     path = publish_clips(journal, contract, layout, ["a", "c", "d"], tmp_path / "features")  # b leaves holes
     plain, _ = read_plainly(path)
     with open_view(path) as view:

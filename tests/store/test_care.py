@@ -27,6 +27,7 @@ from tests.support.features import (
     fill,
     frame_times,
     make_contract,
+    make_journal,
     make_layout,
     publish_clips,
 )
@@ -279,8 +280,7 @@ def test_gc_removes_what_no_need_names_or_fits(tmp_path: Path) -> None:
 
 
 def test_gc_keeps_what_was_committed_since_the_view_was_published(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    fill(journal, CONTRACT, make_layout(CONTRACT), {"old": 3})
+    journal, *_ = make_journal(tmp_path, {"old": 3})
     (old,) = journal.path.rglob("*.record")
     os.utime(old, (1000, 1000))
     fill(journal, CONTRACT, make_layout(CONTRACT), {"new": 3})
@@ -290,8 +290,7 @@ def test_gc_keeps_what_was_committed_since_the_view_was_published(tmp_path: Path
 
 
 def test_gc_tells_bytes_that_are_free_at_once_from_shared_ones(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, make_layout(CONTRACT), {"alone": 3})
+    journal, *_ = make_journal(tmp_path / "journal", {"alone": 3})
     (alone,) = journal.path.rglob("*.shard")
     fill(journal, CONTRACT, make_layout(CONTRACT), {"shared": 9})
     (shared,) = set(journal.path.rglob("*.shard")) - {alone}
@@ -306,8 +305,7 @@ def test_gc_tells_bytes_that_are_free_at_once_from_shared_ones(tmp_path: Path) -
 
 
 def test_gc_removes_what_killed_runs_left_and_keeps_young_training_states(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    fill(journal, CONTRACT, make_layout(CONTRACT), CLIPS)
+    journal, *_ = make_journal(tmp_path, CLIPS)
     directory = journal.directory(CONTRACT, make_layout(CONTRACT))
     left = {directory / f"{'0' * 32}.shard", directory / ".shard.partial-0123"}
     for path in left:
@@ -331,9 +329,7 @@ def test_gc_removes_what_killed_runs_left_and_keeps_young_training_states(tmp_pa
 def test_a_gc_that_was_killed_is_finished_by_the_next(
     tmp_path: Path, killed_after: Callable[[int], None]
 ) -> None:
-    journal = Journal(tmp_path / "journal")
-    layout = make_layout(CONTRACT)
-    fill(journal, CONTRACT, layout, {"kept": 5})
+    journal, _, layout = make_journal(tmp_path / "journal", {"kept": 5})
     kept = Need("kept", frozenset(shard_ids(journal)))
     fill(journal, CONTRACT, layout, {"unneeded": 70})
     for _ in range(5):  # one removal each; three shards with a record are six
@@ -348,9 +344,7 @@ def test_a_gc_that_was_killed_is_finished_by_the_next(
 
 
 def test_a_clip_that_loses_a_shard_does_not_exist_and_can_be_made_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    layout = make_layout(CONTRACT)
-    fill(journal, CONTRACT, layout, {"long": 70, "short": 3})
+    journal, _, layout = make_journal(tmp_path / "journal", {"long": 70, "short": 3})
     middle = next(
         record.shard_id
         for record in journal.records(CONTRACT, layout).values()

@@ -21,6 +21,7 @@ from tests.support.features import (
     fill,
     frame_times,
     make_contract,
+    make_journal,
     make_layout,
     make_writer,
     read_plainly,
@@ -57,9 +58,7 @@ def num_rows_with_values(path: Path) -> int:
 def test_after_one_clip_was_deleted_and_one_changed_all_rows_are_somebodys(
     tmp_path: Path, form: str, codec: str
 ) -> None:
-    layout = make_layout(CONTRACT, format=form, codec=codec)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, CLIPS)
+    journal, _, layout = make_journal(tmp_path / "journal", CLIPS, format=form, codec=codec)
     path = publish_same(journal, layout, CLIPS, tmp_path)
     assert num_rows_with_values(path) == 5 + 13 + 9
 
@@ -81,9 +80,7 @@ def test_after_one_clip_was_deleted_and_one_changed_all_rows_are_somebodys(
 
 
 def test_up_to_a_tenth_of_the_rows_stays_as_it_is(tmp_path: Path) -> None:
-    layout = make_layout(CONTRACT, rows_per_shard=64)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, {"a": 20, "b": 4, "c": 16})
+    journal, _, layout = make_journal(tmp_path / "journal", {"a": 20, "b": 4, "c": 16}, rows_per_shard=64)
     before = journal.records(CONTRACT, layout).keys()
     path = publish_same(journal, layout, ["a", "c"], tmp_path)
     assert journal.records(CONTRACT, layout).keys() == before
@@ -99,9 +96,9 @@ def test_up_to_a_tenth_of_the_rows_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_only_shards_with_many_rows_of_no_clip_are_copied_and_only_once(tmp_path: Path) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, {"full": 32, "mostly": 31, "gone": 1, "half": 16, "gone too": 16})
+    journal, _, layout = make_journal(
+        tmp_path / "journal", {"full": 32, "mostly": 31, "gone": 1, "half": 16, "gone too": 16}
+    )
     first = publish_same(journal, layout, ["full", "mostly", "half"], tmp_path / "one")
     assert num_rows_with_values(first) == 32 + 31 + 1 + 16  # 17 of 96 would have been nobody's
     records = journal.records(CONTRACT, layout)
@@ -114,9 +111,8 @@ def test_only_shards_with_many_rows_of_no_clip_are_copied_and_only_once(tmp_path
 
 
 def test_a_clip_that_leaves_a_shard_takes_the_rows_it_has_in_others_along(tmp_path: Path) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, {"gone": 20, "long": 40, "last": 4})  # long: 12 rows, and 28 of 32
+    clips = {"gone": 20, "long": 40, "last": 4}  # long: 12 rows, and 28 of 32
+    journal, _, layout = make_journal(tmp_path / "journal", clips)
     path = publish_same(journal, layout, ["long", "last"], tmp_path)
     assert num_rows_with_values(path) == 44
     assert_holds(path, {"long": 40, "last": 4})
@@ -134,9 +130,7 @@ def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_as_it_was_gets_the_view_that_it_had(tmp_path: Path) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, {**CLIPS, "d": 20, "e": 14})
+    journal, _, layout = make_journal(tmp_path / "journal", {**CLIPS, "d": 20, "e": 14})
     manifests = [[*CLIPS, "d", "e"], ["a", "c", "d"], ["b", "c"]]
     views = [contents(publish_same(journal, layout, names, tmp_path).parent) for names in manifests]
     num_shards = len(journal.records(CONTRACT, layout))
@@ -187,9 +181,7 @@ def test_rows_that_a_failed_clip_left_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_read_only_journal_is_published_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, CLIPS)
+    journal, _, layout = make_journal(tmp_path / "journal", CLIPS)
     monkeypatch.setattr(Journal, "is_read_only", True)
     path = publish_same(journal, layout, ["a"], tmp_path)
     assert len(journal.records(CONTRACT, layout)) == 1
@@ -199,9 +191,7 @@ def test_a_read_only_journal_is_published_as_it_is(tmp_path: Path, monkeypatch: 
 def test_a_clip_whose_rows_are_damaged_stays_where_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, {"a": 4, "b": 12, "c": 8})
+    journal, _, layout = make_journal(tmp_path / "journal", {"a": 4, "b": 12, "c": 8})
     (shard,) = journal.path.rglob("*.shard")
     data = bytearray(shard.read_bytes())
     data[3] ^= 1  # of a's only chunk
@@ -218,9 +208,7 @@ def test_a_clip_whose_rows_are_damaged_stays_where_it_is(
 
 
 def test_gc_frees_the_shards_that_were_copied_from(tmp_path: Path) -> None:
-    layout = make_layout(CONTRACT)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, CONTRACT, layout, CLIPS)
+    journal, _, layout = make_journal(tmp_path / "journal", CLIPS)
     (old,) = journal.records(CONTRACT, layout)
     path = publish_same(journal, layout, ["a", "c"], tmp_path)
     named = frozenset(record.stem for record in (path / "records").iterdir())

@@ -24,6 +24,7 @@ from tests.support.features import (
     fill,
     frame_times,
     make_contract,
+    make_journal,
     make_layout,
     make_view,
     make_writer,
@@ -184,10 +185,7 @@ def test_reading_frames_that_a_clip_does_not_have_is_refused(tmp_path: Path) -> 
 
 
 def test_a_removed_clip_leaves_the_index_and_an_unneeded_shard_leaves_the_view(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
-    fill(journal, contract, layout, {"a": 3})
+    journal, contract, layout = make_journal(tmp_path / "journal", {"a": 3})
     fill(journal, contract, layout, {"b": 4, "c": 2})
     with open_view(publish_clips(journal, contract, layout, ["b"], tmp_path / "features")) as view:
         assert view.clip_ids() == ["b"]
@@ -196,9 +194,7 @@ def test_a_removed_clip_leaves_the_index_and_an_unneeded_shard_leaves_the_view(t
 
 
 def test_readers_during_publications_see_one_version_whole(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     versions = [{f"{v}{i}": 5 for i in range(4)} for v in ("old", "new")]
     for version in versions:
         fill(journal, contract, layout, version)
@@ -228,9 +224,7 @@ def test_readers_during_publications_see_one_version_whole(tmp_path: Path) -> No
 
 
 def test_a_clip_whose_rows_were_dropped_does_not_exist(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     writer = make_writer(journal, contract, layout)
     with committing(writer):
         writer.append(clip_source("bad"), clip_maps("bad", 9), frame_times(9), final=False)
@@ -240,9 +234,7 @@ def test_a_clip_whose_rows_were_dropped_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_what_ends_a_run_does_not_cost_the_clips_that_are_complete(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     writer = make_writer(journal, contract, layout)
 
     def write() -> None:
@@ -259,9 +251,7 @@ def test_what_ends_a_run_does_not_cost_the_clips_that_are_complete(tmp_path: Pat
 
 
 def test_a_shard_whose_writing_failed_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     writer = make_writer(journal, contract, layout)
 
     def fail(*_: object, **__: object) -> None:
@@ -280,9 +270,7 @@ def test_a_shard_whose_writing_failed_is_dropped(tmp_path: Path, monkeypatch: py
 
 
 def test_a_clip_cut_off_in_the_middle_is_not_complete(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     writer = make_writer(journal, contract, layout)
     writer.append(clip_source("long"), clip_maps("long", 50), frame_times(50), final=False)
     writer.abandon()
@@ -294,9 +282,7 @@ def test_a_clip_cut_off_in_the_middle_is_not_complete(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_committed_when_it_is_old(tmp_path: Path) -> None:
-    contract = make_contract()
-    layout = make_layout(contract)
-    journal = Journal(tmp_path / "journal")
+    journal, contract, layout = make_journal(tmp_path / "journal")
     now = 0.0
     writer = ShardWriter(
         journal.directory(contract, layout),

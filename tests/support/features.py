@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dask.array
 import h5py
 import hdf5plugin  # noqa: F401 - registers the codecs of HDF5
 import numpy as np
@@ -78,6 +77,17 @@ def fill(journal: Journal, contract: FeatureContract, layout: Layout, clips: Map
             writer.append(clip_source(clip_id), maps, frame_times(num_frames), final=True)
 
 
+def make_journal(
+    path: Path, clips: Mapping[str, int] = {}, *, contract: FeatureContract | None = None, **changes: object
+) -> tuple[Journal, FeatureContract, Layout]:
+    """A journal with clips, given as {id: number of frames}; their contract and their layout."""
+    contract = contract or make_contract()
+    layout = make_layout(contract, **changes)
+    journal = Journal(path)
+    fill(journal, contract, layout, clips)
+    return journal, contract, layout
+
+
 def publish_clips(
     journal: Journal, contract: FeatureContract, layout: Layout, clip_ids: Sequence[str], path: Path
 ) -> Path:
@@ -91,10 +101,7 @@ def publish_clips(
 
 def make_view(path: Path, clips: Mapping[str, int], **layout_changes: object) -> Path:
     """A journal and a view of clips, given as {id: number of frames}; the folder of the tap."""
-    contract = make_contract()
-    layout = make_layout(contract, **layout_changes)
-    journal = Journal(path / "journal")
-    fill(journal, contract, layout, clips)
+    journal, contract, layout = make_journal(path / "journal", clips, **layout_changes)
     return publish_clips(journal, contract, layout, list(clips), path / "features")
 
 
@@ -119,6 +126,8 @@ def read_plainly(path: Path) -> tuple[np.ndarray, object]:
 
 def read_with_dask(path: Path) -> np.ndarray:
     """A tap's rows (N, C, H, W) through dask.array."""
+    import dask.array  # imported here: it takes half a second
+
     if (path / "zarr.json").exists():
         return dask.array.from_zarr(str(path)).compute()
     with h5py.File(path / "features.h5") as file:

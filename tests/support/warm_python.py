@@ -43,6 +43,11 @@ def is_inherited(number):
         return os.get_inheritable(number)
     except OSError:  # it has listed the folder, and is closed
         return False
+def pass_on(number, _):
+    try:
+        server.send(bytes([number]))
+    except ConnectionError:  # the stage has just ended
+        pass
 files = [number for number in map(int, os.listdir("/dev/fd")) if is_inherited(number)]
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 blocked = list(signal.pthread_sigmask(signal.SIG_BLOCK, []))
@@ -51,7 +56,7 @@ try:
     server.connect("/proc/self/fd/%d/socket" % os.open({folder!r}, os.O_RDONLY))
     socket.send_fds(server, [json.dumps(request).encode()], files)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: server.send(bytes([number])))
+        signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
     status = server.recv(100)
 except ConnectionError:
