@@ -85,7 +85,8 @@ def run_queue(names: Sequence[str], *, num_jobs: int) -> None:
     for name in tqdm(names, desc="queue", unit="experiment"):
         arguments = " ".join(flags(params, recipe_params(name, params))).split()
         run_dvc("exp", "run", "--queue", "-n", name, *arguments)
-    run_dvc("queue", "start", "--jobs", str(num_jobs))
+    # Not `run_dvc`: its pipe stays open as long as the workers run.
+    subprocess.run(["dvc", "queue", "start", "--jobs", str(num_jobs)], check=True, stdout=subprocess.DEVNULL)
     with tqdm(total=len(names), desc="run", unit="experiment") as bar:
         while "Queued" in (status := run_dvc("queue", "status")) or "Running" in status:
             bar.update(status.count("Success") + status.count("Failed") - bar.n)

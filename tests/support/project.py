@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from unittest import mock
 
@@ -44,17 +45,19 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
         """Run a command here; its output, stdout and stderr as they come."""
-        done = subprocess.run(
-            command,
-            cwd=self.path,
-            env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == check, done.stdout
-        return done.stdout
+        with TemporaryFile("w+") as output:  # a pipe stays open as long as a worker of DVC's queue has it
+            done = subprocess.run(
+                command,
+                cwd=self.path,
+                env={**self.environment, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            output.seek(0)
+            text = output.read()
+        assert (done.returncode == 0) == check, text
+        return text
 
     def dvc(self, *arguments: str, check: bool = True, **environment: str) -> str:
         return self.run("dvc", *arguments, check=check, **environment)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy.testing  # noqa: F401 - imported later, it would be read by users who have no access to Python
+
 from pipeline.store import Journal, Quarantined
 from pipeline.store.upkeep.gc import find_garbage, remove_garbage
 from tests.support.features import assert_holds, fill, make_contract, make_layout, publish_clips
