@@ -18,7 +18,7 @@ check: lint
 	pytest -n 2 --dist worksteal -m "not slow"
 
 test: lint
-	pytest -n auto --dist worksteal
+	pytest -n auto --dist load --maxschedchunk 2
 
 lint: install
 	ruff format --check .

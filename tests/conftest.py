@@ -17,10 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make check` leaves out what takes long, such as tests that run real stages under the real DVC."""
+    """`make check` leaves out what takes long, such as tests that run real stages under the real DVC.
+
+    `make test` begins with it, so that no worker is left with it at the end.
+    """
     for item in items:
         if "finished" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

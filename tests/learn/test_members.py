@@ -66,6 +66,7 @@ def test_a_member_has_the_numbers_that_it_has_alone_in_any_order_and_without_the
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
 def test_trainings_of_every_kind_together_equal_each_alone(tmp_path, model):
     def make(name: str) -> list[Member]:
         (tmp_path / name).mkdir()

@@ -70,6 +70,7 @@ def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, fl
     return {name: value.item() for name, value in metrics.items()}
 
 
+@pytest.mark.slow
 def test_metrics_of_classes_equal_those_of_torchmetrics():
     from torchmetrics.functional.classification import multiclass_f1_score
 

@@ -60,6 +60,7 @@ def run(model: torch.nn.Module, config: TrainConfig, state_path: Path, **callbac
     )
 
 
+@pytest.mark.slow
 def test_a_recurrent_net_learns_an_order_that_the_baseline_cannot_see(tmp_path):
     config = TrainConfig(**{**SMALL, "epochs": 30, "dropout": 0.0})
     accuracy = {}

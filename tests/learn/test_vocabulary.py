@@ -140,6 +140,7 @@ def test_marks_of_spaces_that_a_vocabulary_does_not_have_are_no_unknown_words():
     assert not vocabulary.unknown_words(["left , up"])
 
 
+@pytest.mark.slow
 def test_texts_of_the_embedded_corpus_have_the_words_between_their_spaces():
     clips = [render_clip(index, config=DigitsConfig())[0] for index in range(50)]
     texts = [

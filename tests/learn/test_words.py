@@ -122,16 +122,15 @@ def order_captions(
     return [dataclasses.replace(clip, captions=(texts[str(clip.label)],)) for clip in clips], maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "decoder"),
     [
         ("lstm", {"inject": "start"}),
-        pytest.param(
-            "lstm", {"inject": "every_step", "cell": "gru", "scheduled_sampling": 0.3}, marks=pytest.mark.slow
-        ),
-        pytest.param("gru", {"inject": "attention", "doubly_stochastic": 0.1}, marks=pytest.mark.slow),
-        pytest.param("transformer", {"inject": "attention", "cell": "transformer"}, marks=pytest.mark.slow),
-        pytest.param("rnn", {"inject": "start", "cell": "transformer"}, marks=pytest.mark.slow),
+        ("lstm", {"inject": "every_step", "cell": "gru", "scheduled_sampling": 0.3}),
+        ("gru", {"inject": "attention", "doubly_stochastic": 0.1}),
+        ("transformer", {"inject": "attention", "cell": "transformer"}),
+        ("rnn", {"inject": "start", "cell": "transformer"}),
     ],
 )
 def test_models_learn_to_say_what_comes_first(cell, decoder):

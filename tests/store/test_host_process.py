@@ -61,6 +61,7 @@ def test_a_chunk_of_many_blocks_is_always_the_same_bytes_and_blosc_keeps_its_set
     assert blosc.use_threads is setting
 
 
+@pytest.mark.slow
 def test_a_view_of_more_shards_than_open_files_are_allowed_says_how_many_it_needs(tmp_path: Path) -> None:
     path = make_view(tmp_path, {"long": 5000}, rows_per_chunk=2, rows_per_shard=10)
     with open_files_limited(20), pytest.raises(StoreError, match=r"has 500 shards.* may open only \d+ files"):
