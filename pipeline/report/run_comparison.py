@@ -1,7 +1,7 @@
 """Several runs beside each other: their settings, their metric, and the clips about which they differ."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -200,7 +200,7 @@ class RunComparison:
         best = self.runs[0].name
         for first, second, clips in ((best, duel.name, duel.best_ahead), (duel.name, best, duel.best_behind)):
             names = f": {few(clips, at_most=_MAX_CLIPS)}" if clips else ""
-            yield f"{first} {ahead.format(second)} about {len(clips)} clips{names}."
+            yield f"{first} {ahead.format(second)} about {_clips(clips)}{names}."
 
     @property
     def _words(self) -> str:
@@ -213,7 +213,7 @@ def compare_runs(
     """Compare runs on the clips that they were asked about; see `rank`.
 
     Args:
-        runs: two or more, of one task and split. Their order changes nothing.
+        runs: two or more, of one task and split. Their order changes nothing: equal ones are sorted by name.
         common: leave out the clips that not all runs were asked the same about.
         num_resamples: draws of the clips.
         seed: of the draws.
@@ -243,7 +243,7 @@ def compare_runs(
     ranking = rank(
         [
             Candidate(name, name, each.metric, math.inf if math.isnan(each.loss) else each.loss)
-            for name, each in tallies.items()
+            for name, each in sorted(tallies.items(), reverse=True)  # of equal ones, the last is the best
         ],
         num_clips=len(clips),
         sign=facts.monitors[facts.headline],
@@ -302,14 +302,19 @@ def _clip_differences(questions: Mapping[str, Mapping[str, Any]]) -> Iterator[st
     for (first, ours), (second, theirs) in combinations(questions.items(), 2):
         if missing := ours.keys() ^ theirs.keys():
             yield (
-                f"{first} was asked about {len(ours)} clips, {second} about {len(theirs)}; only one of"
+                f"{first} was asked about {_clips(ours)}, {second} about {len(theirs)}; only one of"
                 f" them about {few(sorted(missing))}."
             )
         elif changed := [clip for clip, rows in ours.items() if theirs[clip] != rows]:
             yield (
                 f"{first} and {second} were asked about other frames, or have other right answers, for"
-                f" {len(changed)} clips: {few(sorted(changed))}."
+                f" {_clips(changed)}: {few(sorted(changed))}."
             )
+
+
+def _clips(clips: Sized) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{len(clips)} clip{'s' * (len(clips) != 1)}"
 
 
 def _all(names: Sequence[str]) -> str:

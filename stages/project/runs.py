@@ -74,7 +74,7 @@ def load_run(
     RunError when it has not trained, files are missing, or its model was trained with other settings.
     """
     checkpoint = json.loads(read_file(name, files, "checkpoints/recurrent/checkpoint.json"))
-    values = _values(settings or _read_settings(name, files))
+    values = settings_of(settings or _read_settings(name, files))
     trained = dotted({"train": checkpoint["config"]})
     if changed := [key for key in trained if values.get(key, trained[key]) != trained[key]]:
         raise RunError(
@@ -138,7 +138,7 @@ def _read_settings(name: str, files: AbstractFileSystem) -> dict[str, Any]:
     }
 
 
-def _values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def settings_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`Run.settings`, from the settings of each stage."""
     sections = {
         "corpus": {"manifest": settings["extract"]["manifest"]},
