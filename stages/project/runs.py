@@ -120,10 +120,12 @@ def _table(data: bytes) -> Any:
 
 def _settings(name: str, files: AbstractFileSystem) -> dict[str, Any]:
     """What the settings' files have, by dotted key."""
-    documents = {
-        stage: yaml.safe_load(read_file(name, files, f"settings/{stage}.yaml"))
-        for stage in ("weights", "extract", "recurrent", "evaluate")
-    }
+    stages = ("weights", "extract", "recurrent", "evaluate")
+    return settings_of({s: yaml.safe_load(read_file(name, files, f"settings/{s}.yaml")) for s in stages})
+
+
+def settings_of(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A run's settings by dotted key, from what the settings' files have, by stage."""
     sections = {
         "corpus": {"manifest": documents["extract"]["manifest"]},
         "weights": documents["weights"]["weights"],
