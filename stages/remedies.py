@@ -21,6 +21,7 @@ from pipeline.errors import (
     TooFewFramesError,
     TornGroupError,
     UnequalCheckpointsError,
+    UnequalClipsError,
     WeightsFileError,
 )
 
@@ -64,6 +65,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
     UnequalCheckpointsError: "Train both: `dvc repro`, or `python -m stages.train`.",
+    UnequalClipsError: "--common compares on the clips that all runs were asked the same about.",
     WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 
