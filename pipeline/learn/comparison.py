@@ -111,7 +111,7 @@ def evaluate(
     """
     found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
     _check_equal(**found)
-    loaded = {name: _as_searched(checkpoint, config) for name, checkpoint in found.items()}
+    loaded = {name: as_searched(checkpoint, config) for name, checkpoint in found.items()}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
@@ -198,7 +198,7 @@ def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
         )
 
 
-def _as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     """The checkpoint, its task searching as the config says where the config says something."""
     options = {"beam_size": config.beam_size, "length_power": config.length_power}
     changes = {name: value for name, value in options.items() if value is not None}
