@@ -31,4 +31,3 @@ def _timelines(predictions: Predictions) -> list[Timeline]:
         Timeline(clip.clip_id, seconds.numpy(), target.numpy(), output.argmax(dim=-1).numpy())
         for clip, seconds, target, output in islice(rows, _NUM_DRAWN)
     ]
-

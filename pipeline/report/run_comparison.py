@@ -164,7 +164,7 @@ class RunComparison:
 
     def text(self) -> str:
         """Tables and sentences for people."""
-        parts = [aligned(self._cells()), self._left_out(), self.claim(), self.warning()]
+        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.warning()]
         table = [("", *(run.name for run in self.runs))]
         table += [(key, *values) for key, values in self.settings().items()]
         if len(table) == 1:
@@ -184,7 +184,8 @@ class RunComparison:
             rows.append([run.name, with_interval(value), difference, f"{counted.loss:.4f}"])
         return rows
 
-    def _left_out(self) -> str:
+    def left_out(self) -> str:
+        """A sentence about the clips that are left out; "" if there are none."""
         if not self.num_left_out:
             return ""
         return f"{self.num_left_out} clips are left out: not all runs were asked the same about them."
