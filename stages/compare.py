@@ -26,6 +26,7 @@ from stages.run_names import NamedRun, find_runs
 
 log = logging.getLogger(__name__)
 
+_MAX_RUNS_OF_PAGE = 7  # a page has so many colours
 _SPLIT_OF_MEMBERS = "val"  # members of a sweep must not be chosen by the test split
 
 
@@ -81,14 +82,20 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
         checkpoint, FEATURES / checkpoint.config.tap, manifest, split=split, machine=read_machine()
     )
     table = prediction_table({"recurrent": predictions}, task=checkpoint.task)
-    new = {"predictions": table, "split": split, "manifest": manifest, "metrics": {}, "summary": ""}
-    return replace(named, run=replace(run, **new))
+    new = replace(run, predictions=table, split=split, manifest=manifest, metrics={}, summary="")
+    return replace(named, run=new)
 
 
 def _write_page(path: Path, comparison: RunComparison) -> None:
-    runs = comparison.runs
+    """Write the page, with curves and clips of the best runs."""
+    runs = comparison.runs[:_MAX_RUNS_OF_PAGE]
+    faults = {}
+    if left := len(comparison.runs) - len(runs):
+        faults["Many runs"] = (
+            f"settings, curves and clips are shown of the best {len(runs)}, not of {left} more."
+        )
     root = corpus_root(read_params().corpus.root)
-    extras = Extras(root=root, limits=runs[0].limits, comparison=comparison)
+    extras = Extras(root=root, limits=runs[0].limits, comparison=comparison, faults=faults)
     size_bytes = write_page(path, runs, title=" · ".join(run.name for run in runs), extras=extras)
     log.info("%s: %.1f MB", path, size_bytes / 1e6)
 

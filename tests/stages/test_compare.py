@@ -58,7 +58,11 @@ def folders(workspace: Path) -> dict[int, Path]:
 @pytest.mark.slow
 def test_members_of_a_sweep_are_compared_as_in_its_own_table(swept: Path) -> None:
     table = json.loads((swept / "reports/sweep/table.json").read_text())
-    content = compared(swept, SWEEP)
+    content = compared(swept, SWEEP, "--html", "page.html", "--csv", "table.csv")
+    page = (swept / "page.html").read_text()
+    assert content["claim"] in page
+    assert all(f"<bdi>{name}</bdi>" in page for name in NAMES)
+    assert (swept / "table.csv").read_text().count("\n") == 3
     assert (content["split"], content["num_clips"]) == ("val", table["num_val_clips"])
     assert content["optimism"] == table["optimism"]
     assert content["settings"] == {"train.hidden_size": {name: name[-1] for name in NAMES}}
