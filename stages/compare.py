@@ -17,6 +17,7 @@ from pipeline.manifest import SPLITS
 from pipeline.report.page import Extras, write_page
 from pipeline.report.run_comparison import RunComparison, compare_runs
 from pipeline.settings.evaluation import Split
+from pipeline.system.files import file_digest
 from stages import console
 from stages.machine import read_machine
 from stages.params import read_params
@@ -78,6 +79,14 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
     if run.predictions is not None and run.split == split:
         return named
     checkpoint = named.load()
+    trained_on = checkpoint.inputs.get("manifest")
+    if trained_on and trained_on != file_digest(manifest).hex():
+        log.warning(
+            "%s was trained with another manifest than %s is now: it may have learned from its %s clips.",
+            run.name,
+            manifest,
+            split,
+        )
     predictions = answer_split(
         checkpoint, FEATURES / checkpoint.config.tap, manifest, split=split, machine=read_machine()
     )

@@ -84,10 +84,10 @@ def test_checkpoints_are_compared_on_any_split_and_manifest(swept: Path, tmp_pat
     assert content["settings"] == {"train.hidden_size": {str(first): "4", str(second): "6"}}
     lines = (swept / "manifests/toy.csv").read_text().splitlines()
     (tmp_path / "less.csv").write_text("\n".join(lines[:-1]))
-    assert (
-        compared(swept, first, second, "--split=test", f"--manifest={tmp_path / 'less.csv'}")["num_clips"]
-        == 4
-    )
+    arguments = (str(first), str(second), "--split=test", f"--manifest={tmp_path / 'less.csv'}", "--json")
+    _, stdout, stderr = run_main(stages.compare.main, swept, *arguments)
+    assert json.loads(stdout)["num_clips"] == 4
+    assert f"warning: {first} was trained with another manifest than {tmp_path / 'less.csv'} is now" in stderr
 
 
 @pytest.mark.slow
