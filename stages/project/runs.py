@@ -106,6 +106,11 @@ def read_file(name: str, files: AbstractFileSystem, path: str) -> bytes:
         return bytes(files.cat_file(path))
     except FileNotFoundError:
         pass
+    except Exception as error:
+        from dvc_data.index import DataIndexDirError  # takes long to import
+
+        if not isinstance(error, DataIndexDirError):  # DVC's cache lacks the list of a folder's files
+            raise
     if name == WORKSPACE:
         raise RunError(f"{name}: there is no {path}. `dvc repro` makes it, `dvc pull` brings that of others.")
     if _is_recorded(files, path):
