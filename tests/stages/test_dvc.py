@@ -13,7 +13,7 @@ import pytest
 from pipeline.store import Journal, open_view
 from tests.support.project import NAMES, Project, plans
 
-TRAINING = ["train@recurrent", "train@baseline", "evaluate"]
+TRAINING = ["train@recurrent", "train@baseline", "evaluate", "report"]
 
 
 def ran(output: str) -> list[str]:
@@ -73,7 +73,7 @@ def test_an_added_tap_computes_that_tap_and_train_stays_fresh(project: Project) 
     project.set({"extract.taps": ["layer4", "avgpool"]})
     output = project.dvc("repro")
     assert plan_of(output) == "8 tap added (avgpool), 0 unchanged"
-    assert ran(output) == ["settings", "extract"]
+    assert ran(output) == ["settings", "extract", "report"]
     assert shard_inodes(project.path / "features/layer4") == before
     with open_view(project.path / "features/avgpool") as view:
         assert view.map_shape == (512, 1, 1)
@@ -105,7 +105,7 @@ def test_queued_experiments_with_other_hidden_sizes_run_train_and_evaluate_only_
     before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
     project.dvc("exp", "run", "--queue", "--set-param", "train.hidden_size=16,17")
     assert [ran(output) for output in run_queue(project, num_runs=2)] == [
-        ["settings", "train@recurrent", "evaluate"]
+        ["settings", "train@recurrent", "evaluate", "report"]
     ] * 2
     # The journal has what it had; the view, the journal and DVC's cache are one file.
     assert {path.name for path in (project.path / ".framecache").rglob("*.shard")} == before

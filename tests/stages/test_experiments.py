@@ -93,11 +93,11 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
     assert member["params"]["params.yaml"]["data"] == document
 
     output = project.dvc("exp", "run", "-n", "run", "-S", "train.hidden_size=16", "-S", "train.num_layers=2")
-    assert ran(output) == ["settings", "evaluate"]
+    assert ran(output) == ["settings", "evaluate", "report"]
     assert same(project.path / "checkpoints/recurrent", tmp_path / "member/checkpoints/recurrent")
     locks = {name: lock_of(project, name) for name in ("member", "run")}
     for lock in locks.values():
-        del lock["evaluate"]
+        del lock["evaluate"], lock["report"]
     assert locks["member"] == locks["run"]
 
     of_git(project, "restore", ".")
@@ -105,7 +105,10 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
         everything = [*TRAIN, "train@baseline", "evaluate"]
         assert found.restore(document, tmp_path / "winner", stages=everything)
         found.save("winner", document, tmp_path / "winner", stages=everything)
-    assert lock_of(project, "winner") == lock_of(project, "run")
+    locks = {name: lock_of(project, name) for name in ("winner", "run")}
+    for lock in locks.values():
+        del lock["report"]
+    assert locks["winner"] == locks["run"]
     shown = experiments(project)
     assert metrics(shown["winner"]) == metrics(shown["run"])
     assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
@@ -132,7 +135,7 @@ def test_an_experiment_of_a_model_is_branched_pushed_pulled_and_applied(project,
     assert same(clone.path / "checkpoints/recurrent", project.path / "checkpoints/recurrent")
     assert yaml.safe_load((clone.path / "params.yaml").read_text()) == document
     stale = json.loads(clone.dvc("status", "--json"))
-    assert stale.keys() == {"settings", "evaluate"}
+    assert stale.keys() == {"settings", "evaluate", "report"}
     assert json.loads((clone.path / "metrics/evaluate.json").read_text()) == {}
 
 
