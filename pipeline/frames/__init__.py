@@ -24,6 +24,7 @@ from pipeline.settings.extract import Limits
 __all__ = [
     "ClipInfo",
     "FrameBatch",
+    "Range",
     "clip_range",
     "foreign_kind",
     "on_packet",
