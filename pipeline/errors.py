@@ -174,6 +174,10 @@ class UnequalCheckpointsError(CheckpointError):
     """Two models that are to be compared were trained in different ways."""
 
 
+class RunError(PipelineError, ValueError):
+    """A run is unknown or lacks files, or runs can't be compared; the message says why."""
+
+
 class InputChangedError(PipelineError):
     """A file that a run reads was changed while it ran; what it has done so far is kept."""
 
