@@ -22,8 +22,8 @@ from pipeline.corpora import (
 from pipeline.errors import ConfigError
 from pipeline.manifest import SPLITS, Clip, column_names
 from stages import console
-from stages.manifest_options import parse_options
 from stages.manifest_look import run_look
+from stages.manifest_options import parse_options
 from stages.manifest_probe import run_probe
 
 log = logging.getLogger(__name__)

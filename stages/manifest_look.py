@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import LeakError, ManifestError, listed
 from pipeline.manifest import read_manifest
-from pipeline.report.look import Finding, choose, find, group_alike, survey, verdict, write_sheet
+from pipeline.report.look import Finding, choose, find, group_alike, survey_clips, verdict, write_sheet
 from stages.bars import ProgressBar
 from stages.params import read_params
 from stages.project.visible import corpus_root
@@ -17,7 +17,7 @@ _MAX_CASES = 10  # of a finding, on the terminal
 
 
 def run_look(options: argparse.Namespace) -> None:
-    """Write the page `options.out`, print what was found. Raises ManifestError where clips leak or are broken."""
+    """Write the page `options.out`, print what was found. Raises ManifestError for leaks and damage."""
     params = read_params()
     path = options.manifest or Path(params.corpus.manifest)
     root = options.root or corpus_root(params.corpus.root)
@@ -25,7 +25,9 @@ def run_look(options: argparse.Namespace) -> None:
     chosen = choose(clips, at_most=options.clips)
     seen = []
     with ProgressBar(total=len(chosen), unit="clip", desc="look") as bar:
-        for each in survey(chosen, root=root, limits=params.extract.limits, num_threads=options.threads):
+        for each in survey_clips(
+            chosen, root=root, limits=params.extract.limits, num_threads=options.threads
+        ):
             seen.append(each)
             bar.update()
     groups = group_alike(seen)

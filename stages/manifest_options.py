@@ -17,12 +17,12 @@ FOLDER. If no CSV has a test split, val becomes test and --val-share of train be
 _PROBE = """Opens every clip, reads the times of all its frames and decodes the first. Says how many frames
 extract.sampling takes and for how many seconds, and which clips are broken or above extract.limits; then the
 exit status is 1."""
-_LOOK = """Opens clips for a few of their frames, and writes a page with pictures by class and split, durations,
-frame rates, sizes and targets. Names what leaks: sources that are in several splits, and clips of several splits
-that look alike, which are likely copies or cuts of one video. If something leaks or clips are broken, the exit
-status is 1."""
-_CLIPS = """how many clips of each class and split are opened (default: all; of more than 20,000 clips, as many of
-each as make 20,000)"""
+_LOOK = """Opens clips for a few of their frames, and writes a page with pictures by class and split,
+durations, frame rates, sizes and targets. Names what leaks: sources that are in several splits, and clips of
+several splits that look alike, which are likely copies or cuts of a video. If something leaks or clips are
+broken, the exit status is 1."""
+_CLIPS = """how many clips of each class and split are opened (default: all; of more than 20,000 clips, as
+many of each as make 20,000)"""
 _GROUP = """which clips belong together: a column of --labels, or a regular expression whose first group (or
 whole match) in the path below FOLDER names the group"""
 _FRESH = "keep nothing of an existing --out; by default its splits and other columns stay"

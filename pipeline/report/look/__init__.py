@@ -2,6 +2,6 @@
 
 from pipeline.report.look.findings import Finding, find, group_alike
 from pipeline.report.look.sheet import verdict, write_sheet
-from pipeline.report.look.survey import Seen, choose, survey
+from pipeline.report.look.survey import Seen, choose, survey_clips
 
-__all__ = ["Finding", "Seen", "choose", "find", "group_alike", "survey", "verdict", "write_sheet"]
+__all__ = ["Finding", "Seen", "choose", "find", "group_alike", "survey_clips", "verdict", "write_sheet"]

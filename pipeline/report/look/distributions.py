@@ -4,6 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def _of_numbers(title: str, unit: str, values: Sequence[Value], *, noun: str = "
         names, places = [f"{number:.4g}" for number in singles], np.searchsorted(singles, numbers)
     else:
         edges = np.linspace(singles[0], singles[-1], _NUM_BINS + 1)
-        names = [f"{start:.4g} to {end:.4g}" for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        names = [f"{start:.4g} to {end:.4g}" for start, end in pairwise(edges)]
         places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, _NUM_BINS - 1)
     rows = {name: Counter[str]() for name in names}
     for (split, _), place in zip(values, places.tolist(), strict=True):
@@ -103,7 +104,7 @@ def _of_names(title: str, noun: str, names: Sequence[Name]) -> Distribution:
         counts.setdefault(name, Counter())[split] += 1
     ranked = sorted(counts, key=lambda name: (-counts[name].total(), name))
     more = f", of which the {_MAX_ROWS} most frequent are shown" if len(ranked) > _MAX_ROWS else ""
-    text = f"{len(ranked)} different ones{more}."
+    text = f"{len(ranked)} different{more}."
     return Distribution(
         title, noun, text, {name: counts[name] for name in ranked[:_MAX_ROWS]}, is_of_names=True
     )

@@ -66,7 +66,7 @@ def _leaks(clips: Iterable[Clip], groups: Iterable[Sequence[Seen]]) -> Iterator[
     if torn:
         yield Finding(
             "leak",
-            f"{_count(torn, 'source')} in several splits: training sees the files that val or test measure with.",
+            f"{_count(torn, 'source')} in several splits: training sees files that val or test measure with.",
             tuple(f"{source}: {_with_splits(its_clips)}" for source, its_clips in torn.items()),
         )
     alike = [[each.clip for each in group] for group in groups]
@@ -74,7 +74,7 @@ def _leaks(clips: Iterable[Clip], groups: Iterable[Sequence[Seen]]) -> Iterator[
     if alike:
         yield Finding(
             "leak",
-            f"In {_num_groups(alike)}, clips of several splits look alike: likely copies, or cuts of one video.",
+            f"In {_num_groups(alike)}, clips of several splits look alike: likely copies or cuts of a video.",
             tuple(map(_with_splits, alike)),
         )
 
@@ -149,10 +149,11 @@ def _outliers(name: str, unit: str, values: Mapping[str, float]) -> Iterator[Fin
     if far:
         yield Finding(
             "note",
-            f"{_count(far, 'clip')} of unusual {name}: the median is {median:.4g} {unit}, and {_FAR} times as much"
-            " or as little is unusual.",
+            f"{_count(far, 'clip')} of unusual {name}: more than {_FAR} times the median, {_number(median)} {unit}, or"
+            f" less than 1/{_FAR} of it.",
             tuple(
-                f"{clip}: {value:.4g} {unit}" for clip, value in sorted(far.items(), key=lambda item: item[1])
+                f"{clip}: {_number(value)} {unit}"
+                for clip, value in sorted(far.items(), key=lambda item: item[1])
             ),
         )
 
@@ -166,6 +167,10 @@ def _count(items: Sized, noun: str) -> str:
     if len(items) == 1:
         return f"1 {noun} is"
     return f"{len(items)} {noun}{'es' if noun.endswith('s') else 's'} are"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _num_groups(groups: Sized) -> str:

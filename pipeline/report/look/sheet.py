@@ -70,7 +70,7 @@ def write_sheet(
 def verdict(findings: Sequence[Finding]) -> str:
     """Whether something leaks, in a sentence."""
     if any(finding.kind == "leak" for finding in findings):
-        return "Something leaks: what val and test measure is in part what a model was trained on."
+        return "Something leaks: clips of different splits show the same."
     return "No leak was found: no source is in several splits, and no clips of several splits look alike."
 
 
@@ -103,8 +103,9 @@ def _facts(each: Seen) -> str:
 
 
 def _targets(clip: Clip) -> list[str]:
-    """The clip's targets, but for its class."""
+    """What a clip without a label is about, in a few lines."""
+    if clip.label:
+        return []
     values = " ".join(f"{value:.4g}" for value in clip.values)
-    labels = ", ".join(classes_of(clip)) if len(classes_of(clip)) > 1 else ""
     questions = [f"{each.question} {each.answer}" for each in clip.questions[:3]]
-    return [text for text in (labels, *clip.captions[:2], values, *questions) if text]
+    return [text for text in (", ".join(classes_of(clip)), *clip.captions[:2], values, *questions) if text]

@@ -13,8 +13,8 @@ from pipeline.contract import Sampling
 from pipeline.corpora import readable
 from pipeline.frames import ClipInfo, Range, probe, read_frames
 from pipeline.manifest import Clip
-from pipeline.report.page.pictures import strip_of
 from pipeline.report.look.alike import LOOK_LENGTH, look_of
+from pipeline.report.page.pictures import strip_of
 from pipeline.settings.extract import Limits
 from pipeline.system.parallel import in_threads
 
@@ -59,7 +59,7 @@ def cell_of(clip: Clip) -> Cell:
 
 
 def choose(clips: Iterable[Clip], *, at_most: int | None = None) -> list[Clip]:
-    """At most so many clips of each class and split, evenly spaced; by default all, or 20,000 of more clips."""
+    """At most so many clips of each class and split, evenly spaced. Default: all, or 20,000 of more."""
     cells = defaultdict(list)
     for clip in clips:
         cells[cell_of(clip)].append(clip)
@@ -72,7 +72,7 @@ def choose(clips: Iterable[Clip], *, at_most: int | None = None) -> list[Clip]:
     return chosen
 
 
-def survey(
+def survey_clips(
     clips: Iterable[Clip],
     *,
     root: Path,
