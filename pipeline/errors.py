@@ -178,6 +178,10 @@ class RunError(PipelineError, ValueError):
     """A run is unknown or lacks files, or runs can't be compared; the message says why."""
 
 
+class UnequalClipsError(RunError):
+    """Runs that are to be compared were asked about different clips."""
+
+
 class InputChangedError(PipelineError):
     """A file that a run reads was changed while it ran; what it has done so far is kept."""
 

@@ -22,6 +22,7 @@ from pipeline.errors import (
     TooFewFramesError,
     TornGroupError,
     UnequalCheckpointsError,
+    UnequalClipsError,
     WeightsFileError,
 )
 
@@ -69,6 +70,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
     UnequalCheckpointsError: "Train both: `dvc repro`, or `python -m stages.train`.",
+    UnequalClipsError: "--common compares on the clips that all runs were asked the same about.",
     WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.learn.comparison import answer_val
+from pipeline.learn.comparison import answer_split
 from pipeline.learn.run import (
     OnBatch,
     Outcome,
@@ -91,7 +91,7 @@ class Trainings:
         if (name, model) not in self._answers:
             checkpoint = load_checkpoint(self.folder(name) / "checkpoints" / model)
             manifest = self.members[name].manifest
-            predictions = answer_val(checkpoint, self.features(name), manifest, machine=self.machine)
+            predictions = answer_split(checkpoint, self.features(name), manifest, machine=self.machine)
             loss = checkpoint.metrics["loss"]
             self._answers[name, model] = Answers(
                 checkpoint.task, predictions, math.inf if loss is None else loss

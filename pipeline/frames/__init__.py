@@ -22,6 +22,7 @@ from pipeline.manifest import Clip, is_image, source_files
 from pipeline.settings.extract import Limits
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "ClipInfo",
     "FrameBatch",
     "Range",

@@ -65,20 +65,32 @@ def _known_names() -> list[str]:
     return list(dict.fromkeys(filter(None, names)))
 
 
-def load_run(name: str, files: AbstractFileSystem) -> Run:
-    """The run whose files these are. Raises RunError when it has not trained, or files are missing."""
+def load_run(
+    name: str, files: AbstractFileSystem, *, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Run:
+    """The run whose files these are.
+
+    `settings` are the contents of its settings/<stage>.yaml, by stage, if it has no such files. Raises
+    RunError when it has not trained, files are missing, or its model was trained with other settings.
+    """
     checkpoint = json.loads(read_file(name, files, "checkpoints/recurrent/checkpoint.json"))
-    settings = _settings(name, files)
+    values = settings_of(settings or _read_settings(name, files))
+    trained = dotted({"train": checkpoint["config"]})
+    if changed := [key for key in trained if values.get(key, trained[key]) != trained[key]]:
+        raise RunError(
+            f"{name}: the model was trained with another {few(changed)} than the settings say. Run `dvc"
+            " repro`."
+        )
     metrics = _optional(name, files, "reports/evaluate.json")
     is_evaluated = bool(metrics)  # members of a sweep have an empty report
     return Run(
         name=name,
-        settings=settings,
+        settings=values,
         task=checkpoint["config"]["task"],
         contract=FeatureContract.model_validate(checkpoint["contract"]),
         inputs=checkpoint["inputs"],
-        manifest=Path(settings["corpus.manifest"]),
-        split=settings["evaluate.split"],
+        manifest=Path(values["corpus.manifest"]),
+        split=values["evaluate.split"],
         predictions=_table(read_file(name, files, "reports/predictions.parquet")) if is_evaluated else None,
         metrics=metrics,
         summary=read_file(name, files, "reports/evaluate.txt").decode() if is_evaluated else "",
@@ -102,7 +114,7 @@ def read_file(name: str, files: AbstractFileSystem, path: str) -> bytes:
             f" experiment of others, `git fetch` and `dvc fetch --all-commits` otherwise."
         ) from None
     else:
-        way_out = f"The run has not come so far: `dvc exp apply {name}` and `dvc repro` complete it."
+        way_out = "This revision has no finished run, or one of another version of framecache."
     raise RunError(f"{name}: there is no {path}. {way_out}") from None
 
 
@@ -118,20 +130,29 @@ def _table(data: bytes) -> Any:
     return pq.read_table(io.BytesIO(data))
 
 
-def _settings(name: str, files: AbstractFileSystem) -> dict[str, Any]:
-    """What the settings' files have, by dotted key."""
-    documents = {
+def _read_settings(name: str, files: AbstractFileSystem) -> dict[str, Any]:
+    """The content of each settings' file, by stage."""
+    return {
         stage: yaml.safe_load(read_file(name, files, f"settings/{stage}.yaml"))
         for stage in ("weights", "extract", "recurrent", "evaluate")
     }
+
+
+def settings_of(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`Run.settings`, from the settings of each stage."""
     sections = {
-        "corpus": {"manifest": documents["extract"]["manifest"]},
-        "weights": documents["weights"]["weights"],
-        "extract": documents["extract"]["extract"],
-        "train": documents["recurrent"]["train"],
-        "evaluate": documents["evaluate"]["evaluate"],
-        "code": {stage: documents[stage]["code"] for stage in ("recurrent", "evaluate")},
+        "corpus": {"manifest": settings["extract"]["manifest"]},
+        "weights": settings["weights"]["weights"],
+        "extract": settings["extract"]["extract"],
+        "train": settings["recurrent"]["train"],
+        "evaluate": settings["evaluate"]["evaluate"],
+        "code": {stage: settings[stage]["code"] for stage in ("recurrent", "evaluate")},
     }
+    return dotted(sections)
+
+
+def dotted(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested sections, by dotted key."""
     return dict(_leaves(sections))
 
 

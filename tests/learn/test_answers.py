@@ -1,7 +1,6 @@
 """Recorded answers have the metrics of the evaluation that recorded them, for any draw of the clips."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from pipeline.learn.tasks import Predictions
 from pipeline.manifest import FrameLabel, Question
 from tests.support.checkpoints import TASKS
 from tests.support.configs import live_config
+from tests.support.runs import answer_table
 from tests.support.toy import make_clip, make_features, random_maps
 
 WORDS = ("one moves left", "two stays", "One  moves left")
@@ -54,7 +54,7 @@ def test_a_table_has_the_headline_metric_and_the_loss_of_its_evaluation(name: st
 
 
 def test_shares_of_right_answers_are_counted_clip_by_clip() -> None:
-    table = answer_rows("frame_labels", ["b", "b", "a", "a"], truth=list("xxyy"), answer=list("xyyy"))
+    table = answer_table(["b", "b", "a", "a"], task="frame_labels", truth=list("xxyy"), answer=list("xyyy"))
     counted = tally(table)
     assert counted.clip_ids == ("a", "b")
     assert counted.by_clip().tolist() == [1.0, 0.5]
@@ -64,9 +64,9 @@ def test_shares_of_right_answers_are_counted_clip_by_clip() -> None:
 
 
 def test_errors_of_several_values_are_roots_of_means_clip_by_clip() -> None:
-    table = answer_rows(
-        "regression",
+    table = answer_table(
         list("aabb"),
+        task="regression",
         truth=[0.0, 0.0, 1.0, 2.0],
         answer=[3.0, 4.0, 1.0, 4.0],
         value=[1, 2, 1, 2],
@@ -79,16 +79,7 @@ def test_errors_of_several_values_are_roots_of_means_clip_by_clip() -> None:
 
 
 def test_what_was_asked_about_a_clip_is_all_but_the_answer() -> None:
-    table = answer_rows(
-        "question_answering", ["a", "a"], truth=["x", "y"], answer=["x", "z"], question=["p", "q"]
+    table = answer_table(
+        ["a", "a"], task="question_answering", truth=["x", "y"], answer=["x", "z"], question=["p", "q"]
     )
     assert asked(table) == {"a": [{"question": "p", "truth": "x"}, {"question": "q", "truth": "y"}]}
-
-
-def answer_rows(task: str, clips: list[str], **columns: list[object]) -> pa.Table:
-    """A table of one model's answers."""
-    size = len(clips)
-    table = pa.table({"model": ["recurrent"] * size, "clip_id": clips, **columns})
-    for name in ("loss", "loss_weight"):
-        table = table.append_column(name, pa.array([1.0] * size))
-    return table.replace_schema_metadata({"task": task})

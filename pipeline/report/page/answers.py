@@ -140,8 +140,8 @@ class Answers:
         worst, rest = by_loss[:num_extreme], by_loss[num_extreme:]
         between, best = rest[: len(rest) - num_extreme], rest[-num_extreme:]
         room = at_most - len(worst) - len(best)
-        chosen = {clip: "worst" for clip in worst} | {clip: "best" for clip in best}
-        chosen |= {clip: "between" for clip in self._of_each_cell(between, room)}
+        chosen = dict.fromkeys(worst, "worst") | dict.fromkeys(best, "best")
+        chosen |= dict.fromkeys(self._of_each_cell(between, room), "between")
         return {clip: chosen[clip] for clip in by_loss if clip in chosen}
 
     def of(self, clips: Iterable[str]) -> dict[str, ClipAnswers]:
@@ -176,7 +176,15 @@ class Answers:
         answers = tuple(map(self._answer, rows)) if not self.has_frames else ()
         right = [self._is_right(row) for row in rows]
         cells = frozenset((row["truth"], row["answer"]) for row in rows) if self.chooses else frozenset()
-        return ClipAnswers(clip_id, self.losses.get(clip_id, math.nan), answers, sum(map(bool, right)), len(rows), cells, timeline)
+        return ClipAnswers(
+            clip_id,
+            self.losses.get(clip_id, math.nan),
+            answers,
+            sum(map(bool, right)),
+            len(rows),
+            cells,
+            timeline,
+        )
 
     def _answer(self, row: dict[str, Any]) -> Answer:
         if self.has_values:
@@ -200,13 +208,10 @@ class Answers:
             return None
         truth = row["truth"]
         if isinstance(truth, list):
-            return words(row["answer"]) in map(words, truth)
+            from pipeline.learn.vocabulary import measured_words  # imports torch
+
+            return measured_words(row["answer"]) in map(measured_words, truth)
         return bool(row["answer"] == truth)
-
-
-def words(text: str) -> list[str]:
-    """A caption's words, without capitals and punctuation."""
-    return "".join(char if char.isalnum() else " " for char in text.casefold()).split()
 
 
 def number(value: float) -> str:

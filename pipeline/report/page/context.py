@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+from pipeline.frames import DEFAULT_LIMITS
 from pipeline.manifest import Clip, read_manifest
 from pipeline.report.page.answers import Answers
 from pipeline.report.page.gallery import Gallery, make_gallery
@@ -28,7 +30,7 @@ class Extras:
     """What a page shows beside its runs; everything may be missing."""
 
     root: Path | None = None  # of the corpus; None: no pictures
-    limits: Limits = Limits()  # of what is decoded
+    limits: Limits = DEFAULT_LIMITS  # of what is decoded
     quarantine: Sequence[Mapping[str, str]] = ()  # rows of quarantine.csv
     parent: str = ""  # the commit that `changes` are against, for people
     changes: Sequence[Change] = ()
@@ -58,10 +60,15 @@ class Context:
     @functools.cached_property
     def gallery(self) -> Gallery:
         """The clips that are shown, with their pictures."""
-        manifest = read_manifest(self.run.manifest)
+        faults = []
+        try:
+            clips = read_manifest(self.run.manifest).clips(split=self.run.split)
+        except (PipelineError, OSError) as error:
+            clips, faults = [], [f"The manifest could not be read: {error}"]
         return make_gallery(
             dict(zip((run.name for run in self.runs), self.answers, strict=True)),
-            clips={clip.clip_id: clip for clip in manifest.clips(split=self.run.split)},
+            clips={clip.clip_id: clip for clip in clips},
+            faults=faults,
             at_most=self.num_clips,
             root=self.extras.root,
             contract=self.run.contract,

@@ -4,10 +4,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contract import FeatureContract
+from pipeline.errors import error_text
 from pipeline.manifest import Clip
 from pipeline.report.page.answers import NUM_EXTREME, Answers, ClipAnswers
 from pipeline.report.page.looks import Look, overlay
@@ -68,7 +69,7 @@ class Gallery:
 
     groups: Sequence[Group]
     num_clips: int  # that were answered
-    faults: Sequence[str] = field(default=())  # what could not be drawn, and why
+    faults: Sequence[str] = ()  # what could not be shown, and why
 
     @property
     def clips(self) -> Iterator[Shown]:
@@ -90,6 +91,7 @@ def make_gallery(
     contract: FeatureContract,
     limits: Limits,
     looks: Looks | None = None,
+    faults: Sequence[str] = (),
 ) -> Gallery:
     """Choose clips, and read their pictures. `answers` are by run; `clips` of the manifest by id."""
     first, *others = answers.values()
@@ -97,13 +99,13 @@ def make_gallery(
     rows = {name: each.of(titles) for name, each in answers.items()}
     with_video = [*titles][:NUM_EXTREME] + [*titles][NUM_EXTREME:][-NUM_EXTREME:]
     pictures = _pictures([clips.get(clip) for clip in titles], titles, with_video, root, contract, limits)
-    faults, seen = [], {}
+    faults, seen = [*faults], {}
     if looks:
         try:
             seen = looks([clips[clip] for clip in with_video if clip in clips])
         except Exception as error:  # of a model, while all else can be shown
-            faults.append(f"It is not shown where the model looked: {error}")
-            log.error(faults[-1])
+            faults.append(f"Where the model looked is not known: {error_text(error)}")
+            log.error("%s", faults[-1])
     groups: dict[str, list[Shown]] = {}
     for number, (clip, title) in enumerate(titles.items(), start=1):
         glances = _glances(seen[clip], pictures[clip], contract) if clip in seen else ()
@@ -120,7 +122,11 @@ def _titles(places: Mapping[str, str]) -> dict[str, str]:
 
 def _differing(answers: Mapping[str, Answers], *, at_most: int) -> dict[str, str]:
     """Clips that some runs get right and others wrong, each with the title of its group; else by loss."""
-    shared = [clip for clip in next(iter(answers.values())).losses if all(clip in a.losses for a in answers.values())]
+    shared = [
+        clip
+        for clip in next(iter(answers.values())).losses
+        if all(clip in a.losses for a in answers.values())
+    ]
     rows = {name: each.of(shared) for name, each in answers.items()}
     titles = {}
     for clip in shared:
@@ -128,9 +134,11 @@ def _differing(answers: Mapping[str, Answers], *, at_most: int) -> dict[str, str
         wrong = [name for name in answers if rows[name][clip].is_right is False]
         if right and wrong:
             titles[clip] = f"Right: {', '.join(right)}. Wrong: {', '.join(wrong)}"
+
     def spread(clip: str) -> float:
         losses = [each.losses[clip] for each in answers.values()]
         return max(losses) - min(losses)
+
     order = sorted(titles, key=lambda clip: (titles[clip], -spread(clip)))
     rest = sorted((clip for clip in shared if clip not in titles), key=lambda clip: -spread(clip))
     chosen = order[:at_most]

@@ -4,13 +4,13 @@ import base64
 import functools
 import logging
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.errors import PipelineError
+from pipeline.report import TEMPLATES
 from pipeline.report.page.answers import number
 from pipeline.report.page.context import Context, Extras
 from pipeline.report.page.sections import SECTIONS
@@ -67,7 +67,7 @@ def render_page(
 @functools.cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader(__package__),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,  # clip ids and labels may be anything
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -76,10 +76,9 @@ def _templates() -> Environment:
     environment.filters["data"] = _data
     environment.filters["number"] = number
     environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
-    folder = files(__package__) / "templates"
     # Our own files, which hold neither `</style` nor `</script`.
-    environment.globals["style"] = Markup((folder / "page.css").read_text())
-    environment.globals["script"] = Markup((folder / "page.js").read_text())
+    environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
+    environment.globals["script"] = Markup((TEMPLATES / "page.js").read_text())
     return environment
 
 

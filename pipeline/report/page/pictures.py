@@ -57,7 +57,9 @@ def read_picture(
     can't be read has a reason instead.
     """
     try:
-        frames, seconds = _read(clip, root, _at_most(sampling, _NUM_VIDEO if video_bytes else _NUM_STRIP), limits)
+        frames, seconds = _read(
+            clip, root, _at_most(sampling, _NUM_VIDEO if video_bytes else _NUM_STRIP), limits
+        )
     except (DecodeError, OSError, MemoryError) as error:
         return Picture(reason=error_text(error))
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_NUM_STRIP, len(frames))).round().astype(int))
@@ -104,7 +106,9 @@ def _at_most(sampling: Sampling, num_frames: int) -> Sampling:
     return sampling.model_copy(update={"max_frames": min(sampling.max_frames or num_frames, num_frames)})
 
 
-def _read(clip: Clip, root: Path, sampling: Sampling, limits: Limits) -> tuple[list[Image.Image], list[float]]:
+def _read(
+    clip: Clip, root: Path, sampling: Sampling, limits: Limits
+) -> tuple[list[Image.Image], list[float]]:
     """The frames, at most as large as a page needs them, and their times in seconds."""
     frames, seconds = [], []
     for batch in read_frames(**clip_range(clip, root=root), sampling=sampling, batch_size=4, limits=limits):
@@ -138,7 +142,9 @@ def _webp(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _webm(frames: Sequence[Image.Image], seconds: Sequence[float], height: int) -> tuple[bytes, tuple[int, int]]:
+def _webm(
+    frames: Sequence[Image.Image], seconds: Sequence[float], height: int
+) -> tuple[bytes, tuple[int, int]]:
     """A video that shows each frame at its time, and its size (width, height) in pixels."""
     width, height = _fitted(frames[0], height, step=2)  # half of the pixels have a colour of their own
     buffer = io.BytesIO()

@@ -1,6 +1,5 @@
 """The sections of a page: what each of them shows. A template of the same name draws it."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -92,7 +91,9 @@ def _curves(context: Context) -> dict[str, Any] | None:
             lines.append(("baseline, val", baseline.val, 0, False))
         best = [run.training["recurrent"].get("best_epoch") for run in runs if single]
         charts.append(
-            line_chart(name.replace("_", " "), lines, best_epochs=[epoch for epoch in best if epoch is not None])
+            line_chart(
+                name.replace("_", " "), lines, best_epochs=[epoch for epoch in best if epoch is not None]
+            )
         )
     has_baseline = single and any(line.colour == 0 for chart in charts for line in chart.lines)
     return {"charts": charts, "runs": runs, "has_baseline": has_baseline, "training": context.run.training}
@@ -156,7 +157,9 @@ def _values(context: Context) -> dict[str, Any] | None:
 def _clips(context: Context) -> dict[str, Any]:
     confusion = _confusion(context)
     answers = context.answers[0]
-    names = dict.fromkeys(label for run in context.answers for label in run.known) if answers.has_frames else {}
+    names = (
+        dict.fromkeys(label for run in context.answers for label in run.known) if answers.has_frames else {}
+    )
     return {
         "gallery": context.gallery,
         "single": len(context.runs) == 1,
