@@ -2,29 +2,38 @@
 
 import base64
 import functools
-from pathlib import Path
+import math
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-_TEMPLATES = Path(__file__).parent / "templates"
+from pipeline.report import TEMPLATES
 
 
 @functools.cache
 def templates() -> Environment:
     """The templates. Clip ids and labels may be anything: all that a template inserts is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["data"] = _data
+    environment.filters["number"] = number
+    environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
     # Our own files, which hold neither `</style` nor `</script`.
-    environment.globals["style"] = Markup((_TEMPLATES / "page.css").read_text())
-    environment.globals["script"] = Markup((_TEMPLATES / "page.js").read_text())
+    environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
+    environment.globals["script"] = Markup((TEMPLATES / "page.js").read_text())
     return environment
+
+
+def number(value: float) -> str:
+    """A number for people, with four digits that count: `0.02346`, `1.25`, `12340`."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _data(content: bytes, kind: str) -> str:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.manifest import SPLITS, Clip
+from pipeline.report.html import number
 from pipeline.report.look.survey import Seen, classes_of
 
 _NUM_BINS = 12
@@ -76,20 +77,18 @@ def of_seen(seen: Iterable[Seen]) -> list[Distribution]:
 
 def _of_numbers(title: str, unit: str, values: Sequence[Value], *, noun: str = "clips") -> Distribution:
     """Of 12 ranges of equal width; each single number has a row where there are no more of them."""
-    numbers = [round(number, 6) for _, number in values]
+    numbers = [round(value, 6) for _, value in values]
     if not numbers:
         return Distribution(title, noun, "", {})
-    low, high, median = (
-        f"{number:.4g}" for number in (min(numbers), max(numbers), statistics.median(numbers))
-    )
+    low, high, median = map(number, (min(numbers), max(numbers), statistics.median(numbers)))
     in_units = f" {unit}" if unit else ""
     text = f"{low} to {high}{in_units}, median {median}." if low != high else f"All {low}{in_units}."
     singles = sorted(set(numbers))
     if len(singles) <= _NUM_BINS:
-        names, places = [f"{number:.4g}" for number in singles], np.searchsorted(singles, numbers)
+        names, places = list(map(number, singles)), np.searchsorted(singles, numbers)
     else:
-        edges = np.linspace(singles[0], singles[-1], _NUM_BINS + 1)
-        names = [f"{start:.4g} to {end:.4g}" for start, end in pairwise(edges)]
+        edges = np.linspace(singles[0], singles[-1], _NUM_BINS + 1).tolist()
+        names = [f"{number(start)} to {number(end)}" for start, end in pairwise(edges)]
         places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, _NUM_BINS - 1)
     rows = {name: Counter[str]() for name in names}
     for (split, _), place in zip(values, places.tolist(), strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.corpora import components
 from pipeline.manifest import SPLITS, Clip
+from pipeline.report.html import number
 from pipeline.report.look.alike import alike_pairs
 from pipeline.report.look.survey import Seen, classes_of
 
@@ -32,8 +33,8 @@ def group_alike(seen: Sequence[Seen]) -> list[list[Seen]]:
         return []
     pairs = alike_pairs(np.stack([each.look for each in seen])).tolist()
     members: dict[int, set[int]] = defaultdict(set)
-    for pair, number in zip(pairs, components(pairs), strict=True):
-        members[number].update(pair)
+    for pair, group in zip(pairs, components(pairs), strict=True):
+        members[group].update(pair)
     groups = [[seen[place] for place in sorted(places)] for places in members.values()]
     return sorted(groups, key=lambda group: not is_torn(each.clip for each in group))
 
@@ -134,7 +135,7 @@ def _odd(seen: Iterable[Seen], groups: Iterable[Sequence[Seen]]) -> Iterator[Fin
     measures: dict[str, tuple[str, Callable[[Seen], float | None]]] = {
         "duration": ("s", lambda each: each.duration_seconds),
         "frame rate": ("frames/s", lambda each: each.frames_per_second),
-        "frame size": ("pixels", lambda each: each.info and each.info.height * each.info.width),
+        "frame size": ("pixels", lambda each: each.info.height * each.info.width if each.info else None),
     }
     for name, (unit, measure) in measures.items():
         values = {each.clip.clip_id: value for each in read if (value := measure(each))}
@@ -149,10 +150,10 @@ def _outliers(name: str, unit: str, values: Mapping[str, float]) -> Iterator[Fin
     if far:
         yield Finding(
             "note",
-            f"{_count(far, 'clip')} of unusual {name}: more than {_FAR} times the median, {_number(median)} {unit}, or"
-            f" less than 1/{_FAR} of it.",
+            f"{_count(far, 'clip')} of unusual {name}: more than {_FAR} times the median, which is"
+            f" {number(median)} {unit}, or less than 1/{_FAR} of it.",
             tuple(
-                f"{clip}: {_number(value)} {unit}"
+                f"{clip}: {number(value)} {unit}"
                 for clip, value in sorted(far.items(), key=lambda item: item[1])
             ),
         )
@@ -167,10 +168,6 @@ def _count(items: Sized, noun: str) -> str:
     if len(items) == 1:
         return f"1 {noun} is"
     return f"{len(items)} {noun}{'es' if noun.endswith('s') else 's'} are"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _num_groups(groups: Sized) -> str:

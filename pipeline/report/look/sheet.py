@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.manifest import SPLITS, Clip
-from pipeline.report.html import templates
+from pipeline.report.html import number, templates
 from pipeline.report.look.distributions import of_clips, of_seen
 from pipeline.report.look.findings import Finding, is_torn
 from pipeline.report.look.survey import Cell, Seen, cell_of, classes_of
@@ -13,7 +13,7 @@ from pipeline.system.files import make_folder, write_atomically
 
 # What a page shows at most.
 _MAX_STRIP_BYTES = 9_000_000  # of the pictures by class, before base64
-_MAX_SHOWN = 8  # clips of a class and split
+_LEAST_SHOWN, _MAX_SHOWN = 8, 96  # clips of a class and split: the more cells, the fewer clips
 _MAX_GROUPS, _MAX_MEMBERS = 50, 4
 _MAX_CASES = 200
 
@@ -84,7 +84,7 @@ def _with_room(seen: Sequence[Seen]) -> Iterator[Seen]:
             ranks[num_before[cell]].append(each)
             num_before[cell] += 1
     room = _MAX_STRIP_BYTES
-    for rank in range(_MAX_SHOWN):
+    for rank in range(max(_LEAST_SHOWN, _MAX_SHOWN // max(1, len(num_before)))):
         for each in ranks[rank]:
             room -= len(each.strip)
             if room < 0:
@@ -94,18 +94,15 @@ def _with_room(seen: Sequence[Seen]) -> Iterator[Seen]:
 
 def _facts(each: Seen) -> str:
     """`1.4 s, 10 frames a second, 64 × 64`; "" for a clip that could not be read."""
-    facts = [
-        each.duration_seconds and f"{each.duration_seconds:.3g} s",
-        each.frames_per_second and f"{each.frames_per_second:.3g} frames a second",
-        each.info and f"{each.info.width} × {each.info.height}",
-    ]
-    return ", ".join(filter(None, facts))
+    seconds, rate, info = each.duration_seconds, each.frames_per_second, each.info
+    moving = f"{seconds:.3g} s, {rate:.3g} frames a second, " if seconds and rate else ""
+    return f"{moving}{info.width} × {info.height}" if info else ""
 
 
 def _targets(clip: Clip) -> list[str]:
     """What a clip without a label is about, in a few lines."""
     if clip.label:
         return []
-    values = " ".join(f"{value:.4g}" for value in clip.values)
+    values = " ".join(map(number, clip.values))
     questions = [f"{each.question} {each.answer}" for each in clip.questions[:3]]
     return [text for text in (", ".join(classes_of(clip)), *clip.captions[:2], values, *questions) if text]
