@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract import FeatureContract
-from pipeline.learn.sweeps import value_text
 from pipeline.settings.tasks import TASKS, TaskFacts
 
 _DIGITS = 8  # of a digest
@@ -61,6 +60,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 
 def _sections(run: Run) -> dict[str, dict[str, str]]:
     """The settings of a run for people, by dotted key, by section; the digest of its manifest, if known."""
+    from pipeline.learn.sweeps import value_text  # imports torch, which takes seconds
+
     sections: dict[str, dict[str, str]] = {}
     for key, value in run.settings.items():
         section = key.partition(".")[0]

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.frames import DEFAULT_LIMITS
@@ -14,6 +14,9 @@ from pipeline.report.page.gallery import Gallery, make_gallery
 from pipeline.report.page.looks import Look
 from pipeline.report.runs import Run
 from pipeline.settings.extract import Limits
+
+if TYPE_CHECKING:  # imports torch, which takes seconds
+    from pipeline.report.run_comparison import RunComparison
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Extras:
     limits: Limits = DEFAULT_LIMITS  # of what is decoded
     quarantine: Sequence[Mapping[str, str]] = ()  # rows of quarantine.csv
     parent: str = ""  # the commit that `changes` are against, for people
-    changes: Sequence[Change] = ()
+    changes: Sequence[Change] | None = None  # None: unknown
     looks: Callable[[Sequence[Clip]], Mapping[str, Look]] | None = None  # where a model looked, by clip id
-    claims: Sequence[str] = ()  # sentences that say how the runs compare
+    comparison: "RunComparison | None" = None  # of the runs, where there are several
     faults: Mapping[str, str] = field(default_factory=dict)  # reasons, by what could not be read
 
 
@@ -62,7 +65,7 @@ class Context:
         """The clips that are shown, with their pictures."""
         faults = []
         try:
-            clips = read_manifest(self.run.manifest).clips(split=self.run.split)
+            clips = read_manifest(self.run.manifest or Path()).clips(split=self.run.split)
         except (PipelineError, OSError) as error:
             clips, faults = [], [f"The manifest could not be read: {error}"]
         return make_gallery(

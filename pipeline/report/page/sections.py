@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.report.page.answers import Cell
@@ -31,44 +30,59 @@ class Section:
     build: Callable[[Context], dict[str, Any] | None]  # values for the template; None: leave it out
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A model in the section of results."""
+
+    label: str
+    words: str  # what it is
+    model: str
+    value: float | None  # of the headline metric; None: undefined
+    interval: Sequence[float] | None
+    metrics: Mapping[str, tuple[float | None, Sequence[float] | None]] = field(default_factory=dict)
+
+
 def _result(context: Context) -> dict[str, Any]:
-    run = context.run
+    run, comparison = context.run, context.extras.comparison
     metric = run.facts.headline
-    rows = list(chain.from_iterable(_model_rows(each, metric, len(context.runs)) for each in context.runs))
-    ends = [number for row in rows for number in (row["value"], *(row["interval"] or ()))]
-    scale = axis_of((end for end in ends if end is not None), start=0, end=100)
-    names = list(run.metrics["recurrent"]["intervals"])
+    if comparison:
+        rows = [
+            _Row(each.name, "", "recurrent", estimate.value, estimate.interval)
+            for each, estimate in zip(comparison.runs, comparison.estimates, strict=True)
+        ]
+        sentences = [comparison.claim(), comparison.warning()]
+        num_clips = comparison.num_clips
+    else:
+        rows = list(_model_rows(run, metric))
+        sentences = run.summary.strip().splitlines()[-1:]
+        num_clips = run.metrics["recurrent"]["num_clips"]
+    ends = [end for row in rows for end in (row.value, *(row.interval or ()))]
     return {
-        "sentences": context.extras.claims or [run.summary.strip().splitlines()[-1]],
+        "sentences": filter(None, sentences),
         "metric": metric.replace("_", " "),
         "split": run.split,
-        "num_clips": run.metrics["recurrent"]["num_clips"],
+        "num_clips": num_clips,
         "rows": rows,
-        "scale": scale,
-        "names": names,
-        "less_is_better": run.facts.monitors.get(metric) == -1,
+        "scale": axis_of((end for end in ends if end is not None), start=0, end=100),
+        "names": list(rows[0].metrics),
+        "less_is_better": run.facts.monitors[metric] < 0,
+        "differences": comparison.rows() if comparison else [],
     }
 
 
-def _model_rows(run: Run, metric: str, num_runs: int) -> list[dict[str, Any]]:
-    """A row for the model and for each of its controls, named as in the evaluation's table."""
-    table = run.summary.splitlines()[1:4]
-    labels = [re.split(r"\s{2,}", line)[0] for line in table]
-    rows = []
+def _model_rows(run: Run, metric: str) -> Iterator[_Row]:
+    """The model and its controls, named as in the evaluation's table."""
+    labels = [re.split(r"\s{2,}", line)[0] for line in run.summary.splitlines()[1:4]]
     for (model, scores), label in zip(run.metrics.items(), labels, strict=True):
-        takes_questions = model == "baseline" and run.facts.takes_questions
-        rows.append(
-            {
-                "run": run.name if num_runs > 1 else "",
-                "model": model,
-                "label": label,
-                "words": _NO_CLIP if takes_questions else _MODELS[model],
-                "value": scores[metric],
-                "interval": scores["intervals"][metric],
-                "metrics": {name: (scores[name], ends) for name, ends in scores["intervals"].items()},
-            }
+        blind = model == "baseline" and run.facts.takes_questions
+        yield _Row(
+            label,
+            _NO_CLIP if blind else _MODELS[model],
+            model,
+            scores[metric],
+            scores["intervals"][metric],
+            {name: (scores[name], ends) for name, ends in scores["intervals"].items()},
         )
-    return rows
 
 
 def _curves(context: Context) -> dict[str, Any] | None:
