@@ -286,13 +286,15 @@ def test_clips_of_every_task_have_their_targets_on_the_page(tmp_path: Path) -> N
 @pytest.mark.parametrize(("width", "is_dark"), [(360, False), (2000, True)])
 def test_a_browser_shows_the_page(sheet: Path, tmp_path: Path, width: int, is_dark: bool) -> None:
     expression = """{
-        overflow: document.documentElement.scrollWidth - innerWidth,
+        width: innerWidth,
+        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
         background: getComputedStyle(document.body).backgroundColor,
         requests: performance.getEntriesByType("resource").filter((it) => !it.name.startsWith("data:")).length
     }"""
     opened = open_page(sheet, width=width, expression=expression, folder=tmp_path, is_dark=is_dark)
     assert opened.console == []
     assert opened.value == {
+        "width": width,
         "overflow": 0,
         "background": "rgb(21, 24, 27)" if is_dark else "rgb(252, 251, 248)",
         "requests": 0,
