@@ -1,4 +1,7 @@
-"""Many trainings on one read pass: a member's time against that of a training alone."""
+"""Many trainings on one read pass: a member's time against that of a training alone.
+
+On a GPU also against as many processes side by side, and the share of time in which the GPU computes.
+"""
 
 import os
 
@@ -6,8 +9,10 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import contextlib
+import multiprocessing
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpora import default_device
-from benchmarks.report import Report, Row, alternate, arguments
+from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
 from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.streaming import (
@@ -56,7 +61,7 @@ def main() -> None:
     report = Report("sweep", args.quick)
     num_rounds = 3 if args.quick else 9
     with tempfile.TemporaryDirectory(dir=args.folder) as name, contextlib.ExitStack() as closer:
-        corpus = Corpus.make(Path(name), num_clips=240 if args.quick else 1_600, closer=closer)
+        corpus = Corpus.make(Path(name), num_clips=(800 if ON_GPU else 240) if args.quick else 1_600, closer=closer)
         resident = corpus.resident()
         report.add("A member's time, features in memory", of_one_shape(resident, NUMBERS, num_rounds))
         ends = (NUMBERS[0], NUMBERS[-1])
@@ -64,6 +69,9 @@ def main() -> None:
             "A member's time, features streamed from the store", of_one_shape(corpus, ends, num_rounds)
         )
         report.add("Eight members that differ", mixed(resident, num_rounds))
+        if ON_GPU:
+            report.add("Processes side by side, features on the GPU", processes(corpus, num_rounds))
+            report.add("The share of time in which the GPU computes", gpu_shares(resident))
     report.write(args.json)
 
 
@@ -83,7 +91,13 @@ class Corpus:
         target = make_target("zarr", row_shape=ROW_SHAPE)
         write_clips(folder / "journal", target, make_clips(num_clips, row_shape=ROW_SHAPE))
         publish_clips(folder / "features", target, num_clips, journal=folder / "journal")
-        view = closer.enter_context(open_view(folder / "features" / target.contract.tap))
+        return cls.open(folder, num_clips=num_clips, closer=closer)
+
+    @classmethod
+    def open(cls, folder: Path, *, num_clips: int, closer: contextlib.ExitStack) -> "Corpus":
+        """What `make` has written."""
+        tap = make_target("zarr", row_shape=ROW_SHAPE).contract.tap
+        view = closer.enter_context(open_view(folder / "features" / tap))
         clips = [
             Clip(
                 clip_id=clip_id(number),
@@ -215,6 +229,72 @@ def mixed(corpus: Corpus, num_rounds: int) -> list[Row]:
                 "seconds a member": seconds["together"] / len(changes),
                 "times as fast as in turn": seconds["in turn"] / seconds["together"],
             }
+        )
+    return rows
+
+
+def processes(corpus: Corpus, num_rounds: int) -> list[Row]:
+    """As many processes, each with a member and with the features on the GPU once more."""
+    number = 8
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(number + 1)
+    workers = [
+        context.Process(
+            target=_epochs_of_process,
+            args=(corpus.folder, len(corpus.clips), position, num_rounds, barrier),
+            daemon=True,
+        )
+        for position in range(number)
+    ]
+    for worker in workers:
+        worker.start()
+    seconds = []
+    for _ in range(num_rounds):
+        barrier.wait()  # all are ready
+        seconds.append(seconds_of(barrier.wait))  # until the last one is done
+    for worker in workers:
+        worker.join()
+    resident = corpus.resident()
+    rates = [{"learning_rate": 1e-3 + position * 1e-4} for position in range(number)]
+    one_process = alternate({"": partial(together, resident, rates)}, num_rounds=num_rounds)[""]
+    side_by_side = statistics.median(seconds)
+    return [
+        {
+            "processes": number,
+            "seconds a member": side_by_side / number,
+            "members of one process": one_process / number,
+            "one process is faster by": side_by_side / one_process,
+        }
+    ]
+
+
+def _epochs_of_process(
+    folder: Path, num_clips: int, position: int, num_rounds: int, barrier: "threading.Barrier"
+) -> None:
+    with tempfile.TemporaryDirectory() as states, contextlib.ExitStack() as closer:
+        corpus = Corpus.open(folder, num_clips=num_clips, closer=closer).resident()
+        corpus = replace(corpus, folder=Path(states))
+        work = partial(together, corpus, [{"learning_rate": 1e-3 + position * 1e-4}])
+        work()
+        for _ in range(num_rounds):
+            barrier.wait()
+            work()
+            barrier.wait()
+
+
+def gpu_shares(corpus: Corpus) -> list[Row]:
+    """The time of the kernels, which never overlap here, relative to that of the epoch."""
+    rows: list[Row] = []
+    for number in NUMBERS:
+        rates = [{"learning_rate": 1e-3 + position * 1e-4} for position in range(number)]
+        together(corpus, rates)
+        seconds = seconds_of(partial(together, corpus, rates))  # the profiler would slow the launches down
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            together(corpus, rates)
+        events = [event for event in profiler.events() or [] if event.device_type.name == "CUDA"]
+        busy = sum(event.device_time_total for event in events) / 1e6
+        rows.append(
+            {"members": number, "kernels and copies": len(events), "share of the GPU": busy / seconds}
         )
     return rows
 
