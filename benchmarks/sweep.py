@@ -61,7 +61,8 @@ def main() -> None:
     report = Report("sweep", args.quick)
     num_rounds = 3 if args.quick else 9
     with tempfile.TemporaryDirectory(dir=args.folder) as name, contextlib.ExitStack() as closer:
-        corpus = Corpus.make(Path(name), num_clips=(800 if ON_GPU else 240) if args.quick else 1_600, closer=closer)
+        num_clips = (800 if ON_GPU else 240) if args.quick else 1_600
+        corpus = Corpus.make(Path(name), num_clips=num_clips, closer=closer)
         resident = corpus.resident()
         report.add("A member's time, features in memory", of_one_shape(resident, NUMBERS, num_rounds))
         ends = (NUMBERS[0], NUMBERS[-1])
