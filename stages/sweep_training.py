@@ -4,7 +4,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
-_AT_ONCE = 8  # members that train together, where time is limited
 _PROBE_SECONDS = 3.0
 
 
@@ -54,7 +53,6 @@ class Trainings:
 
     members: Mapping[str, SweepMember]
     machine: Machine
-    end: float = math.inf  # of time.monotonic(): after it no training starts
     on_epoch: OnEpoch = lambda *_: None
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
     finished: list[str] = field(default_factory=list)  # members that were trained to their end
@@ -72,8 +70,6 @@ class Trainings:
             self._note(name, self._read_val_losses(name)[:epochs])
         self.finished += trained if epochs is None else []
         for part in self._parts([name for name in names if name not in {*trained, *self.failures}]):
-            if time.monotonic() > self.end:
-                break
             self._train(part, "recurrent", epochs)
             part = [name for name in part if name not in self.failures]
             trained += part
@@ -111,9 +107,9 @@ class Trainings:
         """The features that a member is trained on."""
         return FEATURES / self.members[name].config.tap
 
-    def seconds(self) -> float:
-        """How long the members that are not done take to their end, by the first seconds of each group."""
-        return sum(map(self._seconds, self._parts([name for name in self.members if not self.is_done(name)])))
+    def seconds(self, names: Sequence[str]) -> float:
+        """How long these members take to their end, by the first seconds of all that train together."""
+        return sum(map(self._seconds, self._parts(names)))
 
     def _seconds(self, names: Sequence[str]) -> float:
         times: list[float] = []
@@ -138,14 +134,12 @@ class Trainings:
             self._digests[pair] = input_digests(*pair)
         return self._digests[pair]
 
-    def _parts(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """The members that train together: all of the same features and clips, fewer if time is limited."""
+    def _parts(self, names: Sequence[str]) -> list[list[str]]:
+        """The members that train together: those of the same features and clips."""
         groups: dict[tuple[Path, Path], list[str]] = {}
         for name in names:
             groups.setdefault((self.features(name), self.members[name].manifest), []).append(name)
-        for group in groups.values():
-            size = len(group) if math.isinf(self.end) else _AT_ONCE
-            yield from (group[first : first + size] for first in range(0, len(group), size))
+        return list(groups.values())
 
     def _train(
         self,
