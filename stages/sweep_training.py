@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,10 @@ from pathlib import Path
 
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.comparison import answer_val
-from pipeline.learn.run import (
-    OnBatch,
-    Outcome,
-    input_digests,
-    refuse_changes,
-    run_digest,
-    state_path,
-    train_many,
-)
+from pipeline.learn.identity import input_digests, refuse_changes, run_digest, state_path
+from pipeline.learn.member import Metrics
+from pipeline.learn.run import OnBatch, Outcome, train_many
 from pipeline.learn.tasks import Predictions, Task
-from pipeline.learn.training import Metrics
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, ModelName
 from stages.members import SweepMember
@@ -183,7 +177,9 @@ class Trainings:
     def _keep(self, name: str, model: ModelName, outcome: Outcome) -> None:
         """Write the results of a model that was trained to its end."""
         checkpoint, folder = outcome.checkpoint, self.folder(name)
-        save_checkpoint(folder / "checkpoints" / model, checkpoint)
+        path = folder / "checkpoints" / model
+        shutil.rmtree(path, ignore_errors=True)  # of a sweep that was killed here
+        save_checkpoint(path, checkpoint)
         write_trained(model, outcome.fit, task=checkpoint.task.name, folder=folder)
         if outcome.predictions:
             loss = outcome.fit.history[outcome.fit.best_epoch]["val"]["loss"]
