@@ -166,8 +166,8 @@ def train_many(
         """Note the outcomes of a training; at its end, write its checkpoints instead of its state."""
         same = asked[member.state_path]
         ended = _outcomes(member, same, shared, inputs=inputs)
-        if member.is_done and not member.failure:
-            for each in (each for each in same if each.checkpoint):
+        for each in same if member.is_done and not member.failure else ():
+            if each.checkpoint:
                 confirm()
                 refuse_changes(inputs, input_digests(features, manifest))
                 save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
