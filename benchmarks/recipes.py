@@ -29,8 +29,8 @@ import yaml
 from dvc.exceptions import DvcException
 from tqdm import tqdm
 
+from pipeline.learn.member import Metrics
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics
 from pipeline.settings.tasks import TASKS
 from stages.digits import FOLDERS
 from stages.overrides import flags

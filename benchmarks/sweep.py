@@ -27,6 +27,7 @@ from benchmarks.corpora import default_device
 from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
 from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.member import Member
 from pipeline.learn.streaming import (
     Features,
     Loader,
@@ -37,7 +38,7 @@ from pipeline.learn.streaming import (
     make_loader,
 )
 from pipeline.learn.tasks import Classification, Task
-from pipeline.learn.training import Member, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.manifest import Clip
 from pipeline.settings.training import TrainConfig
 from pipeline.store import open_view

@@ -15,7 +15,7 @@ from pipeline.errors import (
     NonFiniteError,
     UnequalCheckpointsError,
 )
-from pipeline.learn import run as learn_run
+from pipeline.learn import identity
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
@@ -239,7 +239,7 @@ def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, 
         raise Stopped
 
     for digest in ("before an edit", "after it"):
-        monkeypatch.setattr(learn_run, "code_digest", lambda _, digest=digest: digest)
+        monkeypatch.setattr(identity, "code_digest", lambda _, digest=digest: digest)
         with pytest.raises(Stopped):
             run(tmp_path, models=("baseline",), confirm=refuse)
         names += sorted((tmp_path / "state").glob("*.pt"))
