@@ -13,7 +13,8 @@ from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.comparison import answer_val
 from pipeline.learn.identity import input_digests, refuse_changes, run_digest, state_path
 from pipeline.learn.member import Metrics
-from pipeline.learn.run import OnBatch, Outcome, train_many
+from pipeline.learn.processes import OnBatch
+from pipeline.learn.run import Outcome, train_many
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, ModelName

@@ -1,6 +1,7 @@
 """A training run: features and a manifest in, a checkpoint a model out. A run that was killed goes on."""
 
 import copy
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.identity import input_digests, loaded_code, refuse_changes, state_path
 from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.metrics import json_numbers
+from pipeline.learn.processes import OnBatch, train_in_processes
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import fit_many
@@ -26,7 +28,6 @@ from pipeline.system.files import file_lock
 log = logging.getLogger(__name__)
 
 
-OnBatch = Callable[[str, int, int], None]  # of a model's name, the number of batches done, and of all
 OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
 
 
@@ -130,6 +131,7 @@ def train_many(
 
     Members that differ only in settings that do nothing for them are trained once. After each epoch, the
     state of a member goes to `state`, as in `train`. It stays there until the member's checkpoint is written.
+    With `machine.num_trainings` they are trained in so many processes, which read the features each.
 
     Args:
         features: as in `train`, like manifest, machine, weights and state.
@@ -151,6 +153,11 @@ def train_many(
         As `train` does, but for the loss of a member.
     """
     loaded_code()
+    if machine.num_trainings > 1 and len(members) > 1:
+        ahead = functools.partial(train_many, features, manifest, until=until, weights=weights, state=state)
+        train_in_processes(
+            ahead, [each._replace(checkpoint=None) for each in members], machine=machine, on_batch=on_batch
+        )
     inputs = input_digests(features, manifest)
     outcomes: dict[str, Outcome] = {}
 
