@@ -14,6 +14,7 @@ repro: install
 	@python -m stages.digits
 	@dvc repro
 	@cat reports/evaluate.txt
+	@echo 'file://$(CURDIR)/reports/index.html'
 
 check: lint
 	pytest -n 2 --dist worksteal -m "not slow"

@@ -9,9 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
-
-from tqdm import tqdm
 
 from pipeline.errors import DamagedError, MissingFeaturesError, StoreError
 from pipeline.store import Journal, open_view
@@ -29,6 +26,7 @@ from pipeline.store.upkeep.dump import DUMPS
 from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
+from stages.bars import ProgressBar
 from stages.places import FEATURES, journal_path
 from stages.project.damage import damaged_objects
 from stages.project.needs import needs
@@ -230,7 +228,7 @@ def _print_garbage(garbage: Garbage) -> None:
 def _dump(arguments: argparse.Namespace) -> None:
     with open_view(arguments.tap) as view:
         clip_ids = arguments.clip or view.clip_ids()
-        with tqdm(total=len(clip_ids), unit="clip", desc="dump") as bar:
+        with ProgressBar(total=len(clip_ids), unit="clip", desc="dump") as bar:
             DUMPS[arguments.format](view, clip_ids, arguments.out, on_clip=bar.update)
     print(f"{len(clip_ids)} clips are in {arguments.out}.")
 
@@ -249,12 +247,12 @@ def _existing_journal() -> Journal:
     return Journal(path)
 
 
-def _progress(checks: Sequence[Check]) -> "tqdm[NoReturn]":
-    return tqdm(total=size_bytes(checks), unit="B", unit_scale=True, unit_divisor=1024, desc="verify")
+def _progress(checks: Sequence[Check]) -> ProgressBar:
+    return ProgressBar(total=size_bytes(checks), unit="B", unit_scale=True, unit_divisor=1024, desc="verify")
 
 
 def _size(num_bytes: int) -> str:
-    return f"{tqdm.format_sizeof(num_bytes, divisor=1024)}B"
+    return f"{ProgressBar.format_sizeof(num_bytes, divisor=1024)}B"
 
 
 def _age(seconds: float) -> str:

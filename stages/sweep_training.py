@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.learn.comparison import answer_val
+from pipeline.learn.comparison import answer_split
 from pipeline.learn.identity import input_digests, refuse_changes, run_digest, state_path
 from pipeline.learn.member import Metrics
 from pipeline.learn.processes import OnBatch
@@ -82,7 +82,7 @@ class Trainings:
         if (name, model) not in self._answers:
             checkpoint = load_checkpoint(self.folder(name) / "checkpoints" / model)
             manifest = self.members[name].manifest
-            predictions = answer_val(checkpoint, self.features(name), manifest, machine=self.machine)
+            predictions = answer_split(checkpoint, self.features(name), manifest, machine=self.machine)
             loss = checkpoint.metrics["loss"]
             self._answers[name, model] = Answers(
                 checkpoint.task, predictions, math.inf if loss is None else loss

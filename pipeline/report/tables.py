@@ -76,3 +76,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Text with the cells of each column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -65,8 +65,8 @@ class Experiments:
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:
             repo.checkout(targets=["settings", "weights", "extract"], force=True)
-            (evaluate,) = _load(repo, ["evaluate"])
-            _empty_outs(evaluate)
+            for stage in _load(repo, ["evaluate", "report"]):
+                _empty_outs(stage)
         self._lock = (room / "dvc.lock").read_bytes()
 
     def check_manifest(self, manifest: Path) -> None:
