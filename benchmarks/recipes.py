@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in stages.train
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -27,8 +28,8 @@ import dvc.api
 import yaml
 from dvc.exceptions import DvcException
 
+from pipeline.learn.member import Metrics
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics
 from pipeline.settings.tasks import TASKS
 from stages.bars import ProgressBar
 from stages.digits import FOLDERS
@@ -88,9 +89,18 @@ def run_queue(names: Sequence[str], *, num_jobs: int) -> None:
     # Not `run_dvc`: its pipe stays open as long as the workers run.
     subprocess.run(["dvc", "queue", "start", "--jobs", str(num_jobs)], check=True, stdout=subprocess.DEVNULL)
     with ProgressBar(total=len(names), desc="run", unit="experiment") as bar:
-        while "Queued" in (status := run_dvc("queue", "status")) or "Running" in status:
+        while "Queued" in (status := queue_status()) or "Running" in status:
             bar.update(status.count("Success") + status.count("Failed") - bar.n)
             time.sleep(10)
+
+
+def queue_status() -> str:
+    """What `dvc queue status` prints. It fails when a task ends while it reads, and is then asked again."""
+    for _ in range(5):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return run_dvc("queue", "status")
+        time.sleep(5)
+    return run_dvc("queue", "status")
 
 
 class FirstEpochEnds(Exception):

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=30,
         metavar="DAYS",
-        help="states of unfinished training runs that are older go, too (%(default)s)",
+        help="states of unfinished trainings and results of sweeps that are older go, too (%(default)s)",
     )
 
     verb = add("dump", _dump, "write clips to files that need no framecache")
@@ -219,8 +219,10 @@ def _print_garbage(garbage: Garbage) -> None:
             for each in garbage.sets
         ]
     )
-    for path in (*garbage.leftovers, *garbage.training):
+    for path in garbage.leftovers:
         print(f"left behind: {path}")
+    if garbage.training:
+        print(f"left behind by training and sweeps: {len(garbage.training)} files and folders.")
 
 
 def _dump(arguments: argparse.Namespace) -> None:

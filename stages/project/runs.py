@@ -27,7 +27,7 @@ _NUM_NEAR = 5  # names that are suggested for an unknown one
 
 def folder_files(folder: Path) -> AbstractFileSystem:
     """The files of a project's folder."""
-    return DirFileSystem(str(folder), LocalFileSystem())
+    return DirFileSystem(str(folder.absolute()), LocalFileSystem())  # fsspec keeps it for the next call
 
 
 def revision_files(revision: str) -> AbstractFileSystem:

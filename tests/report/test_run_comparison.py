@@ -55,7 +55,7 @@ def test_the_text_has_the_table_what_may_be_claimed_the_settings_and_the_clips()
     assert comparison.text() == (
         "30 test clips  accuracy               difference                loss\n"
         "large          0.9000 [0.766, 1.000]  best                      0.3203\n"
-        "small          0.3333 [0.167, 0.500]  -0.5667 [-0.767, -0.367]  1.5684\n"
+        "small          0.3333 [0.167, 0.500]  -0.5667 [-0.768, -0.365]  1.5684\n"
         "\n"
         "By accuracy on clips like these, large is better than small. This is about the trained models: it"
         " does not say what another seed would do.\n"
