@@ -12,7 +12,7 @@ _NUM_DRAWN = 8  # clips in a picture
 
 
 def write_plots(folder: Path, evaluation: Evaluation) -> None:
-    """Write the tables of the model's answers, and below images/ the pictures that its task and model have."""
+    """Write the tables of the model's answers, and below images/ the pictures of its task and model."""
     task, predictions, images = evaluation.checkpoint.task, evaluation.answers, folder / "images"
     write_tables(folder, evaluation.predictions)
     metrics = {evaluation.labels[name]: score.metrics for name, score in evaluation.scores.items()}
@@ -31,4 +31,3 @@ def _timelines(predictions: Predictions) -> list[Timeline]:
         Timeline(clip.clip_id, seconds.numpy(), target.numpy(), output.argmax(dim=-1).numpy())
         for clip, seconds, target, output in islice(rows, _NUM_DRAWN)
     ]
-

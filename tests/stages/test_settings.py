@@ -67,6 +67,7 @@ def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Pa
         "recurrent",
         "baseline",
         "evaluate",
+        "report",
     }
     assert section(workspace, "weights", "weights")["arch"] == "resnet50"
     assert section(workspace, "extract", "extract")["preprocessing"]["resize"] == 256

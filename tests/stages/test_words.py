@@ -1,21 +1,23 @@
 """The stages train and evaluate on tasks of words, in this process, on a small view of the real store."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
 import stages.evaluate
+import stages.report
 from pipeline.errors import ConfigError
 from pipeline.learn.decoding import Sentence, beam_search
 from pipeline.learn.tasks import captions
+from pipeline.learn.vocabulary import measured_words
 from pipeline.manifest import Question, write_manifest
 from tests.stages.test_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.support.media import write_video
+from tests.support.page import read_page
 from tests.support.toy import make_clip
 
 pytestmark = pytest.mark.slow
@@ -68,7 +70,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
         run_here(workspace, monkeypatch)
 
 
-def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, capsys):
+def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsys):
     train = {"task": "captioning", "scan": "locations", "words": {"beam_size": 2, "max_words": 5}}
     workspace = words_workspace(tmp_path, **train)
     metrics = run_here(workspace, monkeypatch)

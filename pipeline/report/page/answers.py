@@ -159,7 +159,7 @@ class Answers:
             return list(clips)
         cell_of: Mapping[str, Any] = {}
         if self.chooses:
-            order = pc.sort_indices(self.table["loss"], null_placement="at_start")
+            order = pc.sort_indices(pc.fill_null(self.table["loss"], 0.0))
             rows = self.table.select(["clip_id", "truth", "answer"]).take(order).to_pydict()
             cell_of = dict(zip(rows["clip_id"], zip(rows["truth"], rows["answer"], strict=True), strict=True))
         seen = Counter[Any]()

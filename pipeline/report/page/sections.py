@@ -90,6 +90,7 @@ def _curves(context: Context) -> dict[str, Any] | None:
     names = dict.fromkeys(name for run in runs for name in run.curves.get("recurrent", {}))
     if not names:
         return None
+    names = dict.fromkeys([name for name in (context.run.facts.headline, "loss") if name in names]) | names
     charts = []
     for name in names:
         lines = []
