@@ -16,7 +16,6 @@ from pipeline.manifest import Clip
 from pipeline.report.page import Extras, Look, write_page
 from pipeline.report.runs import Run
 from pipeline.settings.evaluation import EvaluateConfig
-from pipeline.settings.extract import Limits
 from pipeline.system.files import make_folder, write_atomically
 from pipeline.system.text_files import read_text
 from stages import console
@@ -67,11 +66,10 @@ def report() -> int:
             faults[what] = str(error)
             return otherwise
 
-    limits = {key.split(".")[-1]: value for key, value in run.settings.items() if ".limits." in key}
     attends = "attention" in (run.settings.get("train.summary"), run.settings.get("train.decoder.inject"))
     extras = Extras(
         root=inputs.root,
-        limits=Limits(**limits),
+        limits=run.limits,
         quarantine=tried("The quarantine is not shown", _quarantine, ()),
         parent=tried("The parent experiment is not known", lambda: parent_name(Path()), ""),
         changes=tried("What was varied is not known", lambda: changes_since_parent(Path()), None),

@@ -20,6 +20,7 @@ from pipeline.report.runs import Run, differing_settings
 from pipeline.report.tables import aligned, write_csv
 
 _MAX_CLIPS = 8  # that a line names
+_MAX_NAMES = 8  # of runs in a sentence
 _MAX_DUELS = 5  # in the text: the best run against so many others
 _EQUAL = 1e-9  # a smaller difference about a clip is rounding
 
@@ -164,7 +165,7 @@ class RunComparison:
 
     def text(self) -> str:
         """Tables and sentences for people."""
-        parts = [aligned(self._cells()), self._left_out(), self.claim(), self.warning()]
+        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.warning()]
         table = [("", *(run.name for run in self.runs))]
         table += [(key, *values) for key, values in self.settings().items()]
         if len(table) == 1:
@@ -184,7 +185,8 @@ class RunComparison:
             rows.append([run.name, with_interval(value), difference, f"{counted.loss:.4f}"])
         return rows
 
-    def _left_out(self) -> str:
+    def left_out(self) -> str:
+        """A sentence about the clips that are left out; "" if there are none."""
         if not self.num_left_out:
             return ""
         return f"{self.num_left_out} clips are left out: not all runs were asked the same about them."
@@ -228,13 +230,13 @@ def compare_runs(
         _check_pair(first, second)
     answers = {run.name: _answers(run) for run in runs}
     questions = {name: asked(table) for name, table in answers.items()}
-    differences = list(_clip_differences(questions))
-    if differences and not common:
-        raise UnequalClipsError(differences[0])
+    difference = next(_clip_differences(questions), "")
+    if difference and not common:
+        raise UnequalClipsError(difference)
     ours, *theirs = questions.values()
     clips = [clip for clip, rows in ours.items() if all(other.get(clip) == rows for other in theirs)]
     if not clips:
-        raise RunError(f"There is no clip that all runs were asked the same about. {differences[0]}")
+        raise RunError(f"There is no clip that all runs were asked the same about. {difference}")
     tallies = {
         name: tally(table.filter(pc.is_in(table["clip_id"], pa.array(clips))))
         for name, table in answers.items()
@@ -298,8 +300,9 @@ def _answers(run: Run) -> Any:
 
 
 def _clip_differences(questions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A sentence for each two runs that were asked about other clips, or asked something else."""
-    for (first, ours), (second, theirs) in combinations(questions.items(), 2):
+    """A sentence for each run that was not asked the same about the same clips as the first one."""
+    (first, ours), *others = questions.items()
+    for second, theirs in others:
         if missing := ours.keys() ^ theirs.keys():
             yield (
                 f"{first} was asked about {_clips(ours)}, {second} about {len(theirs)}; only one of"
@@ -318,6 +321,8 @@ def _clips(clips: Sized) -> str:
 
 
 def _all(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """`a`, `a and b`, `a, b and c`; of many, the first ones."""
+    if len(names) > _MAX_NAMES:
+        return few(names, at_most=_MAX_NAMES)
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract import FeatureContract
+from pipeline.settings.extract import Limits
+from pipeline.settings.sweep import value_text
 from pipeline.settings.tasks import TASKS, TaskFacts
 
 _DIGITS = 8  # of a digest
@@ -43,6 +45,14 @@ class Run:
         """Those of its task."""
         return TASKS[self.task]
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of what its extraction decoded."""
+        prefix = "extract.limits."
+        return Limits(
+            **{key.removeprefix(prefix): v for key, v in self.settings.items() if key.startswith(prefix)}
+        )
+
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """The settings that differ, by dotted key: the value of each run; `-` where it does nothing.
@@ -60,8 +70,6 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
 
 def _sections(run: Run) -> dict[str, dict[str, str]]:
     """The settings of a run for people, by dotted key, by section; the digest of its manifest, if known."""
-    from pipeline.learn.sweeps import value_text  # imports torch, which takes seconds
-
     sections: dict[str, dict[str, str]] = {}
     for key, value in run.settings.items():
         section = key.partition(".")[0]

@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.metrics import Estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Contribution, Ranked, Ranking, value_text
+from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Contribution, Ranked, Ranking
 from pipeline.report.tables import aligned, write_csv
+from pipeline.settings.sweep import value_text
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Settings of a sweep: which members it has, by the keys that differ, and how long they train."""
 
 import itertools
+import json
 import math
 import random
 from typing import Annotated, Any, Self
@@ -132,3 +133,8 @@ def sweep_points(sweep: SweepConfig) -> list[dict[str, Any]]:
 
 def _rounded(value: float, limits: tuple[float, float]) -> float:
     return min(max(float(f"{value:.4g}"), limits[0]), limits[1])
+
+
+def value_text(value: Any) -> str:
+    """A value of a key for people, as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)

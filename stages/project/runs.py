@@ -106,16 +106,30 @@ def read_file(name: str, files: AbstractFileSystem, path: str) -> bytes:
         return bytes(files.cat_file(path))
     except FileNotFoundError:
         pass
+    except Exception as error:
+        from dvc_data.index import DataIndexDirError  # takes long to import
+
+        if not isinstance(error, DataIndexDirError):  # DVC's cache lacks the list of a folder's files
+            raise
     if name == WORKSPACE:
-        way_out = "`dvc repro` makes it, `dvc pull` brings what others have made."
-    elif files.exists(path):  # dvc.lock names it
+        raise RunError(f"{name}: there is no {path}. `dvc repro` makes it, `dvc pull` brings that of others.")
+    if _is_recorded(files, path):
         raise RunError(
             f"{name}: {path} is not in DVC's cache. Fetch it: `dvc exp pull REMOTE {name}` if it is an"
-            f" experiment of others, `git fetch` and `dvc fetch --all-commits` otherwise."
-        ) from None
-    else:
-        way_out = "This revision has no finished run, or one of another version of framecache."
-    raise RunError(f"{name}: there is no {path}. {way_out}") from None
+            " experiment of others, `git fetch` and `dvc fetch --all-commits` otherwise."
+        )
+    raise RunError(
+        f"{name}: there is no {path}. It has no finished run, or one of another version of framecache."
+    )
+
+
+def _is_recorded(files: AbstractFileSystem, path: str) -> bool:
+    """Whether dvc.lock has this file, or a folder that it is in."""
+    if not files.exists("dvc.lock"):
+        return False
+    stages = yaml.safe_load(files.cat_file("dvc.lock"))["stages"].values()
+    outs = {out["path"] for stage in stages for out in stage.get("outs", ())}
+    return any(str(parent) in outs for parent in (Path(path), *Path(path).parents))
 
 
 def _optional(name: str, files: AbstractFileSystem, path: str) -> dict[str, Any]:

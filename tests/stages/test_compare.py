@@ -58,7 +58,11 @@ def folders(workspace: Path) -> dict[int, Path]:
 @pytest.mark.slow
 def test_members_of_a_sweep_are_compared_as_in_its_own_table(swept: Path) -> None:
     table = json.loads((swept / "reports/sweep/table.json").read_text())
-    content = compared(swept, SWEEP)
+    content = compared(swept, SWEEP, "--html", "page.html", "--csv", "table.csv")
+    page = (swept / "page.html").read_text()
+    assert content["claim"] in page
+    assert all(f"<bdi>{name}</bdi>" in page for name in NAMES)
+    assert (swept / "table.csv").read_text().count("\n") == 3
     assert (content["split"], content["num_clips"]) == ("val", table["num_val_clips"])
     assert content["optimism"] == table["optimism"]
     assert content["settings"] == {"train.hidden_size": {name: name[-1] for name in NAMES}}
@@ -80,10 +84,10 @@ def test_checkpoints_are_compared_on_any_split_and_manifest(swept: Path, tmp_pat
     assert content["settings"] == {"train.hidden_size": {str(first): "4", str(second): "6"}}
     lines = (swept / "manifests/toy.csv").read_text().splitlines()
     (tmp_path / "less.csv").write_text("\n".join(lines[:-1]))
-    assert (
-        compared(swept, first, second, "--split=test", f"--manifest={tmp_path / 'less.csv'}")["num_clips"]
-        == 4
-    )
+    arguments = (str(first), str(second), "--split=test", f"--manifest={tmp_path / 'less.csv'}", "--json")
+    _, stdout, stderr = run_main(stages.compare.main, swept, *arguments)
+    assert json.loads(stdout)["num_clips"] == 4
+    assert f"warning: {first} was trained with another manifest than {tmp_path / 'less.csv'} is now" in stderr
 
 
 @pytest.mark.slow

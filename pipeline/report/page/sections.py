@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.report.page.answers import Cell
 from pipeline.report.page.charts import axis_of, line_chart, scatter_chart
 from pipeline.report.page.context import Context
-from pipeline.report.runs import Run
+from pipeline.report.runs import Run, differing_settings
 
 _MAX_CLASSES = 30  # of a confusion matrix
 _MAX_ROWS = 400  # of a table
@@ -50,7 +50,7 @@ def _result(context: Context) -> dict[str, Any]:
             _Row(each.name, "", "recurrent", estimate.value, estimate.interval)
             for each, estimate in zip(comparison.runs, comparison.estimates, strict=True)
         ]
-        sentences = [comparison.claim(), comparison.warning()]
+        sentences = [comparison.claim(), comparison.warning(), comparison.left_out()]
         num_clips = comparison.num_clips
     else:
         rows = list(_model_rows(run, metric))
@@ -95,7 +95,7 @@ def _curves(context: Context) -> dict[str, Any] | None:
     for name in names:
         lines = []
         for number, run in enumerate(runs, start=1):
-            curve = run.curves["recurrent"].get(name)
+            curve = run.curves.get("recurrent", {}).get(name)  # a checkpoint alone has none
             if curve is None:
                 continue
             prefix = "" if single else f"{run.name}, "
@@ -188,7 +188,7 @@ def _clips(context: Context) -> dict[str, Any]:
 
 def _extraction(context: Context) -> dict[str, Any] | None:
     report = context.run.extraction
-    if not report:
+    if not report or len(context.runs) > 1:
         return None
     lanes = {name: lane for name, lane in report.get("lanes", {}).items() if lane["busy"] or lane["starved"]}
     rows = context.extras.quarantine
@@ -209,12 +209,10 @@ def _contract(context: Context) -> dict[str, Any]:
 
 
 def _settings(context: Context) -> dict[str, Any]:
-    keys = list(dict.fromkeys(key for run in context.runs for key in run.settings))
-    differing = [key for key in keys if len({repr(run.settings.get(key)) for run in context.runs}) > 1]
     return {
         "runs": context.runs,
-        "keys": keys,
-        "differing": differing,
+        "keys": list(dict.fromkeys(key for run in context.runs for key in run.settings)),
+        "differing": differing_settings(context.runs),
         "changes": context.extras.changes,
         "parent": context.extras.parent,
     }
