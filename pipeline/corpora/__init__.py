@@ -6,7 +6,7 @@ from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.hmdb51 import hmdb51_corpus
 from pipeline.corpora.kinetics import kinetics_corpus
-from pipeline.corpora.labels import labels_corpus
+from pipeline.corpora.labels import labels_corpus, table_clips
 from pipeline.corpora.measure import Measured, measure_clips, write_measured
 from pipeline.corpora.mstcn import SEGMENTED, mstcn_corpus
 from pipeline.corpora.splits import group_by_pattern, group_by_source, split_classes
@@ -31,6 +31,7 @@ __all__ = [
     "name_clips",
     "split_classes",
     "ssv2_corpus",
+    "table_clips",
     "ucf101_corpus",
     "walk",
     "write_measured",
