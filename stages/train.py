@@ -48,6 +48,7 @@ def main() -> None:
 def train_model(name: ModelName, inputs: Inputs) -> None:
     """Train one model; write its checkpoint, metrics and curves."""
     config = inputs.config("train", TrainConfig)
+    inputs.check_clips()
     weights = weights_path(inputs.values["weights"])
     inputs.watch(weights)  # `train` itself watches the others
     live = open_log(name)

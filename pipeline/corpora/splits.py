@@ -1,6 +1,7 @@
 """Groups and splits. A split depends on names and a seed alone: a new class or group moves no other one."""
 
 import hashlib
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -8,6 +9,8 @@ from dataclasses import replace
 
 from pipeline.errors import ManifestError, few, listed
 from pipeline.manifest import Clip
+
+log = logging.getLogger(__name__)
 
 
 def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Clip]:
@@ -117,15 +120,15 @@ def _split_units(
     return splits
 
 
-def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
+def carve_val(clips: Sequence[Clip], *, share: float, seed: int, by_class: bool = True) -> list[Clip]:
     """The clips, with whole groups moved from train to val: `share` of each class's groups.
 
-    A class of two or more groups gives at least one.
+    A class of two or more groups gives at least one. Without `by_class` all clips are one class.
     """
     groups = defaultdict(set)
     for clip in clips:
         if clip.split == "train":
-            groups[clip.label].add(clip.group or clip.clip_id)
+            groups[clip.label if by_class else None].add(clip.group or clip.clip_id)
     chosen: set[str] = set()
     for names in groups.values():
         num_val = max(round(len(names) * share), int(len(names) >= 2))
@@ -136,6 +139,28 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
         else clip
         for clip in clips
     ]
+
+
+def carve_missing_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
+    """The clips; if none is in test, val becomes test, and val is taken out of train as in `carve_val`."""
+    if not clips or any(clip.split == "test" for clip in clips):
+        return list(clips)
+    log.info("There is no test split: val becomes test, and val is taken out of train.")
+    clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
+    return carve_val(clips, share=share, seed=seed)
+
+
+def free_torn_groups(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips; those of a group that official lists have in several splits lose it, with a warning."""
+    splits = defaultdict(set)
+    for clip in clips:
+        splits[clip.group].add(clip.split)
+    torn = {group for group, there in splits.items() if group and len(there) > 1}
+    if torn:
+        log.warning(
+            "%d groups are in more than one split of the lists and stay there: %s.", len(torn), few(torn)
+        )
+    return [replace(clip, group=None) if clip.group in torn else clip for clip in clips]
 
 
 def _shuffled(names: Iterable[str], *, seed: int) -> list[str]:

@@ -2,13 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import find_weights
-from pipeline.corpora import walk
+from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
@@ -28,6 +28,7 @@ class SourceAnswers:
     source: str
     answers: tuple[dict[str, str | float], ...] = ()  # the likeliest first; see `Task.render`
     error: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)  # columns meta_<name> of a table of clips, by name
 
 
 def predict(
@@ -48,11 +49,12 @@ def predict(
 
     Args:
         checkpoint: the folder of a trained model, such as checkpoints/recurrent.
-        sources: videos, images and folders; see `find_sources`.
+        sources: videos, images and folders, see `find_sources`; or tables of clips, .csv or .parquet, see
+            `table_clips`. In the answers, a clip of a table has its clip_id as source.
         weights: the weights file of the network that made the features, or a folder that has it.
         num_answers: how many of the likeliest answers to give, where the task ranks them.
         questions: what to ask about each source, for a model that answers questions.
-        image_fps: the rate of a folder's images, which gives their times.
+        image_fps: the rate of a folder's images, which gives their times, where a table has none.
         device: auto, cpu, cuda, cuda:1, ...
         on_progress: called with the number of sources that are done, and the number of all.
 
@@ -75,17 +77,14 @@ def predict(
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
     trained.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
-    found = [str(clip) for source in sources for clip in find_sources(Path(source))]
+    found = [clip for source in sources for clip in _find_clips(Path(source))]
     results: list[SourceAnswers] = []
-    for source in found:
+    for clip in found:
         on_progress(len(results), len(found))
-        clip = Clip(
-            clip_id=source,
-            sources=(source,),
-            split="",
-            questions=tuple(Question(text, answer="") for text in questions),
-            image_fps=image_fps,
-        )
+        source = clip.clip_id
+        asked = tuple(Question(text, answer="") for text in questions)
+        rate = clip.image_fps if clip.image_fps != 1 else image_fps
+        clip = replace(clip, questions=asked, image_fps=rate)
         try:
             answers = answer_clip(
                 clip, root=Path(), checkpoint=trained, backbone=backbone, num_answers=num_answers
@@ -97,7 +96,7 @@ def predict(
             log.error("%s", error_text(error))
             results.append(SourceAnswers(source, error=error_text(error)))
     on_progress(len(results), len(found))
-    return results
+    return [replace(result, meta=clip.meta) for result, clip in zip(results, found, strict=True)]
 
 
 def answer_clip(
@@ -115,6 +114,16 @@ def answer_clip(
     return checkpoint.task.render(
         predictions.outputs[0], predictions.frame_seconds[0], num_answers=num_answers
     )
+
+
+def _find_clips(path: Path) -> list[Clip]:
+    """The clips of a path, with sources that are relative to the current folder."""
+    if path.suffix not in (".csv", ".parquet"):
+        return [Clip(clip_id=str(file), sources=(str(file),), split="") for file in find_sources(path)]
+    return [
+        replace(clip, sources=tuple(str(path.parent / source) for source in clip.sources))
+        for clip in table_clips(path)
+    ]
 
 
 def find_sources(path: Path) -> list[Path]:

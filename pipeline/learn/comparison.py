@@ -26,6 +26,7 @@ from pipeline.learn.evaluation import (
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
 from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
+from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
 from pipeline.settings.evaluation import EvaluateConfig, Split
@@ -55,15 +56,23 @@ class Evaluation:
 
     scores: dict[str, Score]  # of recurrent, shuffled and baseline: metrics with 95 % intervals
     labels: dict[str, str]  # the same three for people, e.g. `LSTM, frames shuffled`
-    table: str  # for people: a row a model, and a sentence that says whether the order of frames helps
+    subgroups: tuple[Subgroups, ...]  # scores of the recurrent model, a part for each column meta_<name>
+    table: str  # for people: a row a model, whether the order of frames helps, and the subgroups
     checkpoint: Checkpoint  # of the recurrent model
     answers: Predictions  # its answers
     predictions: pa.Table  # a row for each answer of all three; see `prediction_table`
     frame_weights: tuple[FrameWeights, ...]  # of the first batch, where attention chooses among frames
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """The metrics by model, each with the ends of its interval; None for what is not defined."""
-        return {name: score.as_json() for name, score in self.scores.items()}
+        """The metrics by model, each with the ends of its interval; None for what is not defined.
+
+        Below `by`, the recurrent model has its metrics for each value of the columns meta_<name>, if the
+        clips have any.
+        """
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        if self.subgroups:
+            scores["recurrent"]["by"] = {part.column: part.as_json() for part in self.subgroups}
+        return scores
 
     def headline(self) -> dict[str, float | None]:
         """The task's headline metric of the model, under its own name, and of both controls.
@@ -148,14 +157,19 @@ def evaluate(
         name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
         for name, predictions in answers.items()
     }
+    subgroups = score_subgroups(
+        answers["recurrent"], task=task, num_resamples=config.num_resamples, seed=config.seed
+    )
     labels = _labels(recurrent)
     monitor = recurrent.config.resolved_monitor
     sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
+    parts = [table, sentence, *(part.table(label=labels["recurrent"]) for part in subgroups)]
     return Evaluation(
         scores,
         labels,
-        f"{table}\n\n{sentence}",
+        subgroups,
+        "\n\n".join(parts),
         recurrent,
         answers["recurrent"],
         prediction_table(answers, task=task),

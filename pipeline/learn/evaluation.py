@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import xxhash
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from pipeline.errors import NonFiniteError, few
 from pipeline.learn.metrics import UNLABELLED, Estimate, estimate, json_numbers, resample
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks import Predictions, Task
-from pipeline.manifest import Clip
+from pipeline.manifest import META, Clip
 
 # Between equal models, the bootstrap's interval of 20 clips misses 0 in 7 of 100 cases, where it should in 5;
 # that of 10 clips in 10, of 6 in 13 (Student's t of the mean of normal differences, for 1.96 deviations).
@@ -209,21 +210,31 @@ def prediction_table(answers: Mapping[str, Predictions], *, task: Task) -> pa.Ta
     - probabilities: a list, one a class. Regression and captions have no such column.
     - loss; null for a question whose right answer the model does not know.
     - loss_weight: the metric `loss` is the mean of the rows' losses with these weights.
+    - meta_<name>: what the manifest has there for the clip, null where it has nothing. Such a column is there
+      if one of the clips has a value.
 
     The metadata of the schema have the name of the `task` and, as a JSON list, the `classes`.
     """
     tables = {name: task.tabulate(predictions) for name, predictions in answers.items()}
     rows = pa.concat_tables(tables.values())
     models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
+    clips = {clip.clip_id: clip for predictions in answers.values() for clip in predictions.clips}
+    numbers = pc.index_in(rows["clip_id"], pa.array(clips))  # (M,) the clip of each row
+    for name in sorted({name for clip in clips.values() for name in clip.meta}):
+        values = pa.array([clip.meta.get(name) for clip in clips.values()], pa.string())
+        rows = rows.append_column(f"{META}{name}", values.take(numbers))
     return rows.add_column(0, "model", models).replace_schema_metadata(
         {"task": task.name, **(rows.schema.metadata or {})}
     )
 
 
-def comparison_table(scores: Mapping[str, Score]) -> str:
-    """Aligned text: a row for each model, a column for each metric, with its interval."""
+def comparison_table(scores: Mapping[str, Score], *, heading: str = "") -> str:
+    """Aligned text: a row for each score, a column for each metric, with its interval.
+
+    `heading` stands above the names of the scores.
+    """
     names = list(next(iter(scores.values())).metrics)
-    cells = [["", *(name.replace("_", " ") for name in names), "clips"]]
+    cells = [[heading, *(name.replace("_", " ") for name in names), "clips"]]
     for model, score in scores.items():
         metrics = (score.metrics[name] for name in names)
         cells.append([model, *(with_interval(metric) for metric in metrics), str(score.num_clips)])

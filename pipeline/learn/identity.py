@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import InputChangedError
+from pipeline.manifest import clips_digest
 from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.store import open_view
 from pipeline.system.code import code_digest
-from pipeline.system.files import file_digest
 
 
 def state_path(folder: Path, config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> Path:
@@ -37,9 +37,9 @@ def loaded_code() -> str:
 
 
 def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:
-    """The digests of features and manifest, each by its path."""
+    """The digests of features and manifest, each by its path; no column meta_<name> has an influence."""
     with open_view(Path(features)) as view:
-        return {str(features): view.digest, str(manifest): file_digest(manifest).hex()}
+        return {str(features): view.digest, str(manifest): clips_digest(manifest)}
 
 
 def refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:

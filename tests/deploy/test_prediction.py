@@ -7,7 +7,7 @@ import pytest
 from pipeline.backbone import Weights
 from pipeline.backbone.weights import save_weights
 from pipeline.deploy.prediction import predict
-from pipeline.errors import ConfigError, MissingNetworkError, QuestionsError
+from pipeline.errors import ConfigError, ManifestError, MissingNetworkError, QuestionsError
 from pipeline.learn.checkpoint import save_checkpoint
 from tests.support.checkpoints import CLASSES, make_checkpoint
 from tests.support.extraction import random_weights
@@ -46,6 +46,24 @@ def test_each_source_has_answers_or_an_error_and_progress_counts_them(tmp_path, 
     assert good.source == str(tmp_path / "good.mp4")
     assert {answer["label"] for answer in good.answers} < set(CLASSES)
     assert len(good.answers) == 2
+
+
+def test_clips_of_a_table_have_their_time_ranges_and_columns_of_ones_own(tmp_path, checkpoint):
+    write_video(tmp_path / "videos/long.mp4", num_frames=7)
+    (tmp_path / "clips.csv").write_text(
+        "clip_id,source,start_seconds,end_seconds,meta_camera\n"
+        "begin,videos/long.mp4,,0.3,2\n,videos/long.mp4,0.3,,\ngone,videos/gone.mp4,,,1\n"
+    )
+    whole, begin, end, gone = predict(
+        checkpoint, [tmp_path / "videos/long.mp4", tmp_path / "clips.csv"], weights=tmp_path / "weights"
+    )
+    assert [begin.source, end.source, gone.source] == ["begin", "videos/long_0.3-end", "gone"]
+    assert [begin.meta, end.meta, gone.meta, whole.meta] == [{"camera": "2"}, {}, {"camera": "1"}, {}]
+    assert begin.answers != end.answers != whole.answers
+    assert "gone.mp4" in gone.error
+    (tmp_path / "clips.csv").write_text("source,camera\nvideos/long.mp4,2\n")
+    with pytest.raises(ManifestError, match=r"unknown column 'camera'.*: meta_camera\."):
+        predict(checkpoint, [tmp_path / "clips.csv"], weights=tmp_path / "weights")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Classification
-from pipeline.manifest import write_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, TrainConfig
@@ -131,8 +132,8 @@ def test_a_training_that_is_not_confirmed_is_kept_and_the_next_run_ends_at_once(
 def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_kept(tmp_path, moved):
     def change() -> None:
         if moved == "manifest.csv":
-            with (tmp_path / moved).open("a") as file:
-                file.write("\n")
+            path = tmp_path / moved
+            path.write_text(path.read_text().replace("9.0", "9.5"))
         else:
             shutil.move(tmp_path / "features", tmp_path / "before")
             make_view(tmp_path / "others", {"c0": 3})
@@ -142,6 +143,24 @@ def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_ke
         run(tmp_path, confirm=change)
     assert not (tmp_path / "checkpoints").exists()
     assert len(list((tmp_path / "state").glob("*.pt"))) == 2  # of both models
+
+
+def test_a_training_goes_on_whatever_the_columns_of_ones_own_say(tmp_path):
+    def change() -> None:
+        path = tmp_path / "manifest.csv"
+        clips = [replace(clip, meta={"camera": clip.clip_id}) for clip in read_manifest(path)]
+        write_manifest(path, clips)
+
+    trained = run(tmp_path, confirm=change)
+    evaluation = evaluate(
+        trained.checkpoints,
+        tmp_path / "features/layer4",
+        tmp_path / "manifest.csv",
+        config=EvaluateConfig(num_resamples=10),
+    )
+    assert evaluation.as_json()["recurrent"]["by"]["meta_camera"]["values"].keys() == {"c4", "c9"}
+    assert "by" not in evaluation.as_json()["baseline"]
+    assert "LSTM, by meta_camera" in evaluation.table
 
 
 def test_the_threads_of_operations_are_those_of_the_config_while_a_model_trains(tmp_path):

@@ -191,6 +191,27 @@ def test_a_group_may_be_a_column_of_the_labels(run: Builder, tmp_path: Path) -> 
     assert "unknown column 'person'" in message
 
 
+def test_columns_of_ones_own_are_carried_from_the_labels_and_kept(
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(9)))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("source,label,meta_subject\n" + "".join(f"{i}.mp4,x,s{i // 3}\n" for i in range(9)))
+    arguments = ("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv")
+    run(*arguments, "--group", "meta_subject")
+    clips = clips_in(tmp_path / "mine.csv")
+    assert [(clips["4"].group, clips["4"].meta)] == [("s1", {"subject": "s1"})]
+    write_manifest(
+        tmp_path / "mine.csv", [replace(clip, meta={**clip.meta, "site": "A"}) for clip in clips.values()]
+    )
+    labels.write_text(labels.read_text().replace("8.mp4,x,s2", "8.mp4,x,s3"))
+    run(*arguments)
+    after = clips_in(tmp_path / "mine.csv")
+    assert after["4"] == replace(clips["4"], meta={"subject": "s1", "site": "A"})
+    assert after["8"].meta == {"subject": "s3", "site": "A"}
+    assert "meta_subject of 8 ('s2' by 's3')" in caplog.text
+
+
 def test_clips_of_one_file_are_one_group(run: Builder, tmp_path: Path) -> None:
     touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(8)))
     rows = "".join(f"{i}.mp4,x,{start},{start + 3},\n" for i in range(8) for start in (0, 1, 2.5))
