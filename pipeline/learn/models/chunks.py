@@ -1,7 +1,7 @@
 """Chunks: a model's answer about a clip of which some frames at a time are in memory.
 
 It is the answer about the clip in one piece, up to rounding. A unidirectional net carries its state from
-chunk to chunk. A bidirectional one needs no overlap of chunks: it reads the clip once more than it has layers,
+chunk to chunk. A bidirectional one needs no overlap of chunks: it reads the clip num_layers + 1 times,
 backwards and forwards in turn, and each time knows the states at the ends of chunks from the time before.
 What is kept of a chunk is its states at both ends, and its part in the summary.
 """
