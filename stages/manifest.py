@@ -1,4 +1,4 @@
-"""Corpus -> manifest: of a folder tree of your own, of UCF101, of Kinetics; and a look at every clip."""
+"""Corpus -> manifest: of a folder tree of your own, of UCF101, of Kinetics; and a look at its clips."""
 
 import argparse
 import logging
@@ -22,6 +22,7 @@ from pipeline.corpora import (
 from pipeline.errors import ConfigError
 from pipeline.manifest import SPLITS, Clip, column_names
 from stages import console
+from stages.manifest_look import run_look
 from stages.manifest_options import parse_options
 from stages.manifest_probe import run_probe
 
@@ -35,6 +36,8 @@ def main() -> None:
     options = parse_options(__doc__)
     if options.command == "probe":
         run_probe(options)
+    elif options.command == "look":
+        run_look(options)
     elif options.command == "folder":
         _build(options, _own_corpus(options), shares=options.split)
     else:

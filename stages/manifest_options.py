@@ -17,13 +17,19 @@ FOLDER. If no CSV has a test split, val becomes test and --val-share of train be
 _PROBE = """Opens every clip, reads the times of all its frames and decodes the first. Says how many frames
 extract.sampling takes and for how many seconds, and which clips are broken or above extract.limits; then the
 exit status is 1."""
+_LOOK = """Opens clips for a few of their frames, and writes a page with pictures by class and split,
+durations, frame rates, sizes and targets. Names what leaks: sources that are in several splits, and clips of
+several splits that look alike, which are likely copies or cuts of a video. If something leaks or clips are
+broken, the exit status is 1."""
+_CLIPS = """how many clips of each class and split are opened (default: all; of more than 20,000 clips, as
+many of each as make 20,000)"""
 _GROUP = """which clips belong together: a column of --labels, or a regular expression whose first group (or
 whole match) in the path below FOLDER names the group"""
 _FRESH = "keep nothing of an existing --out; by default its splits and other columns stay"
 
 
 def parse_options(description: str | None) -> argparse.Namespace:
-    """The arguments of the command line; `command` is folder, ucf101, kinetics or probe."""
+    """The arguments of the command line; `command` is folder, ucf101, kinetics, probe or look."""
     parser = argparse.ArgumentParser(prog="python -m stages.manifest", description=description)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
@@ -56,11 +62,18 @@ def parse_options(description: str | None) -> argparse.Namespace:
     ucf101.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="official split (default: 1)")
     kinetics = commands.add_parser("kinetics", parents=[official], description=_KINETICS, help="by its CSVs")
     kinetics.add_argument("--csv", type=_file, nargs="+", required=True, help="train.csv val.csv test.csv")
-    probe = commands.add_parser("probe", description=_PROBE, help="open every clip of a manifest")
-    probe.add_argument("--manifest", type=Path, help="default: corpus.manifest of params.yaml")
-    probe.add_argument("--root", type=Path, help="default: corpus.root of params.yaml")
+    reader = argparse.ArgumentParser(add_help=False)
+    reader.add_argument("--manifest", type=Path, help="default: corpus.manifest of params.yaml")
+    reader.add_argument("--root", type=Path, help="default: corpus.root of params.yaml")
+    reader.add_argument("--threads", type=_count, default=os.cpu_count(), help="default: one a core")
+    probe = commands.add_parser(
+        "probe", parents=[reader], description=_PROBE, help="open every clip of a manifest"
+    )
     probe.add_argument("--out", type=Path, help="CSV of clip_id,num_frames,seconds,height,width,problem")
-    probe.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one a core")
+    look = commands.add_parser("look", parents=[reader], description=_LOOK, help="a page of pictures; leaks")
+    look.add_argument("--clips", type=_count, metavar="N", help=_CLIPS)
+    look.add_argument("--out", type=Path, default=Path("reports/look.html"), help="default: %(default)s")
+    look.add_argument("--json", action="store_true", help="print JSON")
 
     options = parser.parse_args()
     if options.command == "folder" and abs(sum(options.split) - 1) > 1e-6:
@@ -88,6 +101,12 @@ def _utf8(text: str) -> Path:
             f"{text!r} is not UTF-8, so params.yaml can't name it. Rename it."
         ) from None
     return Path(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
 
 
 def _number(least: float, most: float) -> Callable[[str], float]:

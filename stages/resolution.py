@@ -12,12 +12,13 @@ import yaml
 from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest
+from pipeline.report import TEMPLATES
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
 from pipeline.settings.weights import ARCHS, WeightsConfig, source_file
 from pipeline.system.code import code_digest
-from pipeline.system.files import file_digest, write_atomically
+from pipeline.system.files import combined_digest, file_digest, write_atomically
 from stages.params import PARAMS, Params
 from stages.places import CORPUS, SETTINGS, WEIGHTS
 from stages.yaml_files import read_mapping
@@ -59,7 +60,19 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
         "extract": extract,
         **train,
         "evaluate": evaluate,
+        "report": {
+            "code": digest("stages.report"),
+            "templates": _templates_digest(),
+            "manifest": manifest,
+            "tap": params.train.tap,
+        },
     }
+
+
+def _templates_digest() -> str:
+    """Of the files that the report's page is made of."""
+    files = (path for path in TEMPLATES.iterdir() if path.is_file())
+    return combined_digest([file_digest(path) for path in sorted(files)]).hex()
 
 
 def _weights_settings(config: WeightsConfig) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dvclive.live import Live
 
+from pipeline.learn.member import Fit, Metrics
 from pipeline.learn.run import best_metrics, train
-from pipeline.learn.training import Fit, Metrics
 from pipeline.report.tables import write_curves
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS, ModelName, TrainConfig

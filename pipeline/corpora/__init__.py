@@ -5,8 +5,8 @@ from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.kinetics import kinetics_corpus
 from pipeline.corpora.labels import labels_corpus
-from pipeline.corpora.measure import Measured, measure_clips, write_measured
-from pipeline.corpora.splits import group_by_pattern, group_by_source, split_classes
+from pipeline.corpora.measure import Measured, measure_clips, readable, write_measured
+from pipeline.corpora.splits import components, group_by_pattern, group_by_source, split_classes
 from pipeline.corpora.ucf101 import ucf101_corpus
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Corpus",
     "Measured",
     "build_manifest",
+    "components",
     "folder_corpus",
     "group_by_pattern",
     "group_by_source",
@@ -21,6 +22,7 @@ __all__ = [
     "labels_corpus",
     "measure_clips",
     "name_clips",
+    "readable",
     "split_classes",
     "ucf101_corpus",
     "walk",

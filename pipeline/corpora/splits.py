@@ -28,13 +28,33 @@ def _name(match: re.Match[str] | None) -> str | None:
     return (match[1] if match.re.groups else match[0]) if match else None
 
 
+def components(items: Sequence[Iterable[Hashable]]) -> list[int]:
+    """For each item the number of its component: items with a common member have the same number."""
+    parents: dict[Hashable, Hashable] = {}
+
+    def root(member: Hashable) -> Hashable:
+        while parents.setdefault(member, member) != member:
+            parents[member] = parents[parents[member]]
+            member = parents[member]
+        return member
+
+    first = []
+    for item in items:
+        leader, *others = item
+        for other in others:
+            parents[root(other)] = root(leader)
+        first.append(leader)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(leader), len(numbers)) for leader in first]
+
+
 def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
     """The clips, with one group for all clips of a file: the group that one of them has, or the file's name.
 
     Raises ManifestError naming the files whose clips have several groups.
     """
     members: dict[int, list[Clip]] = defaultdict(list)
-    numbers = _components(
+    numbers = components(
         [[*clip.sources, *([("group", clip.group)] if clip.group else [])] for clip in clips]
     )
     for clip, number in zip(clips, numbers, strict=True):
@@ -60,7 +80,7 @@ def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) 
     """
     units = [clip.group or clip.sources[0] for clip in clips]
     strata = defaultdict(list)
-    numbers = _components([[("unit", unit), clip.label] for unit, clip in zip(units, clips, strict=True)])
+    numbers = components([[("unit", unit), clip.label] for unit, clip in zip(units, clips, strict=True)])
     for number, unit, clip in zip(numbers, units, clips, strict=True):
         strata[number].append((unit, clip))
     splits: dict[str, str] = {}
@@ -116,26 +136,6 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
         else clip
         for clip in clips
     ]
-
-
-def _components(items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """For each item the number of its component: items with a common member have the same number."""
-    parents: dict[Hashable, Hashable] = {}
-
-    def root(member: Hashable) -> Hashable:
-        while parents.setdefault(member, member) != member:
-            parents[member] = parents[parents[member]]
-            member = parents[member]
-        return member
-
-    first = []
-    for item in items:
-        leader, *others = item
-        for other in others:
-            parents[root(other)] = root(leader)
-        first.append(leader)
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(root(leader), len(numbers)) for leader in first]
 
 
 def _shuffled(names: Iterable[str], *, seed: int) -> list[str]:

@@ -99,13 +99,6 @@ def clip_pixels(
         )
 
 
-def clip_frames(clip: Clip, *, root: Path, contract: FeatureContract) -> np.ndarray:
-    """All frames (T, H, W, 3) uint8 of a clip, resized and cropped. Raises what `clip_pixels` does."""
-    pixels = torch.cat([pixels for pixels, _ in clip_pixels(clip, root=root, contract=contract)])
-    frames: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
-    return frames
-
-
 def clip_features(
     clip: Clip,
     *,

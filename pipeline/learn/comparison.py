@@ -29,7 +29,7 @@ from pipeline.learn.models import SequenceModel
 from pipeline.learn.streaming import Loader, make_loader, with_features
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
-from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.evaluation import EvaluateConfig, Split
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
@@ -114,7 +114,7 @@ def evaluate(
     """
     found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
     _check_equal(**found)
-    loaded = {name: _as_searched(checkpoint, config) for name, checkpoint in found.items()}
+    loaded = {name: as_searched(checkpoint, config) for name, checkpoint in found.items()}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
@@ -170,14 +170,22 @@ def evaluate(
     )
 
 
-def answer_val(
-    checkpoint: Checkpoint, features: str | Path, manifest: str | Path, *, machine: Machine = Machine()
+def answer_split(
+    checkpoint: Checkpoint,
+    features: str | Path,
+    manifest: str | Path,
+    *,
+    split: Split = "val",
+    machine: Machine = Machine(),
 ) -> Predictions:
-    """A trained model's answers about the val clips. Raises as `evaluate` does."""
+    """A trained model's answers about the clips of a split. Raises as `evaluate` does."""
     device = resolve_device(machine.device)
     with open_view(Path(features)) as view:
         check_contract(checkpoint.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split="val"), view)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=split), view)
+        if not clips:
+            raise ManifestError(f"{manifest} has no {split} clips with features.")
+        checkpoint.task.check(clips)
         loader = make_loader(view, clips, checkpoint.config, device=device, num_threads=machine.num_readers)
         return answer_batches(
             checkpoint.model.to(device), loader.epoch(), task=checkpoint.task, device=device
@@ -197,7 +205,7 @@ def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
         )
 
 
-def _as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     """The checkpoint, its task searching as the config says where the config says something."""
     options = {"beam_size": config.beam_size, "length_power": config.length_power}
     changes = {name: value for name, value in options.items() if value is not None}

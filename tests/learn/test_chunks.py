@@ -149,7 +149,7 @@ class Endless:
     def frame_seconds(self, clip_id: str) -> np.ndarray:
         return np.arange(int(clip_id)) / 10
 
-    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
+    def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:  # noqa: ARG002
         out[:] = np.sin(np.arange(first_frame, first_frame + len(out)))[:, None, None, None]
         self.peak_bytes = max(self.peak_bytes, resident_bytes())
 

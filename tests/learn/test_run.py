@@ -1,6 +1,7 @@
 """`train` and `evaluate` as functions: what a caller is told, and what is refused."""
 
 import shutil
+from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from pipeline.errors import (
     NonFiniteError,
     UnequalCheckpointsError,
 )
-from pipeline.learn import run as learn_run
+from pipeline.learn import identity
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Classification
 from pipeline.manifest import write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, TrainConfig
 from tests.support.features import make_view
 from tests.support.toy import make_clip
@@ -239,7 +241,7 @@ def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, 
         raise Stopped
 
     for digest in ("before an edit", "after it"):
-        monkeypatch.setattr(learn_run, "code_digest", lambda _, digest=digest: digest)
+        monkeypatch.setattr(identity, "code_digest", lambda _, digest=digest: digest)
         with pytest.raises(Stopped):
             run(tmp_path, models=("baseline",), confirm=refuse)
         names += sorted((tmp_path / "state").glob("*.pt"))
@@ -306,6 +308,26 @@ def test_many_can_be_stopped_after_some_epochs_and_some_of_them_go_on(tmp_path):
     undisturbed = run_many(tmp_path / "undisturbed", members_of(tmp_path / "undisturbed", *several()))
     for name, outcome in second.items():
         assert repr(outcome.fit) == repr(undisturbed[name].fit)
+
+
+@pytest.mark.slow
+def test_members_trained_in_processes_have_the_numbers_of_one_process(tmp_path):
+    alone = run_many(tmp_path / "alone", members_of(tmp_path / "alone", *several()))
+    told: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    apart = run_many(
+        tmp_path / "apart",
+        members_of(tmp_path / "apart", *several()),
+        machine=Machine(device="cpu", num_trainings=2),
+        on_batch=lambda name, *batch: told[name].append(batch),
+    )
+    for name, outcome in alone.items():
+        assert repr(apart[name].fit) == repr(outcome.fit)
+        assert apart[name].is_done
+        assert (tmp_path / "apart" / name / "checkpoint.json").exists()
+        theirs = apart[name].checkpoint.model.state_dict()
+        for key, value in outcome.checkpoint.model.state_dict().items():
+            assert torch.equal(theirs[key], value)
+        assert told[name] == [(number, told[name][-1][1]) for number in range(1, told[name][-1][1] + 1)]
 
 
 def test_members_that_differ_in_nothing_that_counts_are_trained_once(tmp_path):
