@@ -28,6 +28,6 @@ def _timelines(task: FrameLabels, predictions: Predictions) -> list[Timeline]:
         predictions.clips, predictions.frame_seconds, predictions.targets, predictions.outputs, strict=True
     )
     return [
-        Timeline(clip.clip_id, seconds.numpy(), target.numpy(), task.labels(output, seconds))
+        Timeline(clip.clip_id, seconds.numpy(), target.numpy(), task.frame_classes(output, seconds))
         for clip, seconds, target, output in islice(rows, _NUM_DRAWN)
     ]

@@ -240,7 +240,7 @@ class FrameLabels(Classification):
             return loss
         return loss + segments.smoothing * smoothing_loss(outputs, targets, limit=segments.smoothing_limit)
 
-    def labels(self, output: Tensor, frame_seconds: Tensor) -> np.ndarray:
+    def frame_classes(self, output: Tensor, frame_seconds: Tensor) -> np.ndarray:
         """The answer for each frame of a clip, a class number (T,), from logits (T, K).
 
         It is the likeliest class; with `segments.min_seconds`, after short segments are merged.
@@ -253,7 +253,7 @@ class FrameLabels(Classification):
 
     def _answers(self, predictions: Predictions) -> np.ndarray:
         pairs = zip(predictions.outputs, predictions.frame_seconds, strict=True)
-        return np.concatenate([self.labels(output, seconds) for output, seconds in pairs])
+        return np.concatenate([self.frame_classes(output, seconds) for output, seconds in pairs])
 
     def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
         outputs, targets, clips = predictions.rows(per_frame=True)
@@ -291,7 +291,7 @@ class FrameLabels(Classification):
         They have no gaps; `frame_edges` says where the last one ends. The probability is the label's mean
         over the frames.
         """
-        numbers, edges = self.labels(output, frame_seconds), frame_edges(frame_seconds)
+        numbers, edges = self.frame_classes(output, frame_seconds), frame_edges(frame_seconds)
         values = self._probabilities(output, numbers)  # (T,)
         changes = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
         return [
@@ -306,7 +306,7 @@ class FrameLabels(Classification):
 
     def render_frames(self, output: Tensor, frame_seconds: Tensor) -> list[dict[str, str | float]]:
         """Logits (T, K) as a row a frame: its time, its label and the label's probability."""
-        numbers = self.labels(output, frame_seconds)
+        numbers = self.frame_classes(output, frame_seconds)
         rows = zip(
             frame_seconds.tolist(), numbers, self._probabilities(output, numbers).tolist(), strict=True
         )
