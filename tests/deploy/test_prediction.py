@@ -70,9 +70,8 @@ def test_a_single_source_is_refused_with_the_list_that_it_should_be(checkpoint):
         predict(checkpoint, "x.mp4")
 
 
-def test_a_model_of_windows_answers_frames_of_a_whole_clip_as_one_of_whole_clips(
-    tmp_path, weights, checkpoint
-):
+@pytest.mark.usefixtures("checkpoint")
+def test_a_model_of_windows_answers_frames_of_a_whole_clip_as_one_of_whole_clips(tmp_path, weights):
     write_video(tmp_path / "clip.mp4", num_frames=9)
     for name, options in {"whole": {}, "windows": {"window": 3, "stride": 2}}.items():
         save_checkpoint(tmp_path / name, make_checkpoint("frame_labels", weights, **options))
@@ -93,7 +92,8 @@ def test_a_model_of_windows_answers_frames_of_a_whole_clip_as_one_of_whole_clips
     assert others != pytest.approx([row["probability"] for row in whole])
 
 
-def test_a_transformer_does_not_read_chunks(tmp_path, weights, checkpoint):
+@pytest.mark.usefixtures("checkpoint")
+def test_a_transformer_does_not_read_chunks(tmp_path, weights):
     model = make_checkpoint("frame_labels", weights, cell="transformer", hidden_size=8, num_heads=2)
     save_checkpoint(tmp_path / "transformer", model)
     options = {"weights": tmp_path / "weights", "chunk_frames": 4}
