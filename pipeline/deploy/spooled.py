@@ -1,10 +1,9 @@
 """SpooledFeatures: the features of one clip, in memory while they are few, and then in a temporary file."""
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from pipeline.contract import FeatureContract
 MEMORY_BYTES = 256 << 20  # of a clip; what is larger goes to the folder for temporary files
 
 
-class SpooledFeatures(AbstractContextManager["SpooledFeatures"]):
-    """Features of one clip that are appended, and then read; see `Features`. Leaving it deletes the file.
+class SpooledFeatures:
+    """Features of one clip that are appended, and then read; see `Features`.
 
-    Threads may read it at once.
+    Use it in a `with` statement, whose end deletes the file. Threads may read it at once.
     """
 
     def __init__(
@@ -68,6 +67,9 @@ class SpooledFeatures(AbstractContextManager["SpooledFeatures"]):
         with self._lock:
             self._file.seek(first_frame * out[:1].nbytes)
             self._file.readinto(out.reshape(-1).view(np.uint8))
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
