@@ -39,6 +39,17 @@ def main() -> None:
         metavar="TEXT",
         help="what to ask a model that answers questions; may be given several times",
     )
+    parser.add_argument(
+        "--frames",
+        action="store_true",
+        help="print one label a frame, with its time, of a model that labels frames; without: intervals",
+    )
+    parser.add_argument(
+        "--chunk-frames",
+        type=int,
+        metavar="N",
+        help="read each source whole, N frames at a time, even if the model was trained on windows",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...; by default as in machine.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -50,6 +61,8 @@ def main() -> None:
             num_answers=arguments.top,
             questions=arguments.question,
             image_fps=arguments.image_fps,
+            each_frame=arguments.frames,
+            chunk_frames=arguments.chunk_frames,
             device=arguments.device or read_machine().device,
             on_progress=partial(bars.show, "predict"),
         )

@@ -12,13 +12,16 @@ from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.evaluation import Answering
 from pipeline.learn.streaming import make_loader
 from pipeline.manifest import Clip, Question, is_image, is_video
+from pipeline.settings.evaluation import needs_whole_clips
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
+
+_CHUNK_FRAMES = 256  # in memory at a time
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ def predict(
     num_answers: int = 1,
     questions: Sequence[str] = (),
     image_fps: float = 1.0,
+    each_frame: bool = False,
+    chunk_frames: int | None = None,
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[SourceAnswers]:
@@ -55,11 +60,15 @@ def predict(
         num_answers: how many of the likeliest answers to give, where the task ranks them.
         questions: what to ask about each source, for a model that answers questions.
         image_fps: the rate of a folder's images, which gives their times, where a table has none.
+        each_frame: give a label for each frame, see `Task.render_frames`, instead of intervals.
+        chunk_frames: read each source whole, so many frames at a time, even if the model was trained on
+            windows; None: windows as in training. Whole clips are also read in chunks then, if the model can.
         device: auto, cpu, cuda, cuda:1, ...
         on_progress: called with the number of sources that are done, and the number of all.
 
     Raises:
-        ConfigError: for an option that is impossible, or a device that is not there.
+        ConfigError: for an option that is impossible, or that the model does not have, or a device that is
+            not there.
         QuestionsError: for questions to a model that takes none, or none to a model that needs them.
         WeightsError: when the network's weights are missing, or are others.
         ContractError: when this version of the code makes other features.
@@ -71,9 +80,15 @@ def predict(
         raise ConfigError(f"{num_answers} answers: give at least 1.")
     if not 0 < image_fps < math.inf:
         raise ConfigError(f"image_fps {image_fps}: give a rate above 0.")
+    if chunk_frames is not None and chunk_frames < 1:
+        raise ConfigError(f"chunk_frames {chunk_frames}: give at least 1.")
     torch_device = resolve_device(device)
     trained = load_checkpoint(Path(checkpoint))
     trained.task.check_questions(questions)
+    if each_frame and not (trained.task.facts.per_frame and trained.task.about_frames):
+        raise ConfigError(f"The model's task is {trained.task.name}: it has no answer for each frame.")
+    if chunk_frames and (reason := needs_whole_clips(trained.config)):
+        raise ConfigError(f"The model can't read clips in chunks of {chunk_frames} frames: {reason}.")
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
     trained.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
@@ -87,7 +102,13 @@ def predict(
         clip = replace(clip, questions=asked, image_fps=rate)
         try:
             answers = answer_clip(
-                clip, root=Path(), checkpoint=trained, backbone=backbone, num_answers=num_answers
+                clip,
+                root=Path(),
+                checkpoint=trained,
+                backbone=backbone,
+                num_answers=num_answers,
+                each_frame=each_frame,
+                chunk_frames=chunk_frames,
             )
             results.append(SourceAnswers(source, tuple(answers)))
         except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
@@ -100,20 +121,36 @@ def predict(
 
 
 def answer_clip(
-    clip: Clip, *, root: Path, checkpoint: Checkpoint, backbone: Backbone, num_answers: int = 1
+    clip: Clip,
+    *,
+    root: Path,
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    num_answers: int = 1,
+    each_frame: bool = False,
+    chunk_frames: int | None = None,
 ) -> list[dict[str, str | float]]:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
-    Windows and the mean of their answers are those of evaluation. Raises what `clip_features` does.
+    Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them
+    in chunks, if it can, so that a long clip takes no more memory. `each_frame` and `chunk_frames` are as in
+    `predict`. Raises what `clip_features` does.
     """
-    features = clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract)
-    loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
-    predictions = answer_batches(
-        checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
-    )
-    return checkpoint.task.render(
-        predictions.outputs[0], predictions.frame_seconds[0], num_answers=num_answers
-    )
+    task, config = checkpoint.task, checkpoint.config
+    answering = Answering(checkpoint.model, task=task, device=backbone.device, labelled=False)
+    if config.window is None and not needs_whole_clips(config):
+        chunk_frames = chunk_frames or _CHUNK_FRAMES
+    with clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract) as features:
+        if chunk_frames:
+            answering.add_clip(clip, features, chunk_frames=chunk_frames)
+        else:
+            for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
+                answering.add(batch)
+    predictions = answering.predictions()
+    output, frame_seconds = predictions.outputs[0], predictions.frame_seconds[0]
+    if each_frame:
+        return task.render_frames(output, frame_seconds)
+    return task.render(output, frame_seconds, num_answers=num_answers)
 
 
 def _find_clips(path: Path) -> list[Clip]:

@@ -7,7 +7,7 @@ the baseline, which can't see order.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
+    Answering,
     Score,
     answer_batches,
     comparison_table,
@@ -25,7 +26,7 @@ from pipeline.learn.evaluation import (
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, with_features
 from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
@@ -36,7 +37,9 @@ from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device
 
-# Of a model's name, the number of batches done, and of all.
+_Part = TypeVar("_Part")  # batches or clips
+
+# Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
 OnBatch = Callable[[str, int, int], None]
 
 
@@ -138,21 +141,25 @@ def evaluate(
             return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
-            loader = load(checkpoint)
-            return answer_batches(
-                checkpoint.model.to(device),
-                _counted(loader.epoch(), name=name, num_batches=len(loader), on_batch=on_batch),
-                task=checkpoint.task,
-                device=device,
-                shuffle_seed=shuffle_seed,
+            answering = Answering(
+                checkpoint.model.to(device), task=checkpoint.task, device=device, shuffle_seed=shuffle_seed
             )
+            if config.chunk_frames:
+                for clip in _counted(clips, name=name, number=len(clips), on_batch=on_batch):
+                    answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
+            else:
+                loader = load(checkpoint)
+                for batch in _counted(loader.epoch(), name=name, number=len(loader), on_batch=on_batch):
+                    answering.add(batch)
+            return answering.predictions()
 
         answers = {
             "recurrent": answer("recurrent", recurrent),
             "shuffled": answer("shuffled", recurrent, shuffle_seed=config.seed),
             "baseline": answer("baseline", baseline),
         }
-        frame_weights = _frame_weights(recurrent, load(recurrent))
+        # With chunks, a clip may not fit into memory, nor its weights into a picture.
+        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
     scores = {
         name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
         for name, predictions in answers.items()
@@ -219,10 +226,10 @@ def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
 
 
-def _counted(batches: Iterable[Batch], *, name: str, num_batches: int, on_batch: OnBatch) -> Iterator[Batch]:
-    for number, batch in enumerate(batches, start=1):
-        yield batch
-        on_batch(name, number, num_batches)
+def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:
+    for done, part in enumerate(parts, start=1):
+        yield part
+        on_batch(name, done, number)
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError, few
 from pipeline.learn.metrics import UNLABELLED, Estimate, estimate, json_numbers, resample
-from pipeline.learn.streaming import Batch
+from pipeline.learn.models import ClipModel
+from pipeline.learn.models.chunks import answer_in_chunks
+from pipeline.learn.streaming import Batch, Features
+from pipeline.learn.streaming.features import is_finite, refuse_non_finite
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.manifest import META, Clip
 
@@ -59,9 +62,7 @@ class Answering:
     def add(self, batch: Batch) -> None:
         """Answer about the samples of a batch."""
         task = self._task
-        targets = (
-            task.targets(batch) if self._labelled else torch.full(batch.frame_seconds.shape, UNLABELLED)
-        )  # (B, ...)
+        targets = self._targets(batch)  # (B, ...)
         maps = batch.maps.to(self._device)
         order = None if self._shuffle_seed is None else _shuffled(batch, seed=self._shuffle_seed)
         shown = maps if order is None else _take_frames(maps, order)
@@ -81,9 +82,49 @@ class Answering:
         ):
             if task.facts.per_frame:
                 output, target = output[:length], target[:length]
-            if not task.finite_part(output).isfinite().all():
-                self._non_finite[clip.clip_id] = None
-            self._answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
+            self._keep(_Answer(clip, first, output, target, seconds[:length]))
+
+    @torch.inference_mode()
+    def add_clip(self, clip: Clip, features: Features, *, chunk_frames: int) -> None:
+        """Answer about a whole clip, of which at most `chunk_frames` frames at a time are in memory.
+
+        Raises ConfigError for a model that reads clips in one piece only, NonFiniteFeaturesError for features
+        that are infinite or NaN.
+        """
+        num_frames = features.num_frames(clip.clip_id)
+        seconds = torch.from_numpy(features.frame_seconds(clip.clip_id).copy())
+        lengths, no_maps = torch.tensor([num_frames]), torch.empty(1, num_frames, 0, 0, 0)
+        batch = Batch((clip,), no_maps, lengths, seconds[None], first_frames=(0,))
+        order = None if self._shuffle_seed is None else _shuffled(batch, seed=self._shuffle_seed)[0]
+
+        def read(first: int, count: int) -> Tensor:
+            maps = np.empty((count, *features.map_shape), features.dtype)
+            if order is None:
+                features.read_into(clip.clip_id, maps, first_frame=first)
+            else:
+                for row, frame in enumerate(order[first : first + count].tolist()):
+                    features.read_into(clip.clip_id, maps[row : row + 1], first_frame=frame)
+            found = torch.from_numpy(maps)
+            if not is_finite(found):
+                refuse_non_finite([clip.clip_id], path=features.path)
+            return found[None].to(self._device)
+
+        model = cast(ClipModel, self._model)
+        output = answer_in_chunks(model, read, num_frames=num_frames, chunk_frames=chunk_frames)
+        output = output.float().cpu()
+        if self._task.facts.per_frame and self._task.about_frames and order is not None:
+            output = output[order.argsort()]
+        self._keep(_Answer(clip, 0, output, self._targets(batch)[0], seconds))
+
+    def _targets(self, batch: Batch) -> Tensor:
+        if self._labelled:
+            return self._task.targets(batch)
+        return torch.full(batch.frame_seconds.shape, UNLABELLED)
+
+    def _keep(self, answer: _Answer) -> None:
+        if not self._task.finite_part(answer.output).isfinite().all():
+            self._non_finite[answer.clip.clip_id] = None
+        self._answers[answer.clip.clip_id].append(answer)
 
     @torch.inference_mode()
     def predictions(self) -> Predictions:

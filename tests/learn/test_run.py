@@ -397,3 +397,25 @@ def test_a_member_that_fails_leaves_the_others_and_is_named_by_train(tmp_path, m
     assert not (tmp_path / "many/m1").exists()
     with pytest.raises(NonFiniteError, match="The loss is nan in epoch 0"):
         run(tmp_path, config=configs[1])
+
+
+def test_clips_that_are_read_in_chunks_have_the_scores_that_they_have_in_one_piece(tmp_path):
+    trained = run(tmp_path)
+    seen = []
+    pieces, chunks = (
+        evaluate(
+            trained.checkpoints,
+            tmp_path / "features/layer4",
+            tmp_path / "manifest.csv",
+            config=EvaluateConfig(num_resamples=10, chunk_frames=chunk_frames),
+            on_batch=lambda *progress: seen.append(progress),
+        )
+        for chunk_frames in (None, 2)
+    )
+    for name, score in pieces.scores.items():
+        assert chunks.scores[name].values() == pytest.approx(score.values(), rel=1e-5)
+    models = ("recurrent", "shuffled", "baseline")
+    assert seen == [
+        *((name, 1, 1) for name in models),  # a batch
+        *((name, done, 2) for name in models for done in (1, 2)),  # two clips
+    ]

@@ -49,7 +49,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
     "tail": {"tail": "layer4", "num_layers": 2},
     "frame labels": {"task": "frame_labels", "bucketing": True},
-    "frame labels of locations": {"task": "frame_labels", "scan": "locations", "frame_net": "cell"},
+    "frame labels of locations": {
+        "task": "frame_labels",
+        "scan": "locations",
+        "frame_net": "cell",
+        "segments": {"smoothing": 0.2},
+    },
     "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
     "captioning": {"task": "captioning", **SMALL_WORDS},
     "captioning from the start": {

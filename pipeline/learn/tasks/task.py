@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ManifestError, QuestionsError
+from pipeline.errors import ConfigError, ManifestError, QuestionsError
 from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import ClipModel, build_model
 from pipeline.learn.streaming import Batch, Standardisation
@@ -139,6 +139,10 @@ class Task(Protocol):
         Where a task ranks answers, there are `num_answers` of them, the likeliest first.
         """
         ...
+
+    def render_frames(self, output: Any, frame_seconds: Tensor) -> list[dict[str, str | float]]:  # noqa: ARG002
+        """A clip's output of `Predictions` as a row a frame. Raises ConfigError for other answers."""
+        raise ConfigError(f"The model's task is {self.name}: it has no answer for each frame.")
 
     def tabulate(self, predictions: Predictions) -> pa.Table:
         """The rows of these predictions in `evaluation.prediction_table`; `answer_table` makes them."""
