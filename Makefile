@@ -6,6 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # each worker and each stage would compile the code again
 
 .PHONY: repro check test lint stress install format
 

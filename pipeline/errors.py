@@ -130,6 +130,10 @@ class TornGroupError(ManifestError):
     """A group of clips is in several splits."""
 
 
+class LeakError(ManifestError):
+    """Clips of several splits are of one file, or look alike."""
+
+
 class FolderTreeError(ManifestError):
     """The folders of a corpus do not tell its clips' labels and splits."""
 

@@ -9,6 +9,7 @@ from pipeline.errors import (
     ForeignWeightsError,
     JournalError,
     KeptManifestError,
+    LeakError,
     MissingClipError,
     MissingFeaturesError,
     MissingManifestError,
@@ -40,6 +41,10 @@ REMEDIES: dict[type[PipelineError], str] = {
         "FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere; those that DVC has are taken over."
     ),
     KeptManifestError: "--fresh keeps nothing of this manifest.",
+    LeakError: (
+        "Give clips that show the same one group: `python -m stages.manifest folder --group` makes splits of"
+        " whole groups."
+    ),
     MissingClipError: (
         "The clip may be quarantined (see quarantine.csv beside the taps), or newer than the features: then"
         " run `dvc repro extract`."

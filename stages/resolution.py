@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, clips_digest
 from pipeline.report import TEMPLATES
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS
@@ -30,7 +30,10 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
     """The content of each settings/<stage>.yaml, by the stage's name: only what can change its result.
 
     Training and evaluation depend on the code, so their files have the `digest` of their modules. Features
-    depend on the contract's revision instead. No stage depends on settings/corpus.yaml.
+    depend on the contract's revision instead. Training depends on the digest of the clips, not on the file of
+    the manifest, which may have other columns of the user's own. No stage depends on settings/corpus.yaml.
+
+    Raises ManifestError when the manifest is wrong.
     """
     manifest = params.corpus.manifest
     extract = {
@@ -43,6 +46,7 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
         name: {
             "code": digest("stages.train"),
             "manifest": manifest,
+            "clips": clips_digest(manifest),
             "weights": params.weights.arch,
             "train": params.train.live(name),
         }

@@ -68,7 +68,7 @@ def edited_settings(trained: TrainConfig) -> list[str]:
         return [str(PARAMS)]
     used = {stage: read_mapping(SETTINGS / f"{stage}.yaml") for stage in asked}
     used["recurrent"]["train"] = trained.live("recurrent")
-    no_files = {"code": "", "digest": ""}  # of params.yaml alone
+    no_files = {"code": "", "digest": "", "clips": ""}  # of params.yaml alone
     return [stage for stage, values in asked.items() if {**values, **no_files} != {**used[stage], **no_files}]
 
 

@@ -14,7 +14,12 @@ _MODEL, _BASELINE = "train@recurrent", "train@baseline"
 
 
 def take_over(trainings: Trainings, experiments: Experiments) -> None:
-    """Take the members that DVC has of earlier runs, so that they are not trained again."""
+    """Take the members that DVC has of earlier runs, so that they are not trained again.
+
+    Raises ExperimentError for members that can't be experiments.
+    """
+    for manifest in {member.manifest for member in trainings.members.values()}:
+        experiments.check_manifest(manifest)
     for name, member in trainings.members.items():
         if not trainings.is_done(name):
             experiments.restore(member.document, trainings.folder(name), stages=[_MODEL])

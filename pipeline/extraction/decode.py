@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.errors import DecodeError, InputChangedError
 from pipeline.extraction.lanes import ByteQueue, Lanes
 from pipeline.extraction.plan import PlannedClip, clip_key, damaged_key
-from pipeline.frames import FrameBatch, clip_range, on_packet, read_frames
+from pipeline.frames import clip_range, on_packet, read_frames
 from pipeline.manifest.recorded import scan_sources
 from pipeline.settings.extract import ExtractConfig
 from pipeline.store import DigestCache
@@ -92,6 +92,7 @@ def decoding(
                 sampling=config.sampling,
                 limits=config.limits,
                 preprocessing=config.preprocessing,
+                stack=_stack_pinned if pinned else np.stack,
             )
             while True:
                 notes.decoding(clip.key)
@@ -99,7 +100,7 @@ def decoding(
                     batch = next(frames, None)
                     if batch is None:
                         break
-                    piece = Piece(clip, _on_host(batch, pinned=pinned), batch.frame_seconds)
+                    piece = Piece(clip, torch.from_numpy(batch.pixels), batch.frame_seconds)
                 notes.waiting(clip.key)
                 size_bytes = max(batch.pixels.nbytes, _AHEAD_BYTES // _AHEAD_PIECES)
                 if not ahead.put(piece, size_bytes=size_bytes):
@@ -150,11 +151,7 @@ def _is_changed(planned: PlannedClip, root: Path, digests: DigestCache) -> bool:
     return planned.key != (damaged_key(key) if planned.keep_damaged else key)
 
 
-def _on_host(frames: FrameBatch, *, pinned: bool) -> Tensor:
-    pixels = torch.from_numpy(frames.pixels)
-    if not pinned:
-        return pixels
-    # By NumPy: a copy by torch would start a team of threads. torch keeps pinned memory for the next piece.
-    copy = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-    np.copyto(copy.numpy(), frames.pixels)
-    return copy
+def _stack_pinned(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """As `np.stack`, in pinned memory, which torch keeps for the next piece."""
+    pixels = torch.empty((len(frames), *frames[0].shape), dtype=torch.uint8, pin_memory=True).numpy()
+    return np.stack(frames, out=pixels)

@@ -113,9 +113,12 @@ def default_batch_size(device: torch.device) -> int:
 
 
 def default_num_decoders(device: torch.device) -> int:
-    """Decoder threads where `Machine` leaves it open: all cores beside a GPU, else half of them."""
+    """Decoder threads where `Machine` leaves it open: on a CPU half of the cores, beside a GPU most of them.
+
+    An eighth is left to the thread that feeds the GPU and to the writers.
+    """
     cores = torch.get_num_threads()
-    return cores if device.type == "cuda" else max(1, cores // 2)
+    return cores - cores // 8 if device.type == "cuda" else max(1, cores // 2)
 
 
 def default_num_writers(device: torch.device, *, frame_bytes: int) -> int:

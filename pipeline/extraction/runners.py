@@ -205,7 +205,8 @@ class CudaRunner:
 
     @contextmanager
     def _timed(self, lane: LaneName, stream: torch.cuda.Stream) -> Iterator[None]:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        # A thread that waits for a blocking event sleeps, and leaves its core to the decoders.
+        start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
         start.record(stream)
         yield
         end.record(stream)

@@ -1,6 +1,6 @@
 """Frames of a clip: RGB pixels and presentation times, from a video, images or a folder of images."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
@@ -25,6 +25,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "ClipInfo",
     "FrameBatch",
+    "Range",
     "clip_range",
     "foreign_kind",
     "on_packet",
@@ -34,6 +35,8 @@ __all__ = [
 
 DEFAULT_LIMITS = Limits()
 _BATCH_BYTES = 64 << 20
+
+Stack = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,15 @@ def read_frames(
     batch_size: int = 16,
     limits: Limits = DEFAULT_LIMITS,
     preprocessing: Preprocessing | None = None,
+    stack: Stack = np.stack,
 ) -> Iterator[FrameBatch]:
     """The sampled frames of one video, one folder of images, or one or several images.
 
     Only frames with start_seconds <= time < end_seconds are used. Images are shown for 1 / image_fps
     seconds each. A batch has at most `batch_size` frames; it has fewer where frames are large, or where the
     next frame has another size. Frames are not resized here: with `preprocessing`, a frame is refused if it
-    would be above the limits when resized, or is smaller than the crop.
+    would be above the limits when resized, or is smaller than the crop. `stack` makes a batch's pixels of its
+    frames, (H, W, 3) each.
 
     Raises DecodeError when the bytes are not frames, are above the limits, or have no frame in the range. It
     names the file, and has the number of frames that were returned before. Raises OSError when a file can't
@@ -113,7 +118,7 @@ def read_frames(
     try:
         source = _open([file for path in paths for file in source_files(path)], image_fps, limits)
         with closing(_shown(source, wanted, paths[0], limits, preprocessing)) as shown:
-            for batch in _batches(shown, batch_size=batch_size):
+            for batch in _batches(shown, batch_size=batch_size, stack=stack):
                 yield batch
                 num_frames += len(batch.pixels)
     except NotFramesError as error:
@@ -212,7 +217,7 @@ def _with_times(source: Stills, positions: np.ndarray, repeats: np.ndarray) -> G
         yield from zip(frames, source.frame_seconds[positions].tolist(), repeats.tolist(), strict=True)
 
 
-def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch]:
+def _batches(frames: Iterator[Shown], *, batch_size: int, stack: Stack) -> Iterator[FrameBatch]:
     """Frames in batches. Frames that were read before an error are yielded before it is raised."""
     pixels: list[np.ndarray] = []
     frame_seconds: list[float] = []
@@ -221,13 +226,13 @@ def _batches(frames: Iterator[Shown], *, batch_size: int) -> Iterator[FrameBatch
             for _ in range(num_times):
                 is_full = len(pixels) == batch_size or len(pixels) * frame.nbytes >= _BATCH_BYTES
                 if pixels and (is_full or frame.shape != pixels[0].shape):
-                    yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
+                    yield FrameBatch(stack(pixels), np.array(frame_seconds))
                     pixels, frame_seconds = [], []
                 pixels.append(frame)
                 frame_seconds.append(seconds)
     except NotFramesError:
         if pixels:
-            yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
+            yield FrameBatch(stack(pixels), np.array(frame_seconds))
         raise
     if pixels:
-        yield FrameBatch(np.stack(pixels), np.array(frame_seconds))
+        yield FrameBatch(stack(pixels), np.array(frame_seconds))

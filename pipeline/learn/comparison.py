@@ -7,7 +7,7 @@ the baseline, which can't see order.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
+    Answering,
     Score,
     answer_batches,
     comparison_table,
@@ -25,7 +26,8 @@ from pipeline.learn.evaluation import (
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
 from pipeline.settings.evaluation import EvaluateConfig, Split
@@ -35,7 +37,9 @@ from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device
 
-# Of a model's name, the number of batches done, and of all.
+_Part = TypeVar("_Part")  # batches or clips
+
+# Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
 OnBatch = Callable[[str, int, int], None]
 
 
@@ -55,15 +59,23 @@ class Evaluation:
 
     scores: dict[str, Score]  # of recurrent, shuffled and baseline: metrics with 95 % intervals
     labels: dict[str, str]  # the same three for people, e.g. `LSTM, frames shuffled`
-    table: str  # for people: a row a model, and a sentence that says whether the order of frames helps
+    subgroups: tuple[Subgroups, ...]  # scores of the recurrent model, a part for each column meta_<name>
+    table: str  # for people: a row a model, whether the order of frames helps, and the subgroups
     checkpoint: Checkpoint  # of the recurrent model
     answers: Predictions  # its answers
     predictions: pa.Table  # a row for each answer of all three; see `prediction_table`
     frame_weights: tuple[FrameWeights, ...]  # of the first batch, where attention chooses among frames
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """The metrics by model, each with the ends of its interval; None for what is not defined."""
-        return {name: score.as_json() for name, score in self.scores.items()}
+        """The metrics by model, each with the ends of its interval; None for what is not defined.
+
+        Below `by`, the recurrent model has its metrics for each value of the columns meta_<name>, if the
+        clips have any.
+        """
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        if self.subgroups:
+            scores["recurrent"]["by"] = {part.column: part.as_json() for part in self.subgroups}
+        return scores
 
     def headline(self) -> dict[str, float | None]:
         """The task's headline metric of the model, under its own name, and of both controls.
@@ -129,33 +141,42 @@ def evaluate(
             return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
-            loader = load(checkpoint)
-            return answer_batches(
-                checkpoint.model.to(device),
-                _counted(loader.epoch(), name=name, num_batches=len(loader), on_batch=on_batch),
-                task=checkpoint.task,
-                device=device,
-                shuffle_seed=shuffle_seed,
+            answering = Answering(
+                checkpoint.model.to(device), task=checkpoint.task, device=device, shuffle_seed=shuffle_seed
             )
+            if config.chunk_frames:
+                for clip in _counted(clips, name=name, number=len(clips), on_batch=on_batch):
+                    answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
+            else:
+                loader = load(checkpoint)
+                for batch in _counted(loader.epoch(), name=name, number=len(loader), on_batch=on_batch):
+                    answering.add(batch)
+            return answering.predictions()
 
         answers = {
             "recurrent": answer("recurrent", recurrent),
             "shuffled": answer("shuffled", recurrent, shuffle_seed=config.seed),
             "baseline": answer("baseline", baseline),
         }
-        frame_weights = _frame_weights(recurrent, load(recurrent))
+        # With chunks, a clip may not fit into memory, nor its weights into a picture.
+        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
     scores = {
         name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
         for name, predictions in answers.items()
     }
+    subgroups = score_subgroups(
+        answers["recurrent"], task=task, num_resamples=config.num_resamples, seed=config.seed
+    )
     labels = _labels(recurrent)
     monitor = recurrent.config.resolved_monitor
     sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
+    parts = [table, sentence, *(part.table(label=labels["recurrent"]) for part in subgroups)]
     return Evaluation(
         scores,
         labels,
-        f"{table}\n\n{sentence}",
+        subgroups,
+        "\n\n".join(parts),
         recurrent,
         answers["recurrent"],
         prediction_table(answers, task=task),
@@ -205,10 +226,10 @@ def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
 
 
-def _counted(batches: Iterable[Batch], *, name: str, num_batches: int, on_batch: OnBatch) -> Iterator[Batch]:
-    for number, batch in enumerate(batches, start=1):
-        yield batch
-        on_batch(name, number, num_batches)
+def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:
+    for done, part in enumerate(parts, start=1):
+        yield part
+        on_batch(name, done, number)
 
 
 @torch.inference_mode()

@@ -2,4 +2,4 @@
 
 from pathlib import Path
 
-TEMPLATES = Path(__file__).parent / "templates"  # of `page`
+TEMPLATES = Path(__file__).parent / "templates"  # of `page` and `look`

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.learn.member import Metrics
 from pipeline.learn.metrics import class_scores, json_numbers
-from pipeline.learn.training import Metrics
 from pipeline.settings.tasks import TASKS
 from pipeline.system.files import write_atomically
 

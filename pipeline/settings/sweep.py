@@ -108,7 +108,7 @@ class SweepConfig(BaseModel):
     list: tuple[dict[Key, Any], ...] = ()  # values by key
     random: RandomConfig | None = None
     halving: HalvingConfig | None = None  # null: all members train to their end
-    minutes: PositiveFloat | None = None  # after them no training starts; null: no limit
+    minutes: PositiveFloat | None = None  # time to train in; null: no limit
 
     @model_validator(mode="after")
     def _keys_are_varied_once(self) -> Self:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.settings.words import WordsConfig
 
@@ -20,18 +20,27 @@ class TaskFacts:
     per_frame: bool = False  # outputs are (B, T, K) instead of (B, K)
     of_whole_clips: bool = False  # targets make no sense for a window of a clip
     has_classes: bool = False  # class_weights apply
+    has_segments: bool = False  # frames with the same label make a segment
     has_words: bool = False  # a vocabulary
     says_words: bool = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
     takes_questions: bool = False  # the model reads a clip's questions beside its maps
 
 
 _OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
+_OF_SEGMENTS = {"edit": 1, "f1_10": 1, "f1_25": 1, "f1_50": 1}
 _OF_VALUES = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
 _OF_TEXTS = {"exact_match": 1, "token_accuracy": 1, "bleu_4": 1, "rouge_l": 1, "cider": 1, "loss": -1}
 
 TASKS: dict[str, TaskFacts] = {
     "classification": TaskFacts("label", "accuracy", _OF_CLASSES, has_classes=True),
-    "frame_labels": TaskFacts("frame_labels", "accuracy", _OF_CLASSES, per_frame=True, has_classes=True),
+    "frame_labels": TaskFacts(
+        "frame_labels",
+        "accuracy",
+        _OF_CLASSES | _OF_SEGMENTS,
+        per_frame=True,
+        has_classes=True,
+        has_segments=True,
+    ),
     "regression": TaskFacts("value", "rmse", _OF_VALUES),
     "captioning": TaskFacts(
         "caption", "exact_match", _OF_TEXTS, of_whole_clips=True, has_words=True, says_words=True
@@ -50,10 +59,24 @@ TASKS: dict[str, TaskFacts] = {
 }
 
 
+class SegmentsConfig(BaseModel):
+    """Runs of frames with the same label: how they are trained, cleaned and measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    background: tuple[str, ...] = ()  # labels whose segments count neither in edit nor in F1
+    smoothing: Annotated[float, Field(ge=0)] = 0.0  # weight of a loss on changes between frames, as in MS-TCN
+    smoothing_limit: Annotated[float, Field(gt=0)] = (
+        4.0  # a larger change of a log-probability counts as this
+    )
+    min_seconds: Annotated[float, Field(ge=0)] = 0.0  # shorter segments of answers join the longer neighbour
+
+
 class TaskConfig(BaseModel):
     """Settings of tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     class_weights: Literal["balanced"] | None = None  # in the loss; balanced: all classes count equally
+    segments: SegmentsConfig = SegmentsConfig()  # of frames with the same label
     words: WordsConfig = WordsConfig()  # of captions and questions

@@ -115,6 +115,11 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ("num_heads", only_of("cell", self.cell, CELLS, "has_heads")),
             ("summary", not frame_net.uses_summary and of_every_frame),
             ("class_weights", only_of("task", self.task, TASKS, "has_classes")),
+            ("segments", only_of("task", self.task, TASKS, "has_segments")),
+            (
+                "segments.smoothing_limit",
+                not self.segments.smoothing and "it needs segments.smoothing",
+            ),
             ("window", task.of_whole_clips and f"the task {self.task!r} is about whole clips"),
             ("stride", self.window is None and "it needs a window"),
             ("tail_learning_rate", self.tail is None and "it needs a tail"),

@@ -21,7 +21,8 @@ import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.run import input_digests, run_digest, train
+from pipeline.learn.identity import input_digests, run_digest
+from pipeline.learn.run import train
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.store import Journal, committing

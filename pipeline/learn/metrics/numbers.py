@@ -21,7 +21,7 @@ Measure = Callable[[np.ndarray], dict[str, float]]
 UNLABELLED = -100  # the target of a frame that has no label
 
 # Metrics that are means, over clips, of a number from 0 to 1.
-_SHARES = {"accuracy", "accuracy_top5", "exact_match", "token_accuracy"}
+_SHARES = {"accuracy", "accuracy_top5", "edit", "exact_match", "token_accuracy"}
 
 _Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within this many deviations
 
@@ -109,11 +109,17 @@ def measure_loss(losses: np.ndarray, weights: np.ndarray, *, clips: np.ndarray |
 
 
 def measure_classes(
-    outputs: Tensor, targets: Tensor, *, clips: np.ndarray | None = None, ranked: bool = True
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    clips: np.ndarray | None = None,
+    ranked: bool = True,
+    answers: np.ndarray | None = None,
 ) -> Measure:
     """Metrics of logits (M, K) and class numbers (M,), which may be UNLABELLED.
 
-    `clips` (M,) has the number of each row's clip; without it each row is a clip. `accuracy` is over rows;
+    `clips` (M,) has the number of each row's clip; without it each row is a clip. `answers` (M,) are the
+    classes that are said, by default the likeliest. `accuracy` is over rows;
     with more than five classes there is `accuracy_top5`. `macro_f1` averages over the classes that occur
     among targets or answers. `mAP`, left out unless `ranked`, averages the average precision over the
     classes that occur among targets.
@@ -122,7 +128,7 @@ def measure_classes(
     clips = (np.arange(len(targets)) if clips is None else clips)[labelled]
     logits, actual = outputs.double().numpy()[labelled], targets.numpy()[labelled]
     num_classes = logits.shape[1]
-    predicted = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1) if answers is None else answers[labelled]
     hits = predicted == actual
     top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
     average_precision = _average_precision(logits, actual) if ranked else None

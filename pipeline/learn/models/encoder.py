@@ -1,15 +1,24 @@
 """Encoders: a sequence in, a state at every step out."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from pipeline.learn.models.draws import FeatureDropout
 from pipeline.learn.models.recurrence import Net, Recurrence
 from pipeline.learn.models.summaries import valid_steps
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The N valid steps of sequences, as torch's recurrent nets read them."""
+
+    steps: PackedSequence  # (N, D)
+    rows: Tensor  # (N,) int64: the place of each among all B * L steps
 
 
 class Sequences:
@@ -30,8 +39,8 @@ class Sequences:
         return zero_padding(self.steps, self.valid)
 
     @cached_property
-    def packed(self) -> PackedSequence | None:
-        """The valid steps alone, as torch's recurrent nets read them; None: all are valid.
+    def packed(self) -> Packed | None:
+        """The valid steps alone; None: all are valid.
 
         What is not packed is faster on a GPU, and can be exported.
         """
@@ -42,9 +51,9 @@ class Sequences:
         positions = torch.arange(int(lengths[0]))[:, None]
         valid = positions < lengths  # (L, B)
         rows = (order * self.steps.shape[1] + positions)[valid].to(self.steps.device)
-        data = self.steps.flatten(0, 1).index_select(0, rows)  # (sum of lengths, D)
+        data = self.steps.flatten(0, 1).index_select(0, rows)  # (N, D)
         order = order.to(self.steps.device)
-        return PackedSequence(data, valid.sum(dim=1), order, order.argsort())
+        return Packed(PackedSequence(data, valid.sum(dim=1), order, order.argsort()), rows)
 
 
 class Encoder(Protocol):
@@ -94,33 +103,31 @@ class RecurrentEncoder(nn.Module):
 
         E is `num_outputs`: the forward half, then the backward half of a bidirectional net.
         """
-        packed = sequences.packed
+        packed, (num_sequences, num_steps, _) = sequences.packed, sequences.steps.shape
+        states: Tensor  # (B, L, E)
         if packed is None:
-            states: Tensor = self.recurrence(self.projection(self.dropout(sequences.steps)))[0]
-            return states  # (B, L, E)
-        projected = self.projection(self._drop(packed))  # (sum of lengths, P)
-        packed_states, _ = self.recurrence(packed._replace(data=projected))
-        padded, _ = pad_packed_sequence(
-            packed_states, batch_first=True, total_length=sequences.steps.shape[1]
-        )
-        return padded  # (B, L, E)
+            states, _ = self.carry(sequences.steps)
+            return states
+        data = packed.steps.data  # (N, D)
+        if self.dropout.drops:
+            mask = self.dropout.mask(data, (num_sequences, data.shape[1]))
+            mask = mask.index_select(0, packed.rows // num_steps)
+            data = data * mask if data.requires_grad else mask.mul_(data)
+        outputs, _ = self.recurrence(packed.steps._replace(data=self.projection(data)))
+        states = outputs.data.new_zeros(num_sequences * num_steps, self.num_outputs)
+        states = states.index_copy(0, packed.rows, outputs.data)
+        return states.view(num_sequences, num_steps, -1)
 
-    def _drop(self, packed: PackedSequence) -> Tensor:
-        """The packed steps (sum of lengths, D), without the features that are taken from each sequence."""
-        data = packed.data
-        if not self.dropout.drops:
-            return data
-        num_sequences = int(packed.batch_sizes[0])
-        mask = self.dropout.mask(data, (num_sequences, data.shape[1]))[packed.sorted_indices]
-        # Step by step: the sequences that have a step are the first ones of the mask.
-        counts = packed.batch_sizes.tolist()
-        steps = torch.split(data, counts)
-        if data.requires_grad:
-            return torch.cat([step * mask[: len(step)] for step in steps])
-        dropped = torch.empty_like(data)
-        for step, place in zip(steps, torch.split(dropped, counts), strict=True):
-            torch.mul(step, mask[: len(step)], out=place)
-        return dropped
+    def carry(
+        self, steps: Tensor, before: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Steps (B, L, D), all of them valid -> states (B, L, E), and the last ones of each direction.
+
+        Those, and the states `before` the first step, are as in `Recurrence.forward`.
+        """
+        states: Tensor
+        states, after = self.recurrence(self.projection(self.dropout(steps)), before)
+        return states, after
 
 
 class NoEncoder(nn.Module):

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.report.html import number
+
 NUM_EXTREME = 24  # so many clips with the highest loss are shown first, and so many with the lowest last
 _NUM_RANKED = 3  # classes that are named with their probabilities
 
@@ -212,13 +214,6 @@ class Answers:
 
             return measured_words(row["answer"]) in map(measured_words, truth)
         return bool(row["answer"] == truth)
-
-
-def number(value: float) -> str:
-    """A number for people, with four digits that count: `0.02346`, `1.25`, `12340`."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _stretches(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Stretch, ...]:

@@ -1,17 +1,13 @@
 """The page: each section as HTML, and all of them in one file."""
 
-import base64
-import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.errors import PipelineError
-from pipeline.report import TEMPLATES
-from pipeline.report.page.answers import number
+from pipeline.report.html import templates
 from pipeline.report.page.context import Context, Extras
 from pipeline.report.page.sections import SECTIONS
 from pipeline.report.runs import Run
@@ -45,42 +41,22 @@ def render_page(
     runs: Sequence[Run], *, title: str, extras: Extras = Extras(), num_clips: int = _MAX_CLIPS
 ) -> bytes:
     """The page with at most so many clips, as HTML in UTF-8."""
-    context, templates = Context(runs, extras, num_clips), _templates()
+    context = Context(runs, extras, num_clips)
     shown = []
     for section in SECTIONS:
         try:
             values = section.build(context)
             if values is None:
                 continue
-            html = templates.get_template(f"{section.name}.html").render(values, section=section)
+            html = templates().get_template(f"{section.name}.html").render(values, section=section)
         except Exception as error:  # a page with a notice is better than none
             reason = str(error) if isinstance(error, PipelineError | OSError) else repr(error)
             log.error("The page's section %r failed: %s", section.title, reason)
-            html = templates.get_template("notice.html").render(section=section, reason=reason)
+            html = templates().get_template("notice.html").render(section=section, reason=reason)
         shown.append((section, Markup(html)))
-    page = templates.get_template("page.html").render(
-        title=title, runs=runs, sections=shown, faults=extras.faults
+    page = (
+        templates()
+        .get_template("page.html")
+        .render(title=title, runs=runs, sections=shown, faults=extras.faults)
     )
     return page.encode("utf-8", "replace")
-
-
-@functools.cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,  # clip ids and labels may be anything
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data"] = _data
-    environment.filters["number"] = number
-    environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
-    # Our own files, which hold neither `</style` nor `</script`.
-    environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
-    environment.globals["script"] = Markup((TEMPLATES / "page.js").read_text())
-    return environment
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
