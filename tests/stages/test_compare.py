@@ -132,7 +132,7 @@ def experiments(project: Project, tmp_path: Path) -> Project:
                 evaluation = evaluate(
                     folder / "checkpoints", "features/layer4", params.corpus.manifest, config=params.evaluate
                 )
-                write_results(evaluation, root=project.videos, folder=folder)
+                write_results(evaluation, folder=folder)
             found.save(name, document, folder, stages=stages_done)
     return project
 
