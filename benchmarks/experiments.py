@@ -52,10 +52,10 @@ def make_project(code: Path, path: Path, *, videos: Path, side: int) -> Project:
     for name in (".gitignore", ".dvcignore", "dvc.yaml", "params.yaml"):
         shutil.copy(code / name, path / name)
     (path / "manifests").mkdir()
-    project.run("git", "init", "--quiet", "--initial-branch", "main")
-    project.run("git", "config", "user.email", "bench@example.com")
-    project.run("git", "config", "user.name", "Bench")
-    project.dvc("init", "--quiet")
+    run(project, "git", "init", "--quiet", "--initial-branch", "main")
+    run(project, "git", "config", "user.email", "bench@example.com")
+    run(project, "git", "config", "user.name", "Bench")
+    run(project, "dvc", "init", "--quiet")
     shutil.copytree(
         code / ".dvc", path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"), dirs_exist_ok=True
     )
@@ -75,19 +75,25 @@ def make_project(code: Path, path: Path, *, videos: Path, side: int) -> Project:
             "train.patience": None,
         }
     )
-    project.commit()
+    commit(project)
     run(project, "dvc", "repro", "--quiet")
-    project.commit()
+    commit(project)
     return project
+
+
+def commit(project: Project) -> None:
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message", "state")
 
 
 def run(project: Project, *command: str, **environment: str) -> str:
     """A command with the real Python: `Project.run` has one that has imported everything already."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))}
     done = subprocess.run(
         command,
         cwd=project.path,
-        env={**project.environment, "PATH": path, **environment},
+        env={**others, "PATH": path, "DVC_NO_ANALYTICS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -277,7 +277,7 @@ def _read_bytes() -> int:
 
 def halvings(corpus: Corpus, num_rounds: int) -> list[Row]:
     """Against all members trained to their end; the winner's difference is from the winner of these."""
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "none": {"rungs": (), "keep": 1.0},
         "to a third after 2 and 6": {"rungs": (2, 6), "keep": 1 / 3},
         "to a quarter after 2 and 6": {"rungs": (2, 6), "keep": 1 / 4},
@@ -318,7 +318,7 @@ def ranking(corpus: Corpus, *, rungs: Sequence[int], keep: float) -> Ranking:
     torch.set_num_threads(1)
     halve([[name] for name in members], rungs=rungs, keep=keep, train_until=train_until)
     torch.set_num_threads(NUM_CORES)
-    candidates = []
+    candidates, num_clips = [], 0
     for name, member in members.items():
         if member.is_done:
             best = member.result().history[member.best_epoch]["val"]
@@ -326,7 +326,8 @@ def ranking(corpus: Corpus, *, rungs: Sequence[int], keep: float) -> Ranking:
             assert answers
             metric = val_metric(answers, task=corpus.task, monitor="accuracy")
             candidates.append(Candidate(name, name, metric, best["loss"]))
-    return rank(candidates, num_clips=len(answers.clips), sign=1, num_resamples=1_000, seed=0)
+            num_clips = len(answers.clips)
+    return rank(candidates, num_clips=num_clips, sign=1, num_resamples=1_000, seed=0)
 
 
 def _with_cpu_seconds(run: Callable[[], object], spent: list[float]) -> None:

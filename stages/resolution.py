@@ -26,12 +26,18 @@ from stages.yaml_files import read_mapping
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
 
 
-def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> dict[str, dict[str, Any]]:
+def resolved(
+    params: Params,
+    *,
+    digest: Callable[[str], str] = code_digest,
+    clips: Callable[[str], str] = clips_digest,
+) -> dict[str, dict[str, Any]]:
     """The content of each settings/<stage>.yaml, by the stage's name: only what can change its result.
 
     Training and evaluation depend on the code, so their files have the `digest` of their modules. Features
-    depend on the contract's revision instead. Training depends on the digest of the clips, not on the file of
-    the manifest, which may have other columns of the user's own. No stage depends on settings/corpus.yaml.
+    depend on the contract's revision instead. Training does not depend on the manifest's file, but on the
+    digest `clips` of it, where columns of the user's own do not count. No stage depends on
+    settings/corpus.yaml.
 
     Raises ManifestError when the manifest is wrong.
     """
@@ -46,7 +52,7 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
         name: {
             "code": digest("stages.train"),
             "manifest": manifest,
-            "clips": clips_digest(manifest),
+            "clips": clips(manifest),
             "weights": params.weights.arch,
             "train": params.train.live(name),
         }

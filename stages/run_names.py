@@ -71,7 +71,7 @@ def _members(path: Path) -> Iterator[NamedRun]:
         raise RunError(f"No member of {path} is trained: run `python -m stages.sweep {path}` first.")
     for name in trained:
         folder = trainings.folder(name)
-        settings = resolved(members[name].params)
+        settings = resolved(members[name].params, clips=lambda _: "")
         run = load_run(name, folder_files(folder), settings=settings)
         yield NamedRun(run, partial(load_checkpoint, folder / _MODEL))
 

@@ -36,7 +36,7 @@ class SpooledFeatures:
         """Add frames: maps (N, C, H, W) on the CPU, and their times (N,) float64 in seconds."""
         self._maps = maps[:0]
         self._seconds.append(frame_seconds)
-        self._file.write(np.ascontiguousarray(maps.numpy()))
+        self._file.write(np.ascontiguousarray(maps.numpy()).data)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
@@ -66,7 +66,7 @@ class SpooledFeatures:
         """Copy maps from `first_frame` on into `out` (T, C, H, W), contiguous, as many as it holds."""
         with self._lock:
             self._file.seek(first_frame * out[:1].nbytes)
-            self._file.readinto(out.reshape(-1).view(np.uint8))
+            self._file.readinto(out.reshape(-1).view(np.uint8).data)
 
     def __enter__(self) -> Self:
         return self

@@ -21,8 +21,10 @@ class Subgroups:
 
     def as_json(self) -> dict[str, Any]:
         """The number of values, and the score of each."""
-        values = self.scores and {value: score.as_json() for value, score in self.scores.items()}
-        return {"num_values": self.num_values, "values": values}
+        scores = (
+            None if self.scores is None else {value: each.as_json() for value, each in self.scores.items()}
+        )
+        return {"num_values": self.num_values, "values": scores}
 
     def table(self, *, label: str) -> str:
         """For people: a row a value, or the reason why there is none. `label` names the model."""

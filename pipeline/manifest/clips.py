@@ -73,7 +73,9 @@ def clip_of_row(cells: Mapping[str, str | float | None]) -> Clip:
         if cells[name] is not None
     }
     own = {
-        name.removeprefix(META): cell for name, cell in cells.items() if is_meta(name) and cell is not None
+        name.removeprefix(META): str(cell)
+        for name, cell in cells.items()
+        if is_meta(name) and cell is not None
     }
     return Clip(**fields, meta=own)
 

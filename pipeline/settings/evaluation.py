@@ -33,7 +33,7 @@ class EvaluateConfig(BaseModel):
 
     def unused(self, train: TrainConfig) -> dict[str, str]:
         """The settings that cannot change the evaluation of models that `train` made, and why."""
-        unused = {}
+        unused: dict[str, str] = {}
         if reason := only_of("task", train.task, TASKS, "says_words"):
             unused |= dict.fromkeys(("beam_size", "length_power"), reason)
         elif (self.beam_size or train.words.beam_size) == 1:

@@ -30,7 +30,7 @@ def changes_since_parent(project: Path) -> list[Change]:
     document = yaml.safe_load(run_git(project, "show", f"HEAD:./{PARAMS}").stdout)
     parent = params_of(document, path=Path(f"HEAD:{PARAMS}"))
     before, now = (
-        settings_of(resolved(params, digest=lambda _: ""))
+        settings_of(resolved(params, digest=lambda _: "", clips=lambda _: ""))
         for params in (parent, read_params(project / PARAMS))
     )
     return list(_changes(before, now))

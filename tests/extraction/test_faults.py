@@ -234,7 +234,7 @@ def test_a_repro_killed_in_the_middle_keeps_its_finished_shards(
 ) -> None:
     project.set_machine(commit_seconds=0.001, batch_size=4)
     for number, name in enumerate(NAMES):
-        project.add_video(name, num_frames=60, first_index=100 * number)
+        project.add_video(name, num_frames=24, first_index=100 * number)
     project.commit()
     journal = project.path / ".framecache"
     before = set(journal.rglob("*.record"))

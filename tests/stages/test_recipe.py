@@ -21,7 +21,7 @@ from stages.params import read_params
 from stages.recipe import DEFAULTS, Result, read_recipe, recipe_names, recipe_params
 from stages.resolution import check_together
 from tests.support.in_process import run_main
-from tests.support.project import REPOSITORY, Project, make_project
+from tests.support.project import REPOSITORY, Project
 
 SHIPPED = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 PAGE = (REPOSITORY / "docs/recipes.md").read_text()
@@ -184,8 +184,8 @@ class TestWithDvc:
     pytestmark = pytest.mark.slow
 
     @pytest.fixture
-    def project(self, tmp_path: Path) -> Project:
-        project = make_project(tmp_path)
+    def project(self, project: Project) -> Project:
+        (project.path / "dvc.lock").unlink()
         shutil.copytree(REPOSITORY / "recipes", project.path / "recipes")
         (project.path / "recipes/odd.yaml").write_text(ODD)
         (project.path / "dvc.yaml").write_text(STAGE)

@@ -89,6 +89,7 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
         "weights": {"arch": "resnet18", "source": "random:0"},
         "extract": {"taps": ["layer1", "layer4"]},
         "train": {**TRAIN, **train},
+        "evaluate": {"num_resamples": 50},
     }
     (path / "machine.yaml").write_text("device: cpu")
     (path / "params.yaml").write_text(yaml.safe_dump(params))

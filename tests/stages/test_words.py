@@ -51,7 +51,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
     workspace = words_workspace(tmp_path, task="captioning")
     metrics = run_here(workspace, monkeypatch)
     params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["evaluate"] = {**params.get("evaluate", {}), "beam_size": 3, "length_power": 0.5}
+    params["evaluate"] = {**params["evaluate"], "beam_size": 3, "length_power": 0.5}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     search, asked = beam_search, set()
 

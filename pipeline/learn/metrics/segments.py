@@ -42,7 +42,8 @@ class _Segments:
 
     def labels_of(self, clip: int) -> np.ndarray:
         """The labels of a clip's segments, background left out."""
-        return self.labels[self.counted & (self.clips == clip)]
+        labels: np.ndarray = self.labels[self.counted & (self.clips == clip)]
+        return labels
 
 
 def measure_segments(

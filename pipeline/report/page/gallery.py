@@ -99,10 +99,10 @@ def make_gallery(
     rows = {name: each.of(titles) for name, each in answers.items()}
     with_video = [*titles][:NUM_EXTREME] + [*titles][NUM_EXTREME:][-NUM_EXTREME:]
     pictures = _pictures([clips.get(clip) for clip in titles], titles, with_video, root, contract, limits)
-    faults, seen = [*faults], {}
+    faults, seen = [*faults], dict[str, Look]()
     if looks:
         try:
-            seen = looks([clips[clip] for clip in with_video if clip in clips])
+            seen |= looks([clips[clip] for clip in with_video if clip in clips])
         except Exception as error:  # of a model, while all else can be shown
             faults.append(f"Where the model looked is not known: {error_text(error)}")
             log.error("%s", faults[-1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -155,7 +156,8 @@ def _webm(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         for image, milliseconds in zip(frames, _milliseconds(seconds), strict=True):
-            frame = av.VideoFrame.from_image(image.convert("RGB").resize((width, height)))
+            pixels = np.asarray(image.convert("RGB").resize((width, height)))
+            frame: Any = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
