@@ -23,8 +23,7 @@ class Look:
     @property
     def has_places(self) -> bool:
         """Whether a frame has more than one weight."""
-        _, _, height, width = self.maps.shape
-        return bool(height * width > 1)
+        return bool(self.maps.shape[2] * self.maps.shape[3] > 1)
 
     def over_time(self, word: int) -> list[float]:
         """The weight of each frame in a word, from 0 to 1, where 1 is the highest of the word."""
