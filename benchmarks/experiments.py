@@ -60,7 +60,8 @@ def make_project(code: Path, path: Path, *, videos: Path, side: int) -> Project:
         code / ".dvc", path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"), dirs_exist_ok=True
     )
     (path / ".dvc/config.local").unlink(missing_ok=True)
-    (path / ".gitignore").open("a").write("/videos\n")
+    ignored = path / ".gitignore"
+    ignored.write_text(f"{ignored.read_text()}/videos\n")
     shutil.copytree(videos, project.videos)
     project.write_manifest(sorted((each.stem for each in videos.iterdir()), key=lambda name: int(name[4:])))
     project.set(

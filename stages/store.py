@@ -189,9 +189,9 @@ def _gc(arguments: argparse.Namespace) -> None:
         for need in found:
             print(f"  {need.name}")
         _print_garbage(garbage)
+        freed, shared = _size(garbage.freed_bytes), _size(garbage.shared_bytes)
         if arguments.yes:
             remove_garbage(journal, garbage)
-    freed, shared = _size(garbage.freed_bytes), _size(garbage.shared_bytes)
     print(f"{'Freed' if arguments.yes else 'To free'}: {freed} at once.")
     if garbage.shared_bytes:
         projects = f" --projects {' '.join(map(str, arguments.project))}" if arguments.project else ""
