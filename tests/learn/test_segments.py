@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
@@ -129,6 +129,7 @@ CLIPS = st.integers(1, 14).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(CLIPS, min_size=1, max_size=4), st.sampled_from(["", "A", "BC"]))
 def test_metrics_are_those_of_the_definition(pairs, background):
     assert measured(pairs, background=background) == pytest.approx(
