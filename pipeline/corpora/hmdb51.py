@@ -42,7 +42,9 @@ def hmdb51_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed
             f"{lists} has no files like brush_hair{suffix}. Unpack test_train_splits.rar and name its folder."
         )
     videos = clips_by_stem(root)
-    clips, missing, unnamed = [], [], []
+    clips: list[Clip] = []
+    missing: list[str] = []
+    unnamed: list[str] = []
     seen: dict[str, str] = {}
     for path in paths:
         label = path.name.removesuffix(suffix)

@@ -55,7 +55,8 @@ def mstcn_corpus(
     mapping = read_lines(official_list(lists / "mapping.txt", hint=_HINT))
     classes = {text.partition(" ")[2] for _, text in mapping}
     videos = clips_by_stem(root, name=_video_name)
-    clips, missing = [], []
+    clips: list[Clip] = []
+    missing: list[str] = []
     for part in ("train", "test"):
         path = official_list(lists / f"splits/{part}.split{split}.bundle", hint=_HINT)
         problems = Problems(path, noun="line")

@@ -91,7 +91,8 @@ def _entries(path: Path) -> Iterator[tuple[int, str, str, str]]:
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         texts = entry if isinstance(entry, dict) else {}
         name, template, sentence = (str(texts.get(key, "")) for key in ("id", "template", "label"))
-        yield number, name, template.replace("[", "").replace("]", ""), sentence
+        words = sentence.replace("|", " ").split()  # a manifest separates captions by '|'
+        yield number, name, template.replace("[", "").replace("]", ""), " ".join(words)
 
 
 def _answers(path: Path) -> Iterator[tuple[int, str, str, str]]:

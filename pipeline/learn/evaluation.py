@@ -260,7 +260,7 @@ def prediction_table(answers: Mapping[str, Predictions], *, task: Task) -> pa.Ta
     rows = pa.concat_tables(tables.values())
     models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
     clips = {clip.clip_id: clip for predictions in answers.values() for clip in predictions.clips}
-    numbers = pc.index_in(rows["clip_id"], pa.array(clips))  # (M,) the clip of each row
+    numbers = pc.index_in(rows["clip_id"], pa.array(list(clips)))  # (M,) the clip of each row
     for name in sorted({name for clip in clips.values() for name in clip.meta}):
         values = pa.array([clip.meta.get(name) for clip in clips.values()], pa.string())
         rows = rows.append_column(f"{META}{name}", values.take(numbers))

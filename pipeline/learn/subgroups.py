@@ -51,7 +51,7 @@ def score_subgroups(
         members: dict[str, list[int]] = defaultdict(list)
         for number, clip in enumerate(predictions.clips):
             members[clip.meta.get(name, "")].append(number)
-        scores = None
+        scores: dict[str, Score] | None = None
         if len(members) <= MAX_VALUES:
             scores = {
                 value: score_predictions(

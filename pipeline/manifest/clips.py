@@ -72,12 +72,9 @@ def clip_of_row(cells: Mapping[str, str | float | None]) -> Clip:
         for name, column in COLUMNS.items()
         if cells[name] is not None
     }
-    own = {
-        name.removeprefix(META): str(cell)
-        for name, cell in cells.items()
-        if is_meta(name) and cell is not None
-    }
-    return Clip(**fields, meta=own)
+    own = {name: cell for name, cell in cells.items() if name not in COLUMNS and cell is not None}
+    fields["meta"] = {name.removeprefix(META): cell for name, cell in own.items()}
+    return Clip(**fields)
 
 
 def row_of_clip(clip: Clip) -> dict[str, str | float | None]:

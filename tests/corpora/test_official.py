@@ -83,7 +83,7 @@ def ssv2(root: Path, *, prefix: str = "") -> None:
     answers = []
     for number, part in enumerate(["train"] * 6 + ["validation"] * 2 + ["test"] * 2):
         label = list(labels)[number % 2]
-        said = {"label": label.lower().replace("something", "a cup"), "placeholders": ["a cup"]}
+        said = {"label": label.lower().replace("something", "a | cup"), "placeholders": ["a cup"]}
         template = {"template": label.replace("something", "[something]"), **said}
         parts[part].append({"id": str(number), **(template if part != "test" else {})})
         if part == "test":
