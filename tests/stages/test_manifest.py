@@ -649,7 +649,7 @@ def test_a_video_in_several_official_splits_stays_there_without_a_group(
     clips = {clip.clip_id: clip for clip in read_manifest(tmp_path / "k400.csv")}
     pair = [clips["video000001_000000_000010"], clips["video000001_000050_000060"]]
     assert [(clip.split, clip.group) for clip in pair] == [("train", None), ("val", None)]
-    assert "1 videos are in more than one split" in caplog.text
+    assert "1 groups are in more than one split" in caplog.text
 
 
 def test_carving_takes_whole_groups_of_every_class_and_leaves_test_alone() -> None:
