@@ -27,7 +27,7 @@ def write_run(
 ) -> None:
     """The files of a run whose model was trained in one way, and whose settings ask for another."""
     params = Params.model_validate({"corpus": {"manifest": "m.csv", "root": "/nowhere"}, "train": asked})
-    write_settings(resolved(params, digest=lambda _: "0" * 64), folder=folder)
+    write_settings(resolved(params, digest=lambda _: "0" * 64, clips=lambda _: "0" * 32), folder=folder)
     description = {
         "config": TrainConfig(**trained).model_dump(mode="json"),
         "contract": make_contract().model_dump(mode="json"),

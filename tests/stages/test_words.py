@@ -90,7 +90,9 @@ def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsys):
         words = [word.text() for word in clips[row["clip_id"]].all(class_="word")]
         assert words == measured_words(row["answer"])
     shown = clips[CLIP_IDS[-5]]
-    assert shown.one("img", class_="strip").attributes["alt"].startswith("6 frames of clip16, from 0 to 0.2")
+    assert (
+        shown.one("img", class_="strip").attributes["alt"].startswith("2 frames of clip16, from 0 to 0.1 s")
+    )
     assert len(shown.all("video")) == 1
     for clip in CLIP_IDS[-4:]:
         assert "No such file or directory" in clips[clip].text(class_="notice")

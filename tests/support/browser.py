@@ -1,5 +1,6 @@
 """A real headless Chromium that opens a page."""
 
+import html
 import json
 import os
 import re
@@ -12,10 +13,14 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NO_BROWSER = "there is no Chromium: apt-get install chromium"
 
-# Added to a copy of the page: its title becomes what the test asks for.
-_ASK = (
-    "<script>addEventListener('load', () => {{ document.title = JSON.stringify({expression}); }});</script>"
-)
+# A window has at least 500 pixels, a frame any number.
+_FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><title></title>
+<iframe width="{width}" height="900" style="border: 0" srcdoc="{page}"></iframe>"""
+
+# Added to the page: the title of the window becomes what the test asks for.
+_ASK = """<script>
+addEventListener("load", () => {{ parent.document.title = JSON.stringify({expression}); }});
+</script></body>"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,11 @@ class Opened:
 
 
 def open_page(page: Path, *, width: int, expression: str, folder: Path, is_dark: bool = False) -> Opened:
-    """Open a copy of the page in a window of this width in pixels; evaluate the expression of JavaScript."""
+    """Open a copy of the page in a frame of this width in pixels; evaluate the expression of JavaScript."""
     assert CHROMIUM
     copy = folder / f"{width}.html"
-    copy.write_text(page.read_text().replace("</body>", f"{_ASK.format(expression=expression)}</body>"))
+    asking = page.read_text().replace("</body>", _ASK.format(expression=expression))
+    copy.write_text(_FRAME.format(width=width, page=html.escape(asking)))
     done = subprocess.run(
         [
             CHROMIUM,
@@ -39,7 +45,7 @@ def open_page(page: Path, *, width: int, expression: str, folder: Path, is_dark:
             "--disable-gpu",
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={width},900",
+            f"--window-size={width + 100},1000",
             f"--blink-settings=preferredColorScheme={0 if is_dark else 1}",
             "--enable-logging=stderr",
             "--dump-dom",
@@ -52,4 +58,4 @@ def open_page(page: Path, *, width: int, expression: str, folder: Path, is_dark:
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title, done.stderr
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Opened(json.loads(title[1].replace("&quot;", '"').replace("&amp;", "&")), console)
+    return Opened(json.loads(html.unescape(title[1])), console)
