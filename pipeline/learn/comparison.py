@@ -144,8 +144,11 @@ def evaluate(
             "baseline": answer("baseline", baseline),
         }
         frame_weights = _frame_weights(recurrent, load(recurrent))
+    tasks = {"recurrent": task, "shuffled": task, "baseline": baseline.task}
     scores = {
-        name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
+        name: score_predictions(
+            predictions, task=tasks[name], num_resamples=config.num_resamples, seed=config.seed
+        )
         for name, predictions in answers.items()
     }
     labels = _labels(recurrent)
@@ -158,7 +161,7 @@ def evaluate(
         f"{table}\n\n{sentence}",
         recurrent,
         answers["recurrent"],
-        prediction_table(answers, task=task),
+        prediction_table(answers, tasks=tasks),
         frame_weights,
     )
 
@@ -180,7 +183,7 @@ def answer_val(
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
     """Raise UnequalCheckpointsError unless both models were trained in one way on the same clips."""
     ours, theirs = (
-        {**model.config.live("baseline"), **model.inputs, "task": model.task.describe()}
+        {**model.config.live("baseline"), **model.inputs, "task": model.task.tuned(None).describe()}
         for model in (recurrent, baseline)
     )
     if differing := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
@@ -218,7 +221,7 @@ def _frame_weights(checkpoint: Checkpoint, loader: Loader) -> tuple[FrameWeights
             clip.clip_id,
             seconds[:length].numpy(),
             frame_weights[:length].numpy(),
-            answer=", ".join(map(str, task.render(output, seconds)[0].values())),
+            answer="; ".join(", ".join(map(str, row.values())) for row in task.render(output, seconds)),
         )
         for clip, length, seconds, frame_weights, output in rows
     )

@@ -35,7 +35,7 @@ def write_plots(
     write_tables(folder, evaluation.predictions)
     metrics = {evaluation.labels[name]: score.metrics for name, score in evaluation.scores.items()}
     draw_comparison(images / "comparison.png", metrics)
-    if isinstance(task, Classification) and task.facts.per_frame:
+    if isinstance(task, Classification) and task.facts.per_frame and not task.facts.is_multilabel:
         draw_timelines(images / "timelines.png", _timelines(predictions), classes=task.classes)
     if evaluation.frame_weights:
         draw_frame_weights(images / "attention.png", evaluation.frame_weights[:_NUM_DRAWN])
