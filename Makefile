@@ -6,6 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # each worker and each stage would compile the code again
 
 .PHONY: repro check test lint stress install format
 
@@ -13,6 +14,7 @@ repro: install
 	@python -m stages.digits
 	@dvc repro
 	@cat reports/evaluate.txt
+	@echo 'file://$(CURDIR)/reports/index.html'
 
 check: lint
 	pytest -n 2 --dist worksteal -m "not slow"

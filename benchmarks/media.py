@@ -17,12 +17,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.report import Report, Row, arguments
 from pipeline.contract import Sampling
 from pipeline.errors import DecodeError
 from pipeline.frames import read_frames
+from stages.bars import ProgressBar
 from tests.support import odd_videos
 from tests.support.media import write_video
 
@@ -279,7 +279,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for kind, make in kinds.items():
             num_files, differing = 0, {}
-            for name, path in tqdm(make(Path(folder)), desc=kind, unit="file"):
+            for name, path in ProgressBar(make(Path(folder)), desc=kind, unit="file"):
                 num_files += 1
                 if (found := difference(path, is_damaged=kind == "damaged")) is not None:
                     differing[name] = found

@@ -27,11 +27,11 @@ from tempfile import TemporaryDirectory
 import dvc.api
 import yaml
 from dvc.exceptions import DvcException
-from tqdm import tqdm
 
+from pipeline.learn.member import Metrics
 from pipeline.learn.run import train
-from pipeline.learn.training import Metrics
 from pipeline.settings.tasks import TASKS
+from stages.bars import ProgressBar
 from stages.digits import FOLDERS
 from stages.overrides import flags
 from stages.params import PARAMS, read_params
@@ -83,12 +83,12 @@ def render_corpora(names: Iterable[str]) -> None:
 def run_queue(names: Sequence[str], *, num_jobs: int) -> None:
     """Queue and run these recipes; returns when all are done or failed."""
     params = read_mapping(PARAMS)
-    for name in tqdm(names, desc="queue", unit="experiment"):
+    for name in ProgressBar(names, desc="queue", unit="experiment"):
         arguments = " ".join(flags(params, recipe_params(name, params))).split()
         run_dvc("exp", "run", "--queue", "-n", name, *arguments)
     # Not `run_dvc`: its pipe stays open as long as the workers run.
     subprocess.run(["dvc", "queue", "start", "--jobs", str(num_jobs)], check=True, stdout=subprocess.DEVNULL)
-    with tqdm(total=len(names), desc="run", unit="experiment") as bar:
+    with ProgressBar(total=len(names), desc="run", unit="experiment") as bar:
         while "Queued" in (status := queue_status()) or "Running" in status:
             bar.update(status.count("Success") + status.count("Failed") - bar.n)
             time.sleep(10)

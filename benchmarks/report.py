@@ -22,14 +22,16 @@ _PACKAGES = ("numpy", "zarr", "zarrs", "h5py", "numcodecs", "torch", "litdata", 
 Row = dict[str, Any]
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """--quick, --json FILE, and --folder for the files that are measured."""
+def arguments(description: str | None, *, against: str = "") -> argparse.Namespace:
+    """--quick, --json FILE, --folder for the files that are measured; --against PATH, if it has a help."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small and within a minute; ratios are rougher")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables and the machine to FILE")
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where the measured files are made (here)"
     )
+    if against:
+        parser.add_argument("--against", type=Path, metavar="PATH", help=against)
     keep_freed_memory()  # as every stage does
     return parser.parse_args()
 

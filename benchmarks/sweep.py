@@ -1,4 +1,4 @@
-"""Many trainings on one read pass: a member's time against that of a training alone.
+"""Many trainings on one read pass: a member's time and reads against those of a training alone; halving.
 
 On a GPU also against as many processes side by side, and the share of time in which the GPU computes.
 """
@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import contextlib
+import math
 import multiprocessing
 import statistics
 import tempfile
@@ -24,9 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks.corpora import default_device
+from benchmarks.read import drop_cache
 from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
 from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.member import Member
 from pipeline.learn.streaming import (
     Features,
     Loader,
@@ -36,11 +39,13 @@ from pipeline.learn.streaming import (
     keep_resident,
     make_loader,
 )
+from pipeline.learn.sweeps import Candidate, Ranking, halve, rank, val_metric
 from pipeline.learn.tasks import Classification, Task
-from pipeline.learn.training import Member, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.manifest import Clip
 from pipeline.settings.training import TrainConfig
 from pipeline.store import open_view
+from tests.support.toy import make_clip, make_features
 
 DEVICE = default_device()
 ON_GPU = DEVICE.type == "cuda"
@@ -54,6 +59,14 @@ SHAPES: list[dict[str, Any]] = [
     {"hidden_size": size, "cell": cell} for size in (64, 96, 128, 192) for cell in ("lstm", "gru")
 ]
 SEEDS: list[dict[str, Any]] = [{"seed": number % 2} for number in range(8)]
+
+LONG: dict[str, Any] = {"epochs": 20, "patience": None, "batch_size": 64}
+GRID: list[dict[str, Any]] = [
+    {"hidden_size": size, "learning_rate": rate, "dropout": dropout, **LONG}
+    for size in (16, 32, 64)
+    for rate in (0.001, 0.003, 0.01)
+    for dropout in (0.0, 0.3, 0.6)
+]
 
 
 def main() -> None:
@@ -70,6 +83,12 @@ def main() -> None:
             "A member's time, features streamed from the store", of_one_shape(corpus, ends, num_rounds)
         )
         report.add("Eight members that differ", mixed(resident, num_rounds))
+        report.add("An epoch of whole maps that do not fit into memory, cold page cache", cold(corpus))
+        hard = Corpus.hard(Path(name), num_train=160 if args.quick else 320)
+        report.add(
+            "27 members of 20 epochs, an order to learn from few clips",
+            halvings(hard, 1 if args.quick else 3),
+        )
         if ON_GPU:
             report.add("Processes side by side, features on the GPU", processes(corpus, num_rounds))
             report.add("The share of time in which the GPU computes", gpu_shares(resident))
@@ -112,6 +131,23 @@ class Corpus:
         statistics = channel_statistics(view, train)
         return cls(folder, view, clips, Classification.from_clips(train, CONFIG), statistics)
 
+    @classmethod
+    def hard(cls, folder: Path, *, num_train: int, num_val: int = 200) -> "Corpus":
+        """In memory: which of two spikes in noise comes first. The fewer clips, the less is learned."""
+        rng = np.random.default_rng(0)
+        clips, maps = [], {}
+        for number in range(num_train + num_val):
+            label, frames = number % 2, rng.normal(0, 1, (12, 16, 1, 1)).astype(np.float16)
+            early, late = sorted(rng.choice(12, 2, replace=False))
+            frames[early, label] += 3
+            frames[late, 1 - label] += 3
+            split = "train" if number < num_train else "val"
+            clips.append(make_clip(clip_id(number), split=split, label="ab"[label]))
+            maps[clip_id(number)] = frames
+        features, train = make_features(maps), clips[:num_train]
+        task, statistics = Classification.from_clips(train, CONFIG), channel_statistics(features, train)
+        return cls(folder, features, clips, task, statistics)
+
     def resident(self) -> "Corpus":
         """The same in memory, with clips of 10 to 14 frames."""
         features = keep_resident(self.features, self.clips, limit_bytes=1 << 40, device=DEVICE)
@@ -130,7 +166,7 @@ class Corpus:
         return self.task.build_model(
             "recurrent",
             config,
-            map_shape=ROW_SHAPE,
+            map_shape=self.features.map_shape,
             standardisation=self.standardisation,
             seed=config.seed,
         )
@@ -139,7 +175,7 @@ class Corpus:
         """Before their first epoch."""
         configs = [CONFIG.model_copy(update=dict(each)) for each in changes]
         trains = {config.seed: self.loader(config, "train") for config in configs}
-        val = self.loader(CONFIG, "val")
+        val = self.loader(configs[0], "val")
         paths = [self.folder / f"{number}.pt" for number in range(len(configs))]
         for path in paths:
             path.unlink(missing_ok=True)
@@ -208,6 +244,90 @@ def of_one_shape(corpus: Corpus, numbers: Sequence[int], num_rounds: int) -> lis
         }
         for number in numbers
     ]
+
+
+def cold(corpus: Corpus) -> list[Row]:
+    """What comes from the disk in an epoch of many members, against that of one."""
+    sizes = [corpus.features.num_frames(clip.clip_id) * math.prod(ROW_SHAPE) * 2 for clip in corpus.clips]
+    granted = sum(sizes) // 2
+    assert keep_resident(corpus.features, corpus.clips, limit_bytes=granted) is corpus.features
+    read = {}
+    for number in (1, 8):
+        drop_cache(corpus.folder)
+        before = _read_bytes()
+        together(corpus, [{"learning_rate": 1e-3 + each * 1e-4} for each in range(number)])
+        read[number] = _read_bytes() - before
+    return [
+        {
+            "members": number,
+            "MB of clips": sum(sizes) / 2**20,
+            "MB granted": granted / 2**20,
+            "MB read": size / 2**20,
+            "of those of one member": size / max(1, read[1]),  # 0 of a filesystem that does not count
+        }
+        for number, size in read.items()
+    ]
+
+
+def _read_bytes() -> int:
+    """What this process has read from disks so far; see proc_pid_io(5)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def halvings(corpus: Corpus, num_rounds: int) -> list[Row]:
+    """Against all members trained to their end; the winner's difference is from the winner of these."""
+    kinds: dict[str, dict[str, Any]] = {
+        "none": {"rungs": (), "keep": 1.0},
+        "to a third after 2 and 6": {"rungs": (2, 6), "keep": 1 / 3},
+        "to a quarter after 2 and 6": {"rungs": (2, 6), "keep": 1 / 4},
+    }
+    rankings: dict[str, Ranking] = {}
+
+    def run(name: str) -> None:
+        rankings[name] = ranking(corpus, **kinds[name])
+
+    seconds = alternate({name: partial(run, name) for name in kinds}, num_rounds=num_rounds)
+    full = {setting.members[0]: setting for setting in rankings["none"].settings}
+    rows: list[Row] = []
+    for name, each in rankings.items():
+        winner = full[each.winner]
+        low, high = (winner.difference and winner.difference.interval) or (0.0, 0.0)
+        rows.append(
+            {
+                "halving": name,
+                "seconds": seconds[name],
+                "times as fast": seconds["none"] / seconds[name],
+                "winner's val accuracy": winner.value,
+                "its difference": winner.value - rankings["none"].settings[0].value,
+                "from": low,
+                "to": high,
+            }
+        )
+    return rows
+
+
+def ranking(corpus: Corpus, *, rungs: Sequence[int], keep: float) -> Ranking:
+    """Train the members of GRID, and rank those that were trained to their end."""
+    members = {str(number): each for number, each in enumerate(corpus.members(GRID))}
+
+    def train_until(names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
+        fit_many([members[name] for name in names], until=epochs, num_threads=NUM_CORES)
+        return {name: [metrics["val"]["loss"] for metrics in members[name].history] for name in names}
+
+    torch.set_num_threads(1)
+    halve([[name] for name in members], rungs=rungs, keep=keep, train_until=train_until)
+    torch.set_num_threads(NUM_CORES)
+    candidates, num_clips = [], 0
+    for name, member in members.items():
+        if member.is_done:
+            best = member.result().history[member.best_epoch]["val"]
+            answers = member.best_predictions()
+            assert answers
+            metric = val_metric(answers, task=corpus.task, monitor="accuracy")
+            candidates.append(Candidate(name, name, metric, best["loss"]))
+            num_clips = len(answers.clips)
+    return rank(candidates, num_clips=num_clips, sign=1, num_resamples=1_000, seed=0)
 
 
 def _with_cpu_seconds(run: Callable[[], object], spent: list[float]) -> None:

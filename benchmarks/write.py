@@ -31,10 +31,11 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction import Target
 from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.member import Member
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import ResidentFeatures, channel_statistics, keep_resident, make_loader
 from pipeline.learn.tasks import TASK_CLASSES
-from pipeline.learn.training import fit
+from pipeline.learn.training import fit_many
 from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.extract import StoreConfig
 from pipeline.store import FeatureView, layout_for, open_view, read_record
@@ -238,7 +239,7 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
     }
     state_path = folder / "training.pt"
     state_path.unlink(missing_ok=True)
-    fit(
+    member = Member(
         model,
         task=task,
         train=loaders["train"],
@@ -247,6 +248,8 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
         device=device,
         state_path=state_path,
     )
+    fit_many([member])
+    member.result()  # gives the model its best weights
     predictions = answer_batches(model, loaders["test"].epoch(), task=task, device=device)
     outputs, targets, _ = predictions.rows(per_frame=task.facts.per_frame)
     return task.metrics(outputs, targets)["accuracy"]

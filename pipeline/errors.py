@@ -130,6 +130,10 @@ class TornGroupError(ManifestError):
     """A group of clips is in several splits."""
 
 
+class LeakError(ManifestError):
+    """Clips of several splits are of one file, or look alike."""
+
+
 class FolderTreeError(ManifestError):
     """The folders of a corpus do not tell its clips' labels and splits."""
 
@@ -168,6 +172,14 @@ class CheckpointError(PipelineError):
 
 class UnequalCheckpointsError(CheckpointError):
     """Two models that are to be compared were trained in different ways."""
+
+
+class RunError(PipelineError, ValueError):
+    """A run is unknown or lacks files, or runs can't be compared; the message says why."""
+
+
+class UnequalClipsError(RunError):
+    """Runs that are to be compared were asked about different clips."""
 
 
 class InputChangedError(PipelineError):

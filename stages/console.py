@@ -7,10 +7,9 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from tqdm import tqdm
-
 from pipeline.errors import JournalError, PipelineError, os_error_text
 from pipeline.system.memory import keep_freed_memory
+from stages.bars import ProgressBar
 from stages.places import named_journal
 from stages.remedies import REMEDIES, remedy_of
 
@@ -18,7 +17,7 @@ from stages.remedies import REMEDIES, remedy_of
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
+        ProgressBar.write(f"{prefix}{record.getMessage()}", file=sys.stderr)
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:

@@ -4,12 +4,11 @@ import argparse
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.system.files import atomic_path
 from stages import console
+from stages.bars import ProgressBar
 
 MANIFEST = Path("manifests/digits.csv")
 FOLDERS = {".mp4": Path("corpus/digits"), ".png": Path("corpus/digit_images")}
@@ -27,7 +26,7 @@ def main() -> None:
     manifests: list[Path] = parser.parse_args().manifests or [MANIFEST]
     paths = sorted({path for manifest in manifests for path in _paths(manifest)})
     missing = [path for path in paths if not path.exists()]
-    for path in tqdm(missing, desc="digits", unit="file", disable=not missing):
+    for path in ProgressBar(missing, desc="digits", unit="file", disable=not missing):
         _render(path)
     done = (
         f"rendered {len(missing)} of {len(paths)} files"

@@ -9,10 +9,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.learn.comparison import Evaluation, evaluate
-from pipeline.manifest import Clip
 from pipeline.report.plots import write_plots
 from pipeline.report.tables import write_predictions
 from pipeline.settings.evaluation import EvaluateConfig
@@ -57,24 +54,15 @@ def main() -> None:
         inputs.check()
         inputs.check_experiment(evaluation.checkpoint.config)
 
-    write_results(evaluation, root=inputs.root, confirm=confirm)
+    write_results(evaluation, confirm=confirm)
     print(evaluation.table)
 
 
 def write_results(
-    evaluation: Evaluation, *, root: Path, folder: Path = Path(), confirm: Callable[[], None] = lambda: None
+    evaluation: Evaluation, *, folder: Path = Path(), confirm: Callable[[], None] = lambda: None
 ) -> None:
-    """Write all that this stage writes, in the project `folder`.
-
-    `root` is the folder of the corpus, and `confirm` is called before the metrics are written.
-    """
-
-    def frames(clip: Clip) -> np.ndarray:
-        from pipeline.deploy.end_to_end import clip_frames  # torchvision takes seconds
-
-        return clip_frames(clip, root=root, contract=evaluation.checkpoint.contract)
-
-    write_plots(folder / "plots", evaluation, frames=frames)
+    """Write all that this stage writes, in the project `folder`; `confirm` is called before the metrics."""
+    write_plots(folder / "plots", evaluation)
     write_predictions(folder / "reports/predictions.parquet", evaluation.predictions)
     write_json(folder / "reports/evaluate.json", evaluation.as_json())
     write_atomically(folder / "reports/evaluate.txt", f"{evaluation.table}\n".encode())

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from pipeline.errors import InputChangedError, few
+from pipeline.manifest import clips_digest
 from pipeline.settings.training import TrainConfig
 from pipeline.system.code import code_digest, module_digests
 from pipeline.system.files import file_digest
@@ -54,6 +55,12 @@ class Inputs:
     def config(self, section: str, model: type[Config]) -> Config:
         """A section of the settings. Raises ConfigError for settings of another version."""
         return checked(self.values[section], model, path=self._path)
+
+    def check_clips(self) -> None:
+        """Raise InputChangedError when the manifest says other things of its clips than for the settings."""
+        manifest = self.values["manifest"]
+        if clips_digest(manifest) != self.values["clips"]:
+            raise InputChangedError(f"{manifest} was edited after {self._path} was written. Run again.")
 
     def watch(self, *paths: Path) -> None:
         """From now on, `check` compares these files, too."""

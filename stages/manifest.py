@@ -1,4 +1,4 @@
-"""Corpus -> manifest: of a folder tree of your own, of UCF101, of Kinetics; and a look at every clip."""
+"""Corpus -> manifest: of a folder tree of your own, of public data sets; and a look at every clip."""
 
 import argparse
 import logging
@@ -13,15 +13,20 @@ import yaml
 from pipeline.corpora import (
     Corpus,
     build_manifest,
+    charades_corpus,
     folder_corpus,
     group_by_pattern,
+    hmdb51_corpus,
     kinetics_corpus,
     labels_corpus,
+    mstcn_corpus,
+    ssv2_corpus,
     ucf101_corpus,
 )
 from pipeline.errors import ConfigError
 from pipeline.manifest import SPLITS, Clip, column_names
 from stages import console
+from stages.manifest_look import run_look
 from stages.manifest_options import parse_options
 from stages.manifest_probe import run_probe
 
@@ -35,6 +40,8 @@ def main() -> None:
     options = parse_options(__doc__)
     if options.command == "probe":
         run_probe(options)
+    elif options.command == "look":
+        run_look(options)
     elif options.command == "folder":
         _build(options, _own_corpus(options), shares=options.split)
     else:
@@ -45,7 +52,20 @@ def _official_corpus(options: argparse.Namespace) -> Corpus:
     shares = {"val_share": options.val_share, "seed": options.seed}
     if options.command == "kinetics":
         return kinetics_corpus(options.folder, tables=options.csv, **shares)
-    return ucf101_corpus(options.folder, lists=options.lists, split=options.split, **shares)
+    if options.command in ("charades", "ssv2"):
+        build = charades_corpus if options.command == "charades" else ssv2_corpus
+        return build(options.folder, lists=options.lists, **shares)
+    if options.command in ("hmdb51", "ucf101"):
+        build_split = hmdb51_corpus if options.command == "hmdb51" else ucf101_corpus
+        return build_split(options.folder, lists=options.lists, split=options.split, **shares)
+    return mstcn_corpus(
+        options.folder,
+        dataset=options.command,
+        lists=options.lists,
+        split=options.split,
+        fps=options.fps,
+        **shares,
+    )
 
 
 def _own_corpus(options: argparse.Namespace) -> Corpus:
@@ -73,6 +93,7 @@ def _build(options: argparse.Namespace, corpus: Corpus, *, shares: Sequence[floa
         fresh=options.fresh,
     )
     _print_counts(built.clips)
+    _print_found(corpus)
     if built.had_previous:
         print(f"\n{options.out} had {built.num_kept} of the clips: they keep their splits and other columns,")
         print(f"but not with --fresh. {len(built.clips) - built.num_kept} clips are new.")
@@ -85,6 +106,17 @@ def _build(options: argparse.Namespace, corpus: Corpus, *, shares: Sequence[floa
     print(f"\n{options.out}: {len(built.clips)} clips. In params.yaml (and then `stages.manifest probe`):\n")
     settings = {"manifest": str(options.out), "root": str(options.folder.resolve())}
     print(yaml.safe_dump({"corpus": settings}, allow_unicode=True, width=math.inf), end="")
+
+
+def _print_found(corpus: Corpus) -> None:
+    """For official lists, how many of their clips are there, and their classes against the published ones."""
+    found, missing = len(corpus.clips), len(corpus.missing)
+    asked, published = corpus.num_classes, corpus.num_classes_published
+    if asked is None:
+        return
+    print(f"\nThe lists name {found + missing} clips: {found} are there, {missing} are missing.")
+    verdict = "as published" if asked == published else f"but {published} are published: are lists missing?"
+    print(f"They have {asked} classes, {verdict}.")
 
 
 def _print_counts(clips: Sequence[Clip]) -> None:

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.corpora import measure_clips, write_measured
 from pipeline.errors import ManifestError, few, listed
 from pipeline.frames import ClipInfo
 from pipeline.manifest import read_manifest
+from stages.bars import ProgressBar
 from stages.params import read_params
 from stages.project.visible import corpus_root
 
@@ -24,7 +23,7 @@ def run_probe(options: argparse.Namespace) -> None:
     root = options.root or corpus_root(corpus.root)
     rows = []
     broken = {}
-    with tqdm(total=len(manifest), unit="clip", desc="probe") as bar:
+    with ProgressBar(total=len(manifest), unit="clip", desc="probe") as bar:
         for row in measure_clips(
             manifest,
             root=root,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.deploy.prediction import SourceAnswers, predict
 from pipeline.errors import PipelineError
+from pipeline.manifest import META
 from stages import console
 from stages.bars import Bars
 from stages.machine import read_machine
@@ -18,11 +19,12 @@ def main() -> None:
         prog="python -m stages.predict",
         description=__doc__,
         epilog="A source is a video, an image, or a folder: of images, which is one clip, or of clips and"
-        " such folders; beside videos each image is a clip. Frames are sampled and preprocessed as the"
-        " model's features were. Exits with 1 when a source could not be read or answered; the others are"
-        " answered.",
+        " such folders; beside videos each image is a clip. Or it is a table of clips, a CSV or Parquet with"
+        " the column source, relative to its folder, and any other column of a manifest. Frames are sampled"
+        " and preprocessed as the model's features were. Exits with 1 when a source could not be read or"
+        " answered; the others are answered.",
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="video, image or folder")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="video, image, folder or table of clips")
     add_checkpoint_arguments(parser)
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="so many answers, if ranked (%(default)s)"
@@ -37,6 +39,17 @@ def main() -> None:
         metavar="TEXT",
         help="what to ask a model that answers questions; may be given several times",
     )
+    parser.add_argument(
+        "--frames",
+        action="store_true",
+        help="print one label a frame, with its time, of a model that labels frames; without: intervals",
+    )
+    parser.add_argument(
+        "--chunk-frames",
+        type=int,
+        metavar="N",
+        help="read each source whole, N frames at a time, even if the model was trained on windows",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...; by default as in machine.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -48,16 +61,23 @@ def main() -> None:
             num_answers=arguments.top,
             questions=arguments.question,
             image_fps=arguments.image_fps,
+            each_frame=arguments.frames,
+            chunk_frames=arguments.chunk_frames,
             device=arguments.device or read_machine().device,
             on_progress=partial(bars.show, "predict"),
         )
     if arguments.json:
         print(json.dumps(list(map(_as_json, results)), indent=1, allow_nan=False))
     else:
+        own = sorted({name for result in results for name in result.meta})
         names = list(dict.fromkeys(name for result in results for row in result.answers for name in row))
         console.print_table(
             [
-                {"source": result.source, **{name: _cell(row.get(name, "-")) for name in names}}
+                {
+                    "source": result.source,
+                    **{f"{META}{name}": result.meta.get(name, "") for name in own},
+                    **{name: _cell(row.get(name, "-")) for name in names},
+                }
                 for result in results
                 if result.error is None
                 for row in result.answers or [{}]  # none of several labels is said
@@ -89,7 +109,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _as_json(result: SourceAnswers) -> dict[str, object]:
     said = {"answers": result.answers} if result.error is None else {"error": result.error}
-    return {"source": result.source, **said}
+    own = {f"{META}{name}": value for name, value in result.meta.items()}
+    return {"source": result.source, **own, **said}
 
 
 def _cell(value: str | float) -> str:

@@ -9,6 +9,7 @@ from pipeline.errors import (
     ForeignWeightsError,
     JournalError,
     KeptManifestError,
+    LeakError,
     MissingClipError,
     MissingFeaturesError,
     MissingManifestError,
@@ -21,6 +22,7 @@ from pipeline.errors import (
     TooFewFramesError,
     TornGroupError,
     UnequalCheckpointsError,
+    UnequalClipsError,
     WeightsFileError,
 )
 
@@ -39,6 +41,10 @@ REMEDIES: dict[type[PipelineError], str] = {
         "FRAMECACHE_JOURNAL=/another/folder keeps features elsewhere; those that DVC has are taken over."
     ),
     KeptManifestError: "--fresh keeps nothing of this manifest.",
+    LeakError: (
+        "Give clips that show the same one group: `python -m stages.manifest folder --group` makes splits of"
+        " whole groups."
+    ),
     MissingClipError: (
         "The clip may be quarantined (see quarantine.csv beside the taps), or newer than the features: then"
         " run `dvc repro extract`."
@@ -64,6 +70,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     TooFewFramesError: "Keep more frames (extract.sampling), or set train.task to captioning.",
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
     UnequalCheckpointsError: "Train both: `dvc repro`, or `python -m stages.train`.",
+    UnequalClipsError: "--common compares on the clips that all runs were asked the same about.",
     WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 

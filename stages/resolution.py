@@ -11,13 +11,14 @@ import yaml
 
 from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, clips_digest
+from pipeline.report import TEMPLATES
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
 from pipeline.settings.weights import ARCHS, WeightsConfig, source_file
 from pipeline.system.code import code_digest
-from pipeline.system.files import file_digest, write_atomically
+from pipeline.system.files import combined_digest, file_digest, write_atomically
 from stages.params import PARAMS, Params
 from stages.places import CORPUS, SETTINGS, WEIGHTS
 from stages.yaml_files import read_mapping
@@ -25,11 +26,20 @@ from stages.yaml_files import read_mapping
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
 
 
-def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> dict[str, dict[str, Any]]:
+def resolved(
+    params: Params,
+    *,
+    digest: Callable[[str], str] = code_digest,
+    clips: Callable[[str], str] = clips_digest,
+) -> dict[str, dict[str, Any]]:
     """The content of each settings/<stage>.yaml, by the stage's name: only what can change its result.
 
     Training and evaluation depend on the code, so their files have the `digest` of their modules. Features
-    depend on the contract's revision instead. No stage depends on settings/corpus.yaml.
+    depend on the contract's revision instead. Training does not depend on the manifest's file, but on the
+    digest `clips` of it, where columns of the user's own do not count. No stage depends on
+    settings/corpus.yaml.
+
+    Raises ManifestError when the manifest is wrong.
     """
     manifest = params.corpus.manifest
     extract = {
@@ -42,6 +52,7 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
         name: {
             "code": digest("stages.train"),
             "manifest": manifest,
+            "clips": clips(manifest),
             "weights": params.weights.arch,
             "train": params.train.live(name),
         }
@@ -59,7 +70,19 @@ def resolved(params: Params, *, digest: Callable[[str], str] = code_digest) -> d
         "extract": extract,
         **train,
         "evaluate": evaluate,
+        "report": {
+            "code": digest("stages.report"),
+            "templates": _templates_digest(),
+            "manifest": manifest,
+            "tap": params.train.tap,
+        },
     }
+
+
+def _templates_digest() -> str:
+    """Of the files that the report's page is made of."""
+    files = (path for path in TEMPLATES.iterdir() if path.is_file())
+    return combined_digest([file_digest(path) for path in sorted(files)]).hex()
 
 
 def _weights_settings(config: WeightsConfig) -> dict[str, Any]:

@@ -63,12 +63,12 @@ def settle() -> tuple[Params, Manifest]:
 def edited_settings(trained: TrainConfig) -> list[str]:
     """The settings that params.yaml no longer asks for as they are in settings/ and in a trained model."""
     try:
-        asked = resolved(read_params())
+        asked = resolved(read_params(), clips=lambda _: "")
     except PipelineError:
         return [str(PARAMS)]
     used = {stage: read_mapping(SETTINGS / f"{stage}.yaml") for stage in asked}
     used["recurrent"]["train"] = trained.live("recurrent")
-    no_files = {"code": "", "digest": ""}  # of params.yaml alone
+    no_files = {"code": "", "digest": "", "clips": ""}  # of params.yaml alone
     return [stage for stage, values in asked.items() if {**values, **no_files} != {**used[stage], **no_files}]
 
 

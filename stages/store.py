@@ -9,9 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
-
-from tqdm import tqdm
 
 from pipeline.errors import DamagedError, MissingFeaturesError, StoreError
 from pipeline.store import Journal, open_view
@@ -29,6 +26,7 @@ from pipeline.store.upkeep.dump import DUMPS
 from pipeline.store.upkeep.gc import Garbage, Shard, find_garbage, remove_garbage
 from pipeline.store.upkeep.summary import FeatureSet, journal_sets, view_sets
 from stages import console
+from stages.bars import ProgressBar
 from stages.places import FEATURES, journal_path
 from stages.project.damage import damaged_objects
 from stages.project.needs import needs
@@ -81,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=30,
         metavar="DAYS",
-        help="states of unfinished training runs that are older go, too (%(default)s)",
+        help="states of unfinished trainings and results of sweeps that are older go, too (%(default)s)",
     )
 
     verb = add("dump", _dump, "write clips to files that need no framecache")
@@ -191,9 +189,9 @@ def _gc(arguments: argparse.Namespace) -> None:
         for need in found:
             print(f"  {need.name}")
         _print_garbage(garbage)
+        freed, shared = _size(garbage.freed_bytes), _size(garbage.shared_bytes)
         if arguments.yes:
             remove_garbage(journal, garbage)
-    freed, shared = _size(garbage.freed_bytes), _size(garbage.shared_bytes)
     print(f"{'Freed' if arguments.yes else 'To free'}: {freed} at once.")
     if garbage.shared_bytes:
         projects = f" --projects {' '.join(map(str, arguments.project))}" if arguments.project else ""
@@ -221,14 +219,16 @@ def _print_garbage(garbage: Garbage) -> None:
             for each in garbage.sets
         ]
     )
-    for path in (*garbage.leftovers, *garbage.training):
+    for path in garbage.leftovers:
         print(f"left behind: {path}")
+    if garbage.training:
+        print(f"left behind by training and sweeps: {len(garbage.training)} files and folders.")
 
 
 def _dump(arguments: argparse.Namespace) -> None:
     with open_view(arguments.tap) as view:
         clip_ids = arguments.clip or view.clip_ids()
-        with tqdm(total=len(clip_ids), unit="clip", desc="dump") as bar:
+        with ProgressBar(total=len(clip_ids), unit="clip", desc="dump") as bar:
             DUMPS[arguments.format](view, clip_ids, arguments.out, on_clip=bar.update)
     print(f"{len(clip_ids)} clips are in {arguments.out}.")
 
@@ -247,12 +247,12 @@ def _existing_journal() -> Journal:
     return Journal(path)
 
 
-def _progress(checks: Sequence[Check]) -> "tqdm[NoReturn]":
-    return tqdm(total=size_bytes(checks), unit="B", unit_scale=True, unit_divisor=1024, desc="verify")
+def _progress(checks: Sequence[Check]) -> ProgressBar:
+    return ProgressBar(total=size_bytes(checks), unit="B", unit_scale=True, unit_divisor=1024, desc="verify")
 
 
 def _size(num_bytes: int) -> str:
-    return f"{tqdm.format_sizeof(num_bytes, divisor=1024)}B"
+    return f"{ProgressBar.format_sizeof(num_bytes, divisor=1024)}B"
 
 
 def _age(seconds: float) -> str:

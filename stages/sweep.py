@@ -33,7 +33,7 @@ from stages.machine import read_machine
 from stages.members import settings_of, sweep_members
 from stages.project.experiments import Experiments, open_experiments
 from stages.sweep_experiments import save_all, save_tested, take_over, take_over_baseline
-from stages.sweep_plan import num_epochs, print_plan
+from stages.sweep_plan import epoch_seconds, num_epochs, print_plan, settings_in_time
 from stages.sweep_training import Trainings
 from stages.yaml_files import checked, read_mapping
 
@@ -60,7 +60,9 @@ def main() -> None:
         default=[],
         help="vary this key of params.yaml, all with all; several are allowed",
     )
-    parser.add_argument("--minutes", type=float, help="start no training after so many minutes")
+    parser.add_argument(
+        "--minutes", type=float, help="train as many members as so many minutes are enough for"
+    )
     parser.add_argument("--plan", action="store_true", help="say what would be trained and how long it takes")
     parser.add_argument(
         "--no-experiments", action="store_true", help="make no experiments of DVC, and take none over"
@@ -71,11 +73,13 @@ def main() -> None:
     sweep = _checked_sweep(document, arguments.values, minutes=arguments.minutes, path=path)
     members = {member.name: member for member in sweep_members(sweep, path=path)}
     trainings = Trainings(members, read_machine())
-    if arguments.plan:
-        print_plan(trainings, sweep)
-        return
     with nullcontext() if arguments.no_experiments else open_experiments() as experiments:
-        run_sweep(trainings, sweep, experiments)
+        if experiments:
+            take_over(trainings, experiments)
+        if arguments.plan:
+            print_plan(trainings, sweep)
+        else:
+            run_sweep(trainings, sweep, experiments)
 
 
 def _checked_sweep(
@@ -100,21 +104,13 @@ def run_sweep(trainings: Trainings, sweep: SweepConfig, experiments: Experiments
 
     After Ctrl-C, all this is of the members that were trained to their end.
     """
-    if experiments:
-        take_over(trainings, experiments)
-    trainings.end = time.monotonic() + 60 * (sweep.minutes or math.inf)
     is_interrupted = False
     with Bars("epoch") as bars:
         trainings.on_epoch = partial(
             _show_epoch, bars, trainings, num_epochs=num_epochs(trainings.members.values(), sweep)
         )
         try:
-            halve(
-                settings_of(trainings.members.values()),
-                rungs=sweep.halving.rungs if sweep.halving else (),
-                keep=sweep.halving.keep if sweep.halving else 1.0,
-                train_until=trainings.train_until,
-            )
+            _train(trainings, sweep)
         except KeyboardInterrupt:
             is_interrupted = True
     if trainings.finished:
@@ -130,6 +126,32 @@ def run_sweep(trainings: Trainings, sweep: SweepConfig, experiments: Experiments
         counts = Counter(_notes(trainings).values())
         states = "; ".join(f"{number} members: {note}" for note, number in counts.items())
         raise ConfigError(f"No member was trained to its end ({states}). Run again to go on.")
+
+
+def _train(trainings: Trainings, sweep: SweepConfig) -> None:
+    """Train the members; with `minutes`, as many settings as there is time for.
+
+    Settings that end early leave time for others: those follow.
+    """
+    end = time.monotonic() + 60 * (sweep.minutes or math.inf)
+    left = settings_of(trainings.members.values())
+    names = [name for name in trainings.members if not trainings.is_done(name)]
+    seconds = epoch_seconds(trainings, names) if names and sweep.minutes else 0.0
+    while left:
+        num_possible = (end - time.monotonic()) / seconds if seconds else math.inf
+        now = settings_in_time(trainings, left, sweep, num_possible=num_possible)
+        if not now:
+            log.warning(
+                "No time is left for %d settings, at %.2g s for a member's epoch.", len(left), seconds
+            )
+            break
+        halve(
+            now,
+            rungs=sweep.halving.rungs if sweep.halving else (),
+            keep=sweep.halving.keep if sweep.halving else 1.0,
+            train_until=trainings.train_until,
+        )
+        left = [setting for setting in left if setting not in now]
 
 
 def _show_epoch(

@@ -7,7 +7,6 @@ from pipeline.system.files import write_json
 from stages.bars import Bars
 from stages.evaluate import write_results
 from stages.project.experiments import Experiments
-from stages.project.visible import corpus_root
 from stages.sweep_training import Trainings
 
 _RECORD = "experiment.json"  # in a member's folder: which experiment was made of it
@@ -15,7 +14,12 @@ _MODEL, _BASELINE = "train@recurrent", "train@baseline"
 
 
 def take_over(trainings: Trainings, experiments: Experiments) -> None:
-    """Take the members that DVC has of earlier runs, so that they are not trained again."""
+    """Take the members that DVC has of earlier runs, so that they are not trained again.
+
+    Raises ExperimentError for members that can't be experiments.
+    """
+    for manifest in {member.manifest for member in trainings.members.values()}:
+        experiments.check_manifest(manifest)
     for name, member in trainings.members.items():
         if not trainings.is_done(name):
             experiments.restore(member.document, trainings.folder(name), stages=[_MODEL])
@@ -38,8 +42,7 @@ def save_all(trainings: Trainings, experiments: Experiments) -> None:
 
 def save_tested(trainings: Trainings, experiments: Experiments, name: str, *, evaluation: Evaluation) -> None:
     """Make the experiment of a member that was evaluated, with its baseline."""
-    root = corpus_root(trainings.members[name].params.corpus.root)
-    write_results(evaluation, root=root, folder=trainings.folder(name))
+    write_results(evaluation, folder=trainings.folder(name))
     _save(name, trainings, experiments, stages=[_MODEL, _BASELINE, "evaluate"])
 
 

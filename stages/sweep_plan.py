@@ -1,9 +1,10 @@
-"""The plan of a sweep: what is read how often, how many epochs are trained, and about how long that takes."""
+"""The plan of a sweep: what is read how often, about how long it takes, and what there is time for."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from pipeline.errors import listed
 from pipeline.manifest import read_manifest
 from pipeline.settings.sweep import SweepConfig
 from pipeline.settings.training import LoaderConfig
@@ -24,22 +25,41 @@ def num_epochs(members: Collection[SweepMember], sweep: SweepConfig) -> int:
     return total * len(members) // num_settings
 
 
+def epoch_seconds(trainings: Trainings, names: Sequence[str]) -> float:
+    """The time of an epoch of one of these members, which are not done; the mean, by their first seconds."""
+    return trainings.seconds(names) / sum(trainings.members[name].config.epochs for name in names)
+
+
+def settings_in_time(
+    trainings: Trainings, settings: Sequence[list[str]], sweep: SweepConfig, *, num_possible: float
+) -> list[list[str]]:
+    """The settings that are done, and the first of the others: at most `num_possible` epochs are trained."""
+    done = [setting for setting in settings if all(map(trainings.is_done, setting))]
+    left = [setting for setting in settings if setting not in done]
+
+    def num_trained(num_settings: int) -> int:
+        names = [name for setting in left[:num_settings] for name in setting]
+        return num_epochs([trainings.members[name] for name in names], sweep)
+
+    fitting = (number for number in range(len(left), 0, -1) if num_trained(number) <= num_possible)
+    return done + left[: next(fitting, 0)]
+
+
 def print_plan(trainings: Trainings, sweep: SweepConfig) -> None:
     """Print a row for each group of members that share their batches, and the time."""
     members = trainings.members
-    left = [member for name, member in members.items() if not trainings.is_done(name)]
+    done = [name for name in members if trainings.is_done(name)]
+    left = [name for name in members if name not in done]
     groups: dict[tuple[object, ...], list[SweepMember]] = {}
     for member in members.values():
         groups.setdefault(_batches(member), []).append(member)
     print_table([_row(trainings, group) for group in groups.values()])
-    print(
-        f"\n{len(members)} members of {len(settings_of(members.values()))} settings;"
-        f" {len(members) - len(left)} of them are trained."
-    )
+    print(f"\n{len(members)} members of {len(settings_of(members.values()))} settings.")
+    if done:
+        print(f"{len(done)} of them are trained, and are not trained again:", listed(done), sep="\n")
     if left:
-        epochs, all_epochs = num_epochs(left, sweep), sum(member.config.epochs for member in left)
-        seconds = trainings.seconds() * epochs / all_epochs
-        print(f"At most {epochs} epochs, {seconds / epochs:.2f} s each: {_time(seconds)}.")
+        epochs, seconds = num_epochs([members[name] for name in left], sweep), epoch_seconds(trainings, left)
+        print(f"At most {epochs} epochs, {seconds:.2f} s each: {_time(epochs * seconds)}.")
 
 
 def _batches(member: SweepMember) -> tuple[object, ...]:

@@ -3,24 +3,19 @@
 import csv
 import logging
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.learn.comparison import answer_val
-from pipeline.learn.run import (
-    OnBatch,
-    Outcome,
-    input_digests,
-    refuse_changes,
-    run_digest,
-    state_path,
-    train_many,
-)
+from pipeline.learn.comparison import answer_split
+from pipeline.learn.identity import input_digests, refuse_changes, run_digest, state_path
+from pipeline.learn.member import Metrics
+from pipeline.learn.processes import OnBatch
+from pipeline.learn.run import Outcome, train_many
 from pipeline.learn.tasks import Predictions, Task
-from pipeline.learn.training import Metrics
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, ModelName
 from stages.members import SweepMember
@@ -31,7 +26,6 @@ log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[str, Sequence[float]], None]  # of a member's name, and the val loss of each of its epochs
 
-_AT_ONCE = 8  # members that train together, where time is limited
 _PROBE_SECONDS = 3.0
 
 
@@ -54,7 +48,6 @@ class Trainings:
 
     members: Mapping[str, SweepMember]
     machine: Machine
-    end: float = math.inf  # of time.monotonic(): after it no training starts
     on_epoch: OnEpoch = lambda *_: None
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
     finished: list[str] = field(default_factory=list)  # members that were trained to their end
@@ -72,8 +65,6 @@ class Trainings:
             self._note(name, self._read_val_losses(name)[:epochs])
         self.finished += trained if epochs is None else []
         for part in self._parts([name for name in names if name not in {*trained, *self.failures}]):
-            if time.monotonic() > self.end:
-                break
             self._train(part, "recurrent", epochs)
             part = [name for name in part if name not in self.failures]
             trained += part
@@ -91,7 +82,7 @@ class Trainings:
         if (name, model) not in self._answers:
             checkpoint = load_checkpoint(self.folder(name) / "checkpoints" / model)
             manifest = self.members[name].manifest
-            predictions = answer_val(checkpoint, self.features(name), manifest, machine=self.machine)
+            predictions = answer_split(checkpoint, self.features(name), manifest, machine=self.machine)
             loss = checkpoint.metrics["loss"]
             self._answers[name, model] = Answers(
                 checkpoint.task, predictions, math.inf if loss is None else loss
@@ -111,9 +102,9 @@ class Trainings:
         """The features that a member is trained on."""
         return FEATURES / self.members[name].config.tap
 
-    def seconds(self) -> float:
-        """How long the members that are not done take to their end, by the first seconds of each group."""
-        return sum(map(self._seconds, self._parts([name for name in self.members if not self.is_done(name)])))
+    def seconds(self, names: Sequence[str]) -> float:
+        """How long these members take to their end, by the first seconds of all that train together."""
+        return sum(map(self._seconds, self._parts(names)))
 
     def _seconds(self, names: Sequence[str]) -> float:
         times: list[float] = []
@@ -138,14 +129,12 @@ class Trainings:
             self._digests[pair] = input_digests(*pair)
         return self._digests[pair]
 
-    def _parts(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """The members that train together: all of the same features and clips, fewer if time is limited."""
+    def _parts(self, names: Sequence[str]) -> list[list[str]]:
+        """The members that train together: those of the same features and clips."""
         groups: dict[tuple[Path, Path], list[str]] = {}
         for name in names:
             groups.setdefault((self.features(name), self.members[name].manifest), []).append(name)
-        for group in groups.values():
-            size = len(group) if math.isinf(self.end) else _AT_ONCE
-            yield from (group[first : first + size] for first in range(0, len(group), size))
+        return list(groups.values())
 
     def _train(
         self,
@@ -189,7 +178,9 @@ class Trainings:
     def _keep(self, name: str, model: ModelName, outcome: Outcome) -> None:
         """Write the results of a model that was trained to its end."""
         checkpoint, folder = outcome.checkpoint, self.folder(name)
-        save_checkpoint(folder / "checkpoints" / model, checkpoint)
+        path = folder / "checkpoints" / model
+        shutil.rmtree(path, ignore_errors=True)  # of a sweep that was killed here
+        save_checkpoint(path, checkpoint)
         write_trained(model, outcome.fit, task=checkpoint.task.name, folder=folder)
         if outcome.predictions:
             loss = outcome.fit.history[outcome.fit.best_epoch]["val"]["loss"]

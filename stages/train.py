@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dvclive.live import Live
 
+from pipeline.learn.member import Fit, Metrics
 from pipeline.learn.run import best_metrics, train
-from pipeline.learn.training import Fit, Metrics
 from pipeline.report.tables import write_curves
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS, ModelName, TrainConfig
@@ -48,6 +48,7 @@ def main() -> None:
 def train_model(name: ModelName, inputs: Inputs) -> None:
     """Train one model; write its checkpoint, metrics and curves."""
     config = inputs.config("train", TrainConfig)
+    inputs.check_clips()
     weights = weights_path(inputs.values["weights"])
     inputs.watch(weights)  # `train` itself watches the others
     live = open_log(name)

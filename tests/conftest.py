@@ -6,7 +6,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 
 from pipeline.system.files import file_lock
 from tests.support.project import Project, make_project
@@ -28,8 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+    if item.get_closest_marker("gpu"):
+        import torch  # seconds, for which the process that hands out the tests would keep all others waiting
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
 
 
 def pytest_xdist_auto_num_workers() -> int:

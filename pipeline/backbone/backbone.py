@@ -72,7 +72,6 @@ class Backbone:
         self.backend = backend
         network = build_network(weights.arch)
         network.load_state_dict(weights.state, strict=False, assign=True)
-        fold_batchnorms(network)
         self.trunk: nn.Module = _Trunk(
             split_into_stages(network), self.taps, weights.mean, weights.std, getattr(torch, precision)
         ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,7 +121,9 @@ class _Trunk(nn.Module):
         self._taps = tuple(taps)
         self._dtype = dtype
         deepest = max(list(stages).index(tap) for tap in taps)
-        self._stages = nn.ModuleDict(dict(list(stages.items())[: deepest + 1])).to(dtype)
+        self._stages = nn.ModuleDict(dict(list(stages.items())[: deepest + 1]))
+        fold_batchnorms(self._stages)  # before weights are rounded to `dtype`
+        self._stages.to(dtype)
         # (pixel / 255 - mean) / std in two steps
         self._mean = nn.Buffer(255 * torch.tensor(mean).view(3, 1, 1))
         self._std = nn.Buffer(255 * torch.tensor(std).view(3, 1, 1))

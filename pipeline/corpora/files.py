@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,8 @@ class Corpus:
     clips: tuple[Clip, ...]
     faulty: tuple[str, ...] = ()  # sources that are there and can't be read, e.g. were not fetched
     missing: tuple[str, ...] = ()  # videos of an official list that no file is named like
+    num_classes: int | None = None  # of official lists
+    num_classes_published: int | None = None
 
 
 def visible(folder: Path) -> list[Path]:
@@ -60,19 +62,31 @@ def is_clip_file(path: Path) -> bool:
     return is_video(path) or is_image(path)
 
 
-def clips_by_stem(root: Path) -> Mapping[str, str]:
+def official_list(path: Path, *, hint: str) -> Path:
+    """The path of an official list. Raises ManifestError, with the hint, when it is missing."""
+    if not path.is_file():
+        raise ManifestError(f"No {path}. {hint}")
+    return path
+
+
+def clips_by_stem(
+    root: Path, *, name: Callable[[PurePosixPath], str] = lambda path: path.stem
+) -> Mapping[str, str]:
     """{name without suffix: path relative to `root`} of all videos and folders of frames below it.
+
+    `name` gives the name of a path that is relative to `root`.
 
     Raises ManifestError when there is none, or when two have one name.
     """
     found: dict[str, str] = {}
     twice: list[str] = []
     for folder, files in walk(root):
-        clips = [(file.stem, file) for file in files if is_video(file)]
+        clips = [file for file in files if is_video(file)]
         if folder != root and not clips and any(map(is_image, files)):
-            clips = [(folder.name, folder)]
-        for stem, path in clips:
+            clips = [folder]
+        for path in clips:
             source = path.relative_to(root).as_posix()
+            stem = name(PurePosixPath(source))
             if stem in found and not path.samefile(root / found[stem]):
                 twice.append(f"{found[stem]} and {source}")
             found.setdefault(stem, source)

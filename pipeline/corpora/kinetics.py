@@ -1,13 +1,12 @@
 """Kinetics (400, 600, 700) by its CSVs (https://github.com/cvdfoundation/kinetics-dataset)."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.corpora.files import Corpus, clips_by_stem
-from pipeline.corpora.splits import carve_val
+from pipeline.corpora.splits import carve_missing_val, free_torn_groups
 from pipeline.errors import ManifestError
 from pipeline.manifest import SPLITS, Clip, split_named
 from pipeline.manifest.rules import Problems
@@ -36,21 +35,8 @@ def kinetics_corpus(root: Path, *, tables: Sequence[Path], val_share: float, see
                 clips.append(replace(clip, sources=(videos[clip.clip_id],)))
             else:
                 missing.append(clip.clip_id)
-    if clips and all(clip.split != "test" for clip in clips):
-        log.info("There is no test split: val becomes test, and val is taken out of train.")
-        clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
-        clips = carve_val(clips, share=val_share, seed=seed)
-    return Corpus(tuple(_without_straddling_groups(clips)), missing=tuple(missing))
-
-
-def _without_straddling_groups(clips: Sequence[Clip]) -> list[Clip]:
-    """The clips; those of a video that the official lists have in several splits lose their group."""
-    splits = defaultdict(set)
-    for clip in clips:
-        splits[clip.group].add(clip.split)
-    if num_straddling := sum(len(there) > 1 for there in splits.values()):
-        log.warning("%d videos are in more than one split of the CSVs and stay there.", num_straddling)
-    return [replace(clip, group=None) if len(splits[clip.group]) > 1 else clip for clip in clips]
+    clips = free_torn_groups(carve_missing_val(clips, share=val_share, seed=seed))
+    return Corpus(tuple(clips), missing=tuple(missing))
 
 
 def _read(path: Path, seen: dict[str, tuple[Clip, str]]) -> list[Clip]:

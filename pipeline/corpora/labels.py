@@ -4,8 +4,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.corpora.files import Corpus, find_faults
+from pipeline.corpora.folder import name_clips
 from pipeline.errors import ManifestError
-from pipeline.manifest import SPLITS, Fault, fault_of, fault_sentences, read_table, split_named
+from pipeline.manifest import SPLITS, Clip, Fault, fault_of, fault_sentences, read_table, split_named
 from pipeline.manifest.clips import TARGETS, clip_of_row
 from pipeline.manifest.rules import Problems, check_cells
 
@@ -45,6 +46,21 @@ def labels_corpus(path: Path, folder: Path, *, group_column: str | None = None) 
     bad = find_faults(folder, dict.fromkeys(source for clip in clips for source in clip.sources))
     usable = (clip for clip in clips if bad.keys().isdisjoint(clip.sources))
     return Corpus(tuple(usable), faulty=tuple(bad))
+
+
+def table_clips(path: Path) -> list[Clip]:
+    """The clips of a CSV (or .parquet) with the column `source` and any other column of a manifest.
+
+    Their sources are as in the table, relative to its folder, and nobody looks whether they are there. Clips
+    without a clip_id get one. Raises ManifestError listing every problem with its line, TextFileError for a
+    CSV that is no text.
+    """
+    noun = "row" if path.suffix == ".parquet" else "line"
+    table, problems = read_table(path, required=("source",), noun=noun)
+    check_cells(table, problems, required=("source",))
+    problems.raise_if_any()
+    rows = table.to_pylist()
+    return name_clips([clip_of_row({**row, "clip_id": row["clip_id"] or "", "split": ""}) for row in rows])
 
 
 def _check_rows(rows: list[dict[str, Any]], folder: Path, problems: Problems, *, has_targets: bool) -> None:

@@ -2,17 +2,20 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.contract import Preprocessing, Sampling
 from pipeline.errors import DecodeError, error_text
-from pipeline.frames import ClipInfo, clip_range, probe
+from pipeline.frames import ClipInfo, Range, clip_range, probe
 from pipeline.manifest import Clip, fault_of
 from pipeline.settings.extract import Limits
 from pipeline.system.files import write_atomically
 from pipeline.system.parallel import in_threads
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +42,27 @@ def measure_clips(
     for the preprocessing gives a problem, not an error.
     """
 
+    def info_of(files: Range) -> ClipInfo:
+        return probe(**files, sampling=sampling, limits=limits, preprocessing=preprocessing)
+
     def measured(clip: Clip) -> Measured:
-        for source in clip.sources:
-            if fault := fault_of(root, source):
-                return Measured(clip.clip_id, problem=fault.sentence(root / source))
-        try:
-            info = probe(
-                **clip_range(clip, root=root), sampling=sampling, limits=limits, preprocessing=preprocessing
-            )
-        except (DecodeError, OSError) as error:
-            return Measured(clip.clip_id, problem=error_text(error))
-        return Measured(clip.clip_id, info)
+        found = readable(clip, root=root, read=info_of)
+        if isinstance(found, str):
+            return Measured(clip.clip_id, problem=found)
+        return Measured(clip.clip_id, found)
 
     return in_threads(measured, clips, num_threads=num_threads)
+
+
+def readable(clip: Clip, *, root: Path, read: Callable[[Range], Found]) -> Found | str:
+    """What `read` finds in a clip's files below `root`; or why they can't be read, in a sentence."""
+    for source in clip.sources:
+        if fault := fault_of(root, source):
+            return fault.sentence(root / source)
+    try:
+        return read(clip_range(clip, root=root))
+    except (DecodeError, OSError) as error:
+        return error_text(error)
 
 
 def write_measured(path: Path, rows: Iterable[Measured]) -> None:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.errors import few
-from pipeline.manifest import Clip
+from pipeline.manifest import META, Clip
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,15 @@ def _merged(clip: Clip, row: Clip, replaced: list[str], *, has_spans: bool) -> C
     said: dict[str, Any] = {
         field.name: getattr(clip, field.name)
         for field in fields(Clip)
-        if field.name not in _SOURCE and getattr(clip, field.name) != getattr(_EMPTY, field.name)
+        if field.name not in (*_SOURCE, "meta") and getattr(clip, field.name) != getattr(_EMPTY, field.name)
     }
     for name, value in said.items():
         if (before := getattr(row, name)) not in (value, getattr(_EMPTY, name)):
             replaced.append(f"{name} of {row.clip_id} ({before!r} by {value!r})")
+    said["meta"] = {**row.meta, **clip.meta}
+    for name, before in row.meta.items():
+        if before != (value := said["meta"][name]):
+            replaced.append(f"{META}{name} of {row.clip_id} ({before!r} by {value!r})")
     if has_spans:
         said |= {"start_seconds": clip.start_seconds, "end_seconds": clip.end_seconds}
     return replace(row, sources=clip.sources, **said)

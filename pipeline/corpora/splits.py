@@ -1,6 +1,7 @@
 """Groups and splits. A split depends on names and a seed alone: a new class or group moves no other one."""
 
 import hashlib
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -8,6 +9,8 @@ from dataclasses import replace
 
 from pipeline.errors import ManifestError, few, listed
 from pipeline.manifest import Clip
+
+log = logging.getLogger(__name__)
 
 
 def group_by_pattern(clips: Sequence[Clip], pattern: re.Pattern[str]) -> list[Clip]:
@@ -28,13 +31,33 @@ def _name(match: re.Match[str] | None) -> str | None:
     return (match[1] if match.re.groups else match[0]) if match else None
 
 
+def components(items: Sequence[Iterable[Hashable]]) -> list[int]:
+    """For each item the number of its component: items with a common member have the same number."""
+    parents: dict[Hashable, Hashable] = {}
+
+    def root(member: Hashable) -> Hashable:
+        while parents.setdefault(member, member) != member:
+            parents[member] = parents[parents[member]]
+            member = parents[member]
+        return member
+
+    first = []
+    for item in items:
+        leader, *others = item
+        for other in others:
+            parents[root(other)] = root(leader)
+        first.append(leader)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(leader), len(numbers)) for leader in first]
+
+
 def group_by_source(clips: Sequence[Clip]) -> list[Clip]:
     """The clips, with one group for all clips of a file: the group that one of them has, or the file's name.
 
     Raises ManifestError naming the files whose clips have several groups.
     """
     members: dict[int, list[Clip]] = defaultdict(list)
-    numbers = _components(
+    numbers = components(
         [[*clip.sources, *([("group", clip.group)] if clip.group else [])] for clip in clips]
     )
     for clip, number in zip(clips, numbers, strict=True):
@@ -60,7 +83,7 @@ def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) 
     """
     units = [clip.group or clip.sources[0] for clip in clips]
     strata = defaultdict(list)
-    numbers = _components(
+    numbers = components(
         [[("unit", unit), *(clip.labels or [None])] for unit, clip in zip(units, clips, strict=True)]
     )
     for number, unit, clip in zip(numbers, units, clips, strict=True):
@@ -99,15 +122,15 @@ def _split_units(
     return splits
 
 
-def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
+def carve_val(clips: Sequence[Clip], *, share: float, seed: int, by_class: bool = True) -> list[Clip]:
     """The clips, with whole groups moved from train to val: `share` of each class's groups.
 
-    A class of two or more groups gives at least one.
+    A class of two or more groups gives at least one. Without `by_class` all clips are one class.
     """
     groups = defaultdict(set)
     for clip in clips:
         if clip.split == "train":
-            groups[clip.label].add(clip.group or clip.clip_id)
+            groups[clip.label if by_class else None].add(clip.group or clip.clip_id)
     chosen: set[str] = set()
     for names in groups.values():
         num_val = max(round(len(names) * share), int(len(names) >= 2))
@@ -120,24 +143,26 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
     ]
 
 
-def _components(items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """For each item the number of its component: items with a common member have the same number."""
-    parents: dict[Hashable, Hashable] = {}
+def carve_missing_val(clips: Sequence[Clip], *, share: float, seed: int) -> list[Clip]:
+    """The clips; if none is in test, val becomes test, and val is taken out of train as in `carve_val`."""
+    if not clips or any(clip.split == "test" for clip in clips):
+        return list(clips)
+    log.info("There is no test split: val becomes test, and val is taken out of train.")
+    clips = [replace(clip, split="test") if clip.split == "val" else clip for clip in clips]
+    return carve_val(clips, share=share, seed=seed)
 
-    def root(member: Hashable) -> Hashable:
-        while parents.setdefault(member, member) != member:
-            parents[member] = parents[parents[member]]
-            member = parents[member]
-        return member
 
-    first = []
-    for item in items:
-        leader, *others = item
-        for other in others:
-            parents[root(other)] = root(leader)
-        first.append(leader)
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(root(leader), len(numbers)) for leader in first]
+def free_torn_groups(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips; those of a group that official lists have in several splits lose it, with a warning."""
+    splits = defaultdict(set)
+    for clip in clips:
+        splits[clip.group].add(clip.split)
+    torn = {group for group, there in splits.items() if group and len(there) > 1}
+    if torn:
+        log.warning(
+            "%d groups are in more than one split of the lists and stay there: %s.", len(torn), few(torn)
+        )
+    return [replace(clip, group=None) if clip.group in torn else clip for clip in clips]
 
 
 def _shuffled(names: Iterable[str], *, seed: int) -> list[str]:

@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-from pipeline.corpora.files import Corpus, clips_by_stem
+from pipeline.corpora.files import Corpus, clips_by_stem, official_list
 from pipeline.corpora.splits import carve_val
-from pipeline.errors import ManifestError
 from pipeline.manifest import Clip
 from pipeline.manifest.rules import Problems
 from pipeline.system.text_files import read_lines
 
+_HINT = "Unpack UCF101TrainTestSplits-RecognitionTask.zip and name its folder."
+_NUM_CLASSES = 101
 _CLASS = re.compile(r"(\d+)\s+(\S.*)")  # 1 ApplyEyeMakeup
 _CLIP = re.compile(  # ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1; test has no number
     r"(?P<name>(?P<label>[^/]+)/(?P<stem>[^/]+_(?P<group>g\d+)_c\d+)\.\w+)(?:\s+(?P<number>\d+))?"
@@ -63,12 +64,13 @@ def ucf101_corpus(root: Path, *, lists: Path, split: int, val_share: float, seed
                     )
                 )
         problems.raise_if_any()
-    return Corpus(tuple(carve_val(clips, share=val_share, seed=seed)), missing=tuple(missing))
+    return Corpus(
+        tuple(carve_val(clips, share=val_share, seed=seed)),
+        missing=tuple(missing),
+        num_classes=len(classes),
+        num_classes_published=_NUM_CLASSES,
+    )
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    if not path.is_file():
-        raise ManifestError(
-            f"No {path}. Unpack UCF101TrainTestSplits-RecognitionTask.zip and name its folder."
-        )
-    return read_lines(path)
+    return read_lines(official_list(path, hint=_HINT))

@@ -6,6 +6,7 @@ exported.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.weights import check_weights
 from pipeline.contract import REVISION, FeatureContract
+from pipeline.deploy.spooled import SpooledFeatures
 from pipeline.errors import ContractError, NonFiniteError, ShapeError
 from pipeline.extraction.runners import as_stored, map_peaks, pooled
 from pipeline.frames import clip_range, read_frames
-from pipeline.learn.streaming import ResidentFeatures
 from pipeline.learn.streaming.features import CPU
 from pipeline.manifest import Clip
 from pipeline.store import why_unfit
@@ -98,13 +99,6 @@ def clip_pixels(
         )
 
 
-def clip_frames(clip: Clip, *, root: Path, contract: FeatureContract) -> np.ndarray:
-    """All frames (T, H, W, 3) uint8 of a clip, resized and cropped. Raises what `clip_pixels` does."""
-    pixels = torch.cat([pixels for pixels, _ in clip_pixels(clip, root=root, contract=contract)])
-    frames: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
-    return frames
-
-
 def clip_features(
     clip: Clip,
     *,
@@ -113,29 +107,40 @@ def clip_features(
     contract: FeatureContract,
     batch_size: int = 16,
     on_frames: Callable[[int], None] = lambda _: None,
-) -> ResidentFeatures:
-    """One clip's features on the CPU: those that extraction would store, up to rounding.
+) -> SpooledFeatures:
+    """One clip's features: those that extraction would store, up to rounding. Close them, or use `with`.
 
-    Frames are decoded and dropped `batch_size` at a time: a long video takes the memory of its features, not
-    of its frames. `on_frames` gets the number of frames read since its last call.
+    Frames are decoded and dropped `batch_size` at a time, and many features are in a temporary file: a long
+    video takes no more memory than a short one. `on_frames` gets the number of frames read since its last
+    call.
 
     Raises what `clip_pixels` does, and NonFiniteError for values that can't be stored.
     """
-    maps, frame_seconds = [], []
+    with ExitStack() as stack:
+        features = stack.enter_context(
+            SpooledFeatures(clip.clip_id, path=root / clip.sources[0], contract=contract)
+        )
+        _compute(features, clip, root=root, backbone=backbone, batch_size=batch_size, on_frames=on_frames)
+        stack.pop_all()
+    return features
+
+
+def _compute(
+    features: SpooledFeatures,
+    clip: Clip,
+    *,
+    root: Path,
+    backbone: Backbone,
+    batch_size: int,
+    on_frames: Callable[[int], None],
+) -> None:
+    """Append the features of all frames of a clip."""
+    contract = features.contract
     for pixels, seconds in clip_pixels(
         clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
         values = pooled(backbone(pixels)[contract.tap], contract)  # (N, C, h, w)
         if reason := why_unfit(map_peaks(values).cpu().numpy(), seconds, contract):
             raise NonFiniteError(f"{clip.clip_id} has no features: {reason} Then extract and train again.")
-        maps.append(as_stored(values, contract).cpu())
-        frame_seconds.append(seconds)
+        features.append(as_stored(values, contract).cpu(), seconds)
         on_frames(len(pixels))
-    num_frames = sum(map(len, maps))
-    return ResidentFeatures(
-        path=root / clip.sources[0],
-        contract=contract,
-        rows=torch.cat(maps),
-        row_frame_seconds=np.concatenate(frame_seconds),
-        spans={clip.clip_id: (0, num_frames)},
-    )

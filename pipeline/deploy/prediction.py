@@ -2,23 +2,26 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import find_weights
-from pipeline.corpora import walk
+from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.evaluation import Answering
 from pipeline.learn.streaming import make_loader
 from pipeline.manifest import Clip, Question, is_image, is_video
+from pipeline.settings.evaluation import needs_whole_clips
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
+
+_CHUNK_FRAMES = 256  # in memory at a time
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class SourceAnswers:
     source: str
     answers: tuple[dict[str, str | float], ...] = ()  # the likeliest first; see `Task.render`
     error: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)  # columns meta_<name> of a table of clips, by name
 
 
 def predict(
@@ -38,6 +42,8 @@ def predict(
     num_answers: int = 1,
     questions: Sequence[str] = (),
     image_fps: float = 1.0,
+    each_frame: bool = False,
+    chunk_frames: int | None = None,
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[SourceAnswers]:
@@ -48,16 +54,21 @@ def predict(
 
     Args:
         checkpoint: the folder of a trained model, such as checkpoints/recurrent.
-        sources: videos, images and folders; see `find_sources`.
+        sources: videos, images and folders, see `find_sources`; or tables of clips, .csv or .parquet, see
+            `table_clips`. In the answers, a clip of a table has its clip_id as source.
         weights: the weights file of the network that made the features, or a folder that has it.
         num_answers: how many of the likeliest answers to give, where the task ranks them.
         questions: what to ask about each source, for a model that answers questions.
-        image_fps: the rate of a folder's images, which gives their times.
+        image_fps: the rate of a folder's images, which gives their times, where a table has none.
+        each_frame: give a label for each frame, see `Task.render_frames`, instead of intervals.
+        chunk_frames: read each source whole, so many frames at a time, even if the model was trained on
+            windows; None: windows as in training. Whole clips are also read in chunks then, if the model can.
         device: auto, cpu, cuda, cuda:1, ...
         on_progress: called with the number of sources that are done, and the number of all.
 
     Raises:
-        ConfigError: for an option that is impossible, or a device that is not there.
+        ConfigError: for an option that is impossible, or that the model does not have, or a device that is
+            not there.
         QuestionsError: for questions to a model that takes none, or none to a model that needs them.
         WeightsError: when the network's weights are missing, or are others.
         ContractError: when this version of the code makes other features.
@@ -69,26 +80,35 @@ def predict(
         raise ConfigError(f"{num_answers} answers: give at least 1.")
     if not 0 < image_fps < math.inf:
         raise ConfigError(f"image_fps {image_fps}: give a rate above 0.")
+    if chunk_frames is not None and chunk_frames < 1:
+        raise ConfigError(f"chunk_frames {chunk_frames}: give at least 1.")
     torch_device = resolve_device(device)
     trained = load_checkpoint(Path(checkpoint))
     trained.task.check_questions(questions)
+    if each_frame and not (trained.task.facts.per_frame and trained.task.about_frames):
+        raise ConfigError(f"The model's task is {trained.task.name}: it has no answer for each frame.")
+    if chunk_frames and (reason := needs_whole_clips(trained.config)):
+        raise ConfigError(f"The model can't read clips in chunks of {chunk_frames} frames: {reason}.")
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
     trained.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
-    found = [str(clip) for source in sources for clip in find_sources(Path(source))]
+    found = [clip for source in sources for clip in _find_clips(Path(source))]
     results: list[SourceAnswers] = []
-    for source in found:
+    for clip in found:
         on_progress(len(results), len(found))
-        clip = Clip(
-            clip_id=source,
-            sources=(source,),
-            split="",
-            questions=tuple(Question(text, answer="") for text in questions),
-            image_fps=image_fps,
-        )
+        source = clip.clip_id
+        asked = tuple(Question(text, answer="") for text in questions)
+        rate = clip.image_fps if clip.image_fps != 1 else image_fps
+        clip = replace(clip, questions=asked, image_fps=rate)
         try:
             answers = answer_clip(
-                clip, root=Path(), checkpoint=trained, backbone=backbone, num_answers=num_answers
+                clip,
+                root=Path(),
+                checkpoint=trained,
+                backbone=backbone,
+                num_answers=num_answers,
+                each_frame=each_frame,
+                chunk_frames=chunk_frames,
             )
             results.append(SourceAnswers(source, tuple(answers)))
         except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
@@ -97,24 +117,50 @@ def predict(
             log.error("%s", error_text(error))
             results.append(SourceAnswers(source, error=error_text(error)))
     on_progress(len(results), len(found))
-    return results
+    return [replace(result, meta=clip.meta) for result, clip in zip(results, found, strict=True)]
 
 
 def answer_clip(
-    clip: Clip, *, root: Path, checkpoint: Checkpoint, backbone: Backbone, num_answers: int = 1
+    clip: Clip,
+    *,
+    root: Path,
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    num_answers: int = 1,
+    each_frame: bool = False,
+    chunk_frames: int | None = None,
 ) -> list[dict[str, str | float]]:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
-    Windows and the mean of their answers are those of evaluation. Raises what `clip_features` does.
+    Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them
+    in chunks, if it can, so that a long clip takes no more memory. `each_frame` and `chunk_frames` are as in
+    `predict`. Raises what `clip_features` does.
     """
-    features = clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract)
-    loader = make_loader(features, [clip], checkpoint.config, device=backbone.device)
-    predictions = answer_batches(
-        checkpoint.model, loader.epoch(), task=checkpoint.task, device=backbone.device, labelled=False
-    )
-    return checkpoint.task.render(
-        predictions.outputs[0], predictions.frame_seconds[0], num_answers=num_answers
-    )
+    task, config = checkpoint.task, checkpoint.config
+    answering = Answering(checkpoint.model, task=task, device=backbone.device, labelled=False)
+    if config.window is None and not needs_whole_clips(config):
+        chunk_frames = chunk_frames or _CHUNK_FRAMES
+    with clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract) as features:
+        if chunk_frames:
+            answering.add_clip(clip, features, chunk_frames=chunk_frames)
+        else:
+            for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
+                answering.add(batch)
+    predictions = answering.predictions()
+    output, frame_seconds = predictions.outputs[0], predictions.frame_seconds[0]
+    if each_frame:
+        return task.render_frames(output, frame_seconds)
+    return task.render(output, frame_seconds, num_answers=num_answers)
+
+
+def _find_clips(path: Path) -> list[Clip]:
+    """The clips of a path, with sources that are relative to the current folder."""
+    if path.suffix not in (".csv", ".parquet"):
+        return [Clip(clip_id=str(file), sources=(str(file),), split="") for file in find_sources(path)]
+    return [
+        replace(clip, sources=tuple(str(path.parent / source) for source in clip.sources))
+        for clip in table_clips(path)
+    ]
 
 
 def find_sources(path: Path) -> list[Path]:

@@ -22,8 +22,10 @@ from pipeline.manifest import Clip, is_image, source_files
 from pipeline.settings.extract import Limits
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "ClipInfo",
     "FrameBatch",
+    "Range",
     "clip_range",
     "foreign_kind",
     "on_packet",

@@ -7,7 +7,7 @@ the baseline, which can't see order.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
+    Answering,
     Score,
     answer_batches,
     comparison_table,
@@ -25,17 +26,20 @@ from pipeline.learn.evaluation import (
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Batch, Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
-from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.evaluation import EvaluateConfig, Split
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
 from pipeline.store import open_view
 from pipeline.system.devices import resolve_device
 
-# Of a model's name, the number of batches done, and of all.
+_Part = TypeVar("_Part")  # batches or clips
+
+# Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
 OnBatch = Callable[[str, int, int], None]
 
 
@@ -55,15 +59,23 @@ class Evaluation:
 
     scores: dict[str, Score]  # of recurrent, shuffled and baseline: metrics with 95 % intervals
     labels: dict[str, str]  # the same three for people, e.g. `LSTM, frames shuffled`
-    table: str  # for people: a row a model, and a sentence that says whether the order of frames helps
+    subgroups: tuple[Subgroups, ...]  # scores of the recurrent model, a part for each column meta_<name>
+    table: str  # for people: a row a model, whether the order of frames helps, and the subgroups
     checkpoint: Checkpoint  # of the recurrent model
     answers: Predictions  # its answers
     predictions: pa.Table  # a row for each answer of all three; see `prediction_table`
     frame_weights: tuple[FrameWeights, ...]  # of the first batch, where attention chooses among frames
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """The metrics by model, each with the ends of its interval; None for what is not defined."""
-        return {name: score.as_json() for name, score in self.scores.items()}
+        """The metrics by model, each with the ends of its interval; None for what is not defined.
+
+        Below `by`, the recurrent model has its metrics for each value of the columns meta_<name>, if the
+        clips have any.
+        """
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        if self.subgroups:
+            scores["recurrent"]["by"] = {part.column: part.as_json() for part in self.subgroups}
+        return scores
 
     def headline(self) -> dict[str, float | None]:
         """The task's headline metric of the model, under its own name, and of both controls.
@@ -111,7 +123,7 @@ def evaluate(
     """
     found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
     _check_equal(**found)
-    loaded = {name: _as_searched(checkpoint, config) for name, checkpoint in found.items()}
+    loaded = {name: as_searched(checkpoint, config) for name, checkpoint in found.items()}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
@@ -129,21 +141,25 @@ def evaluate(
             return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
-            loader = load(checkpoint)
-            return answer_batches(
-                checkpoint.model.to(device),
-                _counted(loader.epoch(), name=name, num_batches=len(loader), on_batch=on_batch),
-                task=checkpoint.task,
-                device=device,
-                shuffle_seed=shuffle_seed,
+            answering = Answering(
+                checkpoint.model.to(device), task=checkpoint.task, device=device, shuffle_seed=shuffle_seed
             )
+            if config.chunk_frames:
+                for clip in _counted(clips, name=name, number=len(clips), on_batch=on_batch):
+                    answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
+            else:
+                loader = load(checkpoint)
+                for batch in _counted(loader.epoch(), name=name, number=len(loader), on_batch=on_batch):
+                    answering.add(batch)
+            return answering.predictions()
 
         answers = {
             "recurrent": answer("recurrent", recurrent),
             "shuffled": answer("shuffled", recurrent, shuffle_seed=config.seed),
             "baseline": answer("baseline", baseline),
         }
-        frame_weights = _frame_weights(recurrent, load(recurrent))
+        # With chunks, a clip may not fit into memory, nor its weights into a picture.
+        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
     tasks = {"recurrent": task, "shuffled": task, "baseline": baseline.task}
     scores = {
         name: score_predictions(
@@ -151,29 +167,42 @@ def evaluate(
         )
         for name, predictions in answers.items()
     }
+    subgroups = score_subgroups(
+        answers["recurrent"], task=task, num_resamples=config.num_resamples, seed=config.seed
+    )
     labels = _labels(recurrent)
     monitor = recurrent.config.resolved_monitor
     sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
     table = comparison_table({labels[name]: result for name, result in scores.items()})
+    parts = [table, sentence, *(part.table(label=labels["recurrent"]) for part in subgroups)]
     return Evaluation(
         scores,
         labels,
-        f"{table}\n\n{sentence}",
+        subgroups,
+        "\n\n".join(parts),
         recurrent,
         answers["recurrent"],
-        prediction_table(answers, tasks=tasks),
+        prediction_table(answers, task=task, own_tasks=tasks),
         frame_weights,
     )
 
 
-def answer_val(
-    checkpoint: Checkpoint, features: str | Path, manifest: str | Path, *, machine: Machine = Machine()
+def answer_split(
+    checkpoint: Checkpoint,
+    features: str | Path,
+    manifest: str | Path,
+    *,
+    split: Split = "val",
+    machine: Machine = Machine(),
 ) -> Predictions:
-    """A trained model's answers about the val clips. Raises as `evaluate` does."""
+    """A trained model's answers about the clips of a split. Raises as `evaluate` does."""
     device = resolve_device(machine.device)
     with open_view(Path(features)) as view:
         check_contract(checkpoint.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split="val"), view)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=split), view)
+        if not clips:
+            raise ManifestError(f"{manifest} has no {split} clips with features.")
+        checkpoint.task.check(clips)
         loader = make_loader(view, clips, checkpoint.config, device=device, num_threads=machine.num_readers)
         return answer_batches(
             checkpoint.model.to(device), loader.epoch(), task=checkpoint.task, device=device
@@ -193,17 +222,17 @@ def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
         )
 
 
-def _as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     """The checkpoint, its task searching as the config says where the config says something."""
     options = {"beam_size": config.beam_size, "length_power": config.length_power}
     changes = {name: value for name, value in options.items() if value is not None}
     return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
 
 
-def _counted(batches: Iterable[Batch], *, name: str, num_batches: int, on_batch: OnBatch) -> Iterator[Batch]:
-    for number, batch in enumerate(batches, start=1):
-        yield batch
-        on_batch(name, number, num_batches)
+def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:
+    for done, part in enumerate(parts, start=1):
+        yield part
+        on_batch(name, done, number)
 
 
 @torch.inference_mode()

@@ -4,19 +4,23 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import xxhash
 from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError, few
 from pipeline.learn.metrics import UNLABELLED, Estimate, estimate, json_numbers, resample
-from pipeline.learn.streaming import Batch
+from pipeline.learn.models import ClipModel
+from pipeline.learn.models.chunks import answer_in_chunks
+from pipeline.learn.streaming import Batch, Features
+from pipeline.learn.streaming.features import is_finite, refuse_non_finite
 from pipeline.learn.tasks import Predictions, Task
-from pipeline.manifest import Clip
+from pipeline.manifest import META, Clip
 
 # Between equal models, the bootstrap's interval of 20 clips misses 0 in 7 of 100 cases, where it should in 5;
 # that of 10 clips in 10, of 6 in 13 (Student's t of the mean of normal differences, for 1.96 deviations).
@@ -58,9 +62,7 @@ class Answering:
     def add(self, batch: Batch) -> None:
         """Answer about the samples of a batch."""
         task = self._task
-        targets = (
-            task.targets(batch) if self._labelled else torch.full(batch.frame_seconds.shape, UNLABELLED)
-        )  # (B, ...)
+        targets = self._targets(batch)  # (B, ...)
         maps = batch.maps.to(self._device)
         order = None if self._shuffle_seed is None else _shuffled(batch, seed=self._shuffle_seed)
         shown = maps if order is None else _take_frames(maps, order)
@@ -80,9 +82,49 @@ class Answering:
         ):
             if task.facts.per_frame:
                 output, target = output[:length], target[:length]
-            if not task.finite_part(output).isfinite().all():
-                self._non_finite[clip.clip_id] = None
-            self._answers[clip.clip_id].append(_Answer(clip, first, output, target, seconds[:length]))
+            self._keep(_Answer(clip, first, output, target, seconds[:length]))
+
+    @torch.inference_mode()
+    def add_clip(self, clip: Clip, features: Features, *, chunk_frames: int) -> None:
+        """Answer about a whole clip, of which at most `chunk_frames` frames at a time are in memory.
+
+        Raises ConfigError for a model that reads clips in one piece only, NonFiniteFeaturesError for features
+        that are infinite or NaN.
+        """
+        num_frames = features.num_frames(clip.clip_id)
+        seconds = torch.from_numpy(features.frame_seconds(clip.clip_id).copy())
+        lengths, no_maps = torch.tensor([num_frames]), torch.empty(1, num_frames, 0, 0, 0)
+        batch = Batch((clip,), no_maps, lengths, seconds[None], first_frames=(0,))
+        order = None if self._shuffle_seed is None else _shuffled(batch, seed=self._shuffle_seed)[0]
+
+        def read(first: int, count: int) -> Tensor:
+            maps = np.empty((count, *features.map_shape), features.dtype)
+            if order is None:
+                features.read_into(clip.clip_id, maps, first_frame=first)
+            else:
+                for row, frame in enumerate(order[first : first + count].tolist()):
+                    features.read_into(clip.clip_id, maps[row : row + 1], first_frame=frame)
+            found = torch.from_numpy(maps)
+            if not is_finite(found):
+                refuse_non_finite([clip.clip_id], path=features.path)
+            return found[None].to(self._device)
+
+        model = cast(ClipModel, self._model)
+        output = answer_in_chunks(model, read, num_frames=num_frames, chunk_frames=chunk_frames)
+        output = output.float().cpu()
+        if self._task.facts.per_frame and self._task.about_frames and order is not None:
+            output = output[order.argsort()]
+        self._keep(_Answer(clip, 0, output, self._targets(batch)[0], seconds))
+
+    def _targets(self, batch: Batch) -> Tensor:
+        if self._labelled:
+            return self._task.targets(batch)
+        return torch.full(batch.frame_seconds.shape, UNLABELLED)
+
+    def _keep(self, answer: _Answer) -> None:
+        if not self._task.finite_part(answer.output).isfinite().all():
+            self._non_finite[answer.clip.clip_id] = None
+        self._answers[answer.clip.clip_id].append(answer)
 
     @torch.inference_mode()
     def predictions(self) -> Predictions:
@@ -198,8 +240,10 @@ def score_predictions(predictions: Predictions, *, task: Task, num_resamples: in
     return Score(metrics, resampled, num_clips)
 
 
-def prediction_table(answers: Mapping[str, Predictions], *, tasks: Mapping[str, Task]) -> pa.Table:
-    """A row for each answer of several models, given by their names; the models' tasks differ in `tuned`.
+def prediction_table(
+    answers: Mapping[str, Predictions], *, task: Task, own_tasks: Mapping[str, Task] = {}
+) -> pa.Table:
+    """A row for each answer of several models, given by their names. `own_tasks` are those `tuned` otherwise.
 
     A row is a clip in classification, multilabel, captioning and frame_words, a labelled frame in
     frame_labels, a frame in frame_multilabel, a value in regression, a question in question_answering.
@@ -211,21 +255,31 @@ def prediction_table(answers: Mapping[str, Predictions], *, tasks: Mapping[str, 
     - probabilities: a list, one a class. Regression and captions have no such column.
     - loss; null for a question whose right answer the model does not know.
     - loss_weight: the metric `loss` is the mean of the rows' losses with these weights.
+    - meta_<name>: what the manifest has there for the clip, null where it has nothing. Such a column is there
+      if one of the clips has a value.
 
     The metadata of the schema have the name of the `task` and, as a JSON list, the `classes`.
     """
-    tables = {name: tasks[name].tabulate(predictions) for name, predictions in answers.items()}
+    tables = {name: own_tasks.get(name, task).tabulate(predictions) for name, predictions in answers.items()}
     rows = pa.concat_tables(tables.values())
     models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
+    clips = {clip.clip_id: clip for predictions in answers.values() for clip in predictions.clips}
+    numbers = pc.index_in(rows["clip_id"], pa.array(list(clips)))  # (M,) the clip of each row
+    for name in sorted({name for clip in clips.values() for name in clip.meta}):
+        values = pa.array([clip.meta.get(name) for clip in clips.values()], pa.string())
+        rows = rows.append_column(f"{META}{name}", values.take(numbers))
     return rows.add_column(0, "model", models).replace_schema_metadata(
-        {"task": next(iter(tasks.values())).name, **(rows.schema.metadata or {})}
+        {"task": task.name, **(rows.schema.metadata or {})}
     )
 
 
-def comparison_table(scores: Mapping[str, Score]) -> str:
-    """Aligned text: a row for each model, a column for each metric, with its interval."""
+def comparison_table(scores: Mapping[str, Score], *, heading: str = "") -> str:
+    """Aligned text: a row for each score, a column for each metric, with its interval.
+
+    `heading` stands above the names of the scores.
+    """
     names = list(next(iter(scores.values())).metrics)
-    cells = [["", *(name.replace("_", " ") for name in names), "clips"]]
+    cells = [[heading, *(name.replace("_", " ") for name in names), "clips"]]
     for model, score in scores.items():
         metrics = (score.metrics[name] for name in names)
         cells.append([model, *(with_interval(metric) for metric in metrics), str(score.num_clips)])

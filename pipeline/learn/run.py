@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import hashlib
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,22 +11,23 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import ConfigError, InputChangedError, NonFiniteError
+from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
+from pipeline.learn.identity import input_digests, loaded_code, refuse_changes, state_path
+from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.metrics import json_numbers
+from pipeline.learn.processes import OnBatch, train_in_processes
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Predictions
-from pipeline.learn.training import Fit, Member, Metrics, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, MemberConfig, ModelName, TrainConfig
 from pipeline.store import FeatureView, open_view
-from pipeline.system.code import code_digest
-from pipeline.system.files import file_digest, file_lock, make_folder
+from pipeline.system.files import file_lock
 
 log = logging.getLogger(__name__)
 
 
-OnBatch = Callable[[str, int, int], None]  # of a model's name, the number of batches done, and of all
 OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
 
 
@@ -132,6 +131,7 @@ def train_many(
 
     Members that differ only in settings that do nothing for them are trained once. After each epoch, the
     state of a member goes to `state`, as in `train`. It stays there until the member's checkpoint is written.
+    With `machine.num_trainings` they are trained in so many processes, which read the features each.
 
     Args:
         features: as in `train`, like manifest, machine, weights and state.
@@ -152,7 +152,12 @@ def train_many(
     Raises:
         As `train` does, but for the loss of a member.
     """
-    _loaded_code()
+    loaded_code()
+    if machine.num_trainings > 1 and len(members) > 1:
+        ahead = functools.partial(train_many, features, manifest, until=until, weights=weights, state=state)
+        train_in_processes(
+            ahead, [each._replace(checkpoint=None) for each in members], machine=machine, on_batch=on_batch
+        )
     inputs = input_digests(features, manifest)
     outcomes: dict[str, Outcome] = {}
 
@@ -164,11 +169,24 @@ def train_many(
         for each in asked[member.state_path]:
             on_epoch(each.name, metrics)
 
+    def keep(member: Member, shared: Shared) -> None:
+        """Note the outcomes of a training; at its end, write its checkpoints instead of its state."""
+        same = asked[member.state_path]
+        ended = _outcomes(member, same, shared, inputs=inputs)
+        for each in same if member.is_done and not member.failure else ():
+            if each.checkpoint:
+                confirm()
+                refuse_changes(inputs, input_digests(features, manifest))
+                save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
+                member.state_path.unlink(missing_ok=True)
+        outcomes.update(ended)
+
     with open_view(Path(features)) as view, ExitStack() as locks:
         asked = _by_state(members, view, folder=Path(state), inputs=inputs)
         for path in sorted(asked):  # in this order, so that no two runs wait for each other
-            make_folder(path.parent)
             locks.enter_context(file_lock(path.with_suffix(".lock"), on_wait=_say_waiting))
+            for partial in path.parent.glob(f".{path.name}.partial-*"):  # of a run that was killed
+                partial.unlink()
         shared = Shared(view, Path(manifest), machine=machine, weights=Path(weights))
         for group in _groups(asked):
             with _intra_op_threads(next(iter(group.values())).intra_op_threads) as num_threads:
@@ -185,15 +203,7 @@ def train_many(
                         on_epoch=tell_epoch,
                     )
                     for member in together:
-                        ended = _outcomes(member, asked[member.state_path], shared, inputs=inputs)
-                        if member.is_done and not member.failure:
-                            for each in asked[member.state_path]:
-                                if each.checkpoint:
-                                    confirm()
-                                    refuse_changes(inputs, input_digests(features, manifest))
-                                    save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
-                                    member.state_path.unlink(missing_ok=True)
-                        outcomes |= ended
+                        keep(member, shared)
     return {each.name: outcomes[each.name] for each in members}
 
 
@@ -206,11 +216,6 @@ def _by_state(
         each = each._replace(config=_of_tap(each.config, view))
         found[state_path(folder, each.config, each.model, inputs)].append(each)
     return found
-
-
-def state_path(folder: Path, config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> Path:
-    """The file that the state of a training goes to; the arguments are those of `run_digest`."""
-    return folder / f"{model}-{run_digest(config, model, inputs)}.pt"
 
 
 def _groups(asked: Mapping[Path, Sequence[MemberConfig]]) -> list[dict[Path, TrainConfig]]:
@@ -263,37 +268,6 @@ def _outcomes(
         )
         for each in same
     }
-
-
-def run_digest(config: TrainConfig, model: ModelName, inputs: Mapping[str, str]) -> str:
-    """The name of a training's state: another one for another model, setting, input or code.
-
-    `inputs` are those of `input_digests`; settings that do nothing for the model have no influence.
-    """
-    code = [torch.__version__, _loaded_code()]
-    parts = [model, config.live(model), *inputs.values(), code]
-    return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _loaded_code() -> str:
-    """The digest of the code that this process runs, whatever is edited after the first call."""
-    return code_digest(__name__)
-
-
-def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:
-    """The digests of features and manifest, each by its path."""
-    with open_view(Path(features)) as view:
-        return {str(features): view.digest, str(manifest): file_digest(manifest).hex()}
-
-
-def refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    """Raise InputChangedError if digests of `input_digests` differ."""
-    if changed := [path for path, digest in before.items() if after[path] != digest]:
-        raise InputChangedError(
-            f"{' and '.join(changed)} changed while the model trained, and no checkpoint is written. The"
-            " training is kept: undo the change to get it, or run again to train on what is there now."
-        )
 
 
 @contextmanager

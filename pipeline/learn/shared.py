@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.backbone.networks import tail_module
 from pipeline.backbone.weights import UNKNOWN_SOURCE, find_source, find_weights
 from pipeline.errors import ConfigError, ManifestError, MissingNetworkError
+from pipeline.learn.member import Member
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import (
     Loader,
@@ -21,7 +22,6 @@ from pipeline.learn.streaming import (
     with_features,
 )
 from pipeline.learn.tasks import TASK_CLASSES, Task
-from pipeline.learn.training import Member
 from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.machine import Machine
 from pipeline.settings.tasks import TaskConfig

@@ -1,10 +1,11 @@
 """The manifest: clips, what their columns mean, and the files that their sources are."""
 
-from pipeline.manifest.clips import SCHEMA, SPLITS, Clip, FrameLabel, Question, split_named
+from pipeline.manifest.clips import META, SCHEMA, SPLITS, Clip, FrameLabel, Question, split_named
 from pipeline.manifest.files import clip_of_folder, images_in_folder, is_image, is_video, source_files
 from pipeline.manifest.manifest import (
     Manifest,
     check_sources,
+    clips_digest,
     column_names,
     read_manifest,
     read_table,
@@ -14,6 +15,7 @@ from pipeline.manifest.manifest import (
 from pipeline.manifest.sources import Fault, fault_of, fault_sentences
 
 __all__ = [
+    "META",
     "SCHEMA",
     "SPLITS",
     "Clip",
@@ -23,6 +25,7 @@ __all__ = [
     "Question",
     "check_sources",
     "clip_of_folder",
+    "clips_digest",
     "column_names",
     "fault_of",
     "fault_sentences",

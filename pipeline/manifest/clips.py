@@ -1,7 +1,8 @@
 """A clip: what it shows, and its row in a manifest."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +45,7 @@ class Clip:
     frame_labels: tuple[FrameLabel, ...] = ()  # by their starts; may overlap; in the source's seconds
     questions: tuple[Question, ...] = ()
     image_fps: float = 1.0  # images a second, from which the images' times follow
+    meta: Mapping[str, str] = field(default_factory=dict)  # columns meta_<name> by name; no empty cells
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -56,6 +58,9 @@ class Clip:
         pairs = pairwise(self.frame_labels)
         return next((pair for pair in pairs if pair[1].start_seconds < pair[0].end_seconds), None)
 
+
+META = "meta_"  # begins the names of the user's own columns, which hold text
+_OWN_NAME = re.compile(rf"{META}\w+")
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
 
@@ -73,22 +78,30 @@ class Column:
 
 
 def clip_of_row(cells: Mapping[str, str | float | None]) -> Clip:
-    """A checked row, by the names of COLUMNS, as a Clip. The cells of required columns are not None."""
+    """A checked row, by the names of its columns, as a Clip. The cells of required columns are not None."""
     fields: dict[str, Any] = {
         column.field: column.read(cells[name]) if column.read else cells[name]
         for name, column in COLUMNS.items()
         if cells[name] is not None
     }
+    own = {name: cell for name, cell in cells.items() if name not in COLUMNS and cell is not None}
+    fields["meta"] = {name.removeprefix(META): cell for name, cell in own.items()}
     return Clip(**fields)
 
 
 def row_of_clip(clip: Clip) -> dict[str, str | float | None]:
-    """A Clip as a row, by the names of COLUMNS. Raises ManifestError for a text that holds the separator."""
+    """A Clip as a row, by the names of columns. Raises ManifestError for a text that holds the separator."""
     try:
         values = ((name, column.write, getattr(clip, column.field)) for name, column in COLUMNS.items())
-        return {name: write(value) if write else value for name, write, value in values}
+        row = {name: write(value) if write else value for name, write, value in values}
     except ValueError as error:
         raise ManifestError(f"clip {clip.clip_id!r}: {error}") from None
+    return row | {f"{META}{name}": value for name, value in clip.meta.items()}
+
+
+def is_meta(column: str) -> bool:
+    """Whether a manifest's column is one of the user's own."""
+    return _OWN_NAME.fullmatch(column) is not None
 
 
 def decimal_text(number: float) -> str:

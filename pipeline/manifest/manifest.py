@@ -6,7 +6,9 @@ columns), held as Arrow and checked column by column, so that a million rows tak
 """
 
 import csv
+import functools
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,13 +18,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet
+import xxhash
 
 from pipeline.errors import ManifestError, MissingManifestError
-from pipeline.manifest.clips import COLUMNS, REQUIRED, SCHEMA, Clip, clip_of_row, row_of_clip
+from pipeline.manifest.clips import COLUMNS, META, REQUIRED, SCHEMA, Clip, clip_of_row, is_meta, row_of_clip
 from pipeline.manifest.rules import SIGNED_NUMBER, Problems, check, has_several
 from pipeline.manifest.sources import Fault, fault_of, fault_sentences
-from pipeline.system.files import write_atomically
+from pipeline.system.files import FileStamp, file_stamp, write_atomically
 from pipeline.system.text_files import read_csv
 
 _CHUNK_ROWS = 20_000  # of a CSV are Python objects at a time
@@ -34,7 +38,7 @@ _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_diction
 class Manifest:
     """A checked manifest. Its length and columns are cheap; iterating makes a `Clip` of each row."""
 
-    table: pa.Table  # of SCHEMA, every column present
+    table: pa.Table  # of SCHEMA, every column present; then columns meta_<name> of text
     rows: np.ndarray = field(repr=False)  # (N,) int64: where a clip stands: CSV line (header 1), Parquet row
 
     def __len__(self) -> int:
@@ -45,7 +49,7 @@ class Manifest:
             yield from map(clip_of_row, batch.to_pylist())
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A column of SCHEMA as text or float64, null where the manifest has nothing."""
+        """A column as text or float64, null where the manifest has nothing."""
         return self.table.column(name)
 
     def has_several(self, name: str) -> np.ndarray:
@@ -83,9 +87,10 @@ def read_manifest(path: str | Path) -> Manifest:
 def read_table(
     path: Path, *, required: Sequence[str], names: Mapping[str, str] | None = None, noun: str = "row"
 ) -> tuple[pa.Table, Problems]:
-    """The rows of a .parquet file or else a CSV as SCHEMA, unchecked; and their places and problems so far.
+    """The rows of a .parquet file or else a CSV, unchecked; and their places and problems so far.
 
-    `names` maps other columns of the file to columns of SCHEMA; `noun` is what messages call a row.
+    The columns are those of SCHEMA, then those named meta_<name>. `names` maps other columns of the file to
+    columns of SCHEMA; `noun` is what messages call a row.
     Raises ManifestError for columns that are missing or there twice, TextFileError for a CSV that is no text.
     """
     refused: list[tuple[str, int]] = []
@@ -99,8 +104,11 @@ def read_table(
         problems.add_at_row(message, row)
     columns = [(names or {}).get(name, name) for name in raw.column_names]
     _check_columns(columns, problems, required=required)
-    raw = raw.rename_columns(columns)
-    return pa.table([_typed(raw, column, problems) for column in SCHEMA], schema=SCHEMA), problems
+    own = list(filter(is_meta, raw.column_names))
+    renamed = [name for name in own if name not in columns]  # these keep their own names, too
+    raw = pa.table([*raw.columns, *map(raw.column, renamed)], names=[*columns, *renamed])
+    schema = _schema(own)
+    return pa.table([_typed(raw, column, problems) for column in schema], schema=schema), problems
 
 
 def column_names(path: Path) -> list[str]:
@@ -112,6 +120,25 @@ def column_names(path: Path) -> list[str]:
         names: list[str] = _parquet(path, pa.parquet.read_schema).names
         return names
     return read_csv(path, refuse=lambda *_: None)[0]
+
+
+def clips_digest(path: str | Path) -> str:
+    """The digest of what a manifest says of its clips, but for columns meta_<name>: training reads no others.
+
+    A CSV and a Parquet file that say the same have the same digest. Raises as `read_manifest` does.
+    """
+    try:
+        stamp = file_stamp(path)
+    except FileNotFoundError:
+        raise MissingManifestError(f"No manifest {path}.") from None
+    return _clips_digest(Path(path), stamp)
+
+
+@functools.lru_cache(maxsize=8)
+def _clips_digest(path: Path, stamp: FileStamp) -> str:  # noqa: ARG001 - of the file that is there now
+    text = pa.BufferOutputStream()
+    pa.csv.write_csv(read_manifest(path).table.select(SCHEMA.names), text)
+    return xxhash.xxh3_128_hexdigest(text.getvalue())
 
 
 def source_faults(manifest: Manifest, *, root: Path) -> dict[str, Fault]:
@@ -143,12 +170,14 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """
     _check_suffix(path)
     cells = [row_of_clip(clip) for clip in clips]
-    table = pa.Table.from_pylist(cells, schema=SCHEMA)
+    own = sorted({name for row in cells for name in row.keys() - COLUMNS.keys()})
+    table = pa.Table.from_pylist(cells, schema=_schema(own))
     problems = Problems(path, np.arange(len(cells)) + (2 if path.suffix == ".csv" else 1))
+    _check_columns(table.column_names, problems, required=REQUIRED)
     check(table, problems)
     problems.raise_if_any()
     table = table.select(
-        [name for name in COLUMNS if name in REQUIRED or table[name].null_count < len(table)]
+        [name for name in table.column_names if name in REQUIRED or table[name].null_count < len(table)]
     )
     if path.suffix == ".csv":
         text = io.StringIO()
@@ -160,6 +189,11 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
         buffer = io.BytesIO()
         pa.parquet.write_table(table, buffer)
         write_atomically(path, buffer.getvalue())
+
+
+def _schema(own: Iterable[str]) -> pa.Schema:
+    """SCHEMA, and the user's own columns."""
+    return pa.schema([*SCHEMA, *((name, pa.string()) for name in own)])
 
 
 def _split_sources(table: pa.Table) -> pa.ListArray:
@@ -192,12 +226,15 @@ def _parquet(path: Path, read: Callable[[pa.BufferReader], Any]) -> Any:
 
 
 def _check_columns(names: list[str], problems: Problems, *, required: Sequence[str]) -> None:
-    available = f"Available: {', '.join(COLUMNS)}."
     for name in dict.fromkeys(names):
         if not name:
             problems.add("a column has no name. Name it, or take out the comma too many of the first line.")
-        elif name not in COLUMNS:
-            problems.add(f"unknown column {name!r}. {available}")
+        elif name not in COLUMNS and not is_meta(name):
+            own = re.sub(r"\W+", "_", name.removeprefix(META)) or "camera"
+            problems.add(
+                f"unknown column {name!r}. Available: {', '.join(COLUMNS)}. A column of your own begins with"
+                f" {META}, and letters, digits and '_' follow: {META}{own}."
+            )
         if names.count(name) > 1:
             problems.add(f"column {name!r} is there {names.count(name)} times. Keep one.")
     for name in required:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ManifestError, TornGroupError, few, listed
-from pipeline.manifest.clips import REQUIRED, SCHEMA, SPLITS
+from pipeline.manifest.clips import REQUIRED, SPLITS, is_meta
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
@@ -71,7 +71,8 @@ def check(table: pa.Table, problems: Problems) -> None:
 
 def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str]) -> None:
     """Report every value that is wrong whatever the other rows are. No cell of `required` may be empty."""
-    columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    own = filter(is_meta, table.column_names)
 
     def refuse(name: str, mask: pa.Array, rule: str) -> None:
         problems.add_where(mask, name, columns[name], rule)
@@ -85,7 +86,7 @@ def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str])
     refuse("end_seconds", pc.less_equal(end, start), "is not after start_seconds.")
     refuse("image_fps", pc.less_equal(columns["image_fps"], 0.0), "is not above 0.")
     for name, pattern, rule in (
-        *((name, r"[[:cntrl:]]", _CONTROL) for name in ("clip_id", "source", "group", "label")),
+        *((name, r"[[:cntrl:]]", _CONTROL) for name in ("clip_id", "source", "group", "label", *own)),
         ("source", r"(^|\|)\s*(\||$)", "has an empty name. Images are joined by a single '|'."),
         ("caption", r"(^|\|)\s*(\||$)", "has an empty text. Captions are joined by a single '|'."),
         ("label", r"(^|\|)\s*(\||$)", "has an empty name. Several labels are joined by a single '|'."),

@@ -1,1 +1,5 @@
-"""Pictures and tables of a model's answers."""
+"""Pictures, tables and pages of a model's answers."""
+
+from pathlib import Path
+
+TEMPLATES = Path(__file__).parent / "templates"  # of `page` and `look`

@@ -9,9 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipeline.learn.sweeps import is_number, value_text
+from pipeline.learn.sweeps import is_number
 from pipeline.report.figures import save_figure
 from pipeline.report.sweeps import SweepResult, varied_keys
+from pipeline.settings.sweep import value_text
 
 _NUM_COLUMNS = 3
 _MAX_TICKS = 4  # with more values, the scale has round numbers

@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.metrics import Estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Contribution, Ranked, Ranking, value_text
-from pipeline.report.tables import write_csv
+from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Contribution, Ranked, Ranking
+from pipeline.report.tables import aligned, write_csv
+from pipeline.settings.sweep import value_text
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ class SweepResult:
     def text(self, *, at_most: int = 40) -> str:
         """The table of at most so many settings, and what else there is to say."""
         name = self.monitor.replace("_", " ")
-        parts = [_aligned(self._settings(at_most)), self.verdict()]
+        parts = [aligned(self._settings(at_most)), self.verdict()]
         if self.contributions:
-            parts.append(_aligned(self._contributions()))
+            parts.append(aligned(self._contributions()))
         if not math.isnan(self.baseline):
             parts.append(f"Baseline: val {name} {self.baseline:.4f}.")
         if self.test:
@@ -182,8 +183,3 @@ def _progress(members: Sequence[Tried]) -> list[str]:
 
 def _lowest(member: Tried) -> float:
     return min((loss for loss in member.val_losses if not math.isnan(loss)), default=math.inf)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

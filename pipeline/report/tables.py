@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.learn.member import Metrics
 from pipeline.learn.metrics import class_scores, json_numbers
-from pipeline.learn.training import Metrics
 from pipeline.settings.tasks import TASKS
 from pipeline.system.files import write_atomically
 
@@ -86,3 +86,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Text with the cells of each column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

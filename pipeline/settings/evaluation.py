@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from pipeline.settings.model import CELLS
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import TrainConfig
 from pipeline.settings.unused import live_values, only_of
@@ -22,6 +23,9 @@ class EvaluateConfig(BaseModel):
     beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)
     length_power: Annotated[float, Field(ge=0)] | None = None  # null: as trained (words.length_power)
     batch_size: PositiveInt = 32  # samples at once
+    # Read each clip whole, so many frames at a time: a long one takes no more memory, and has the answer that
+    # it has in one piece, also of a model that was trained on windows. null: as in training.
+    chunk_frames: PositiveInt | None = None
 
     def live(self, train: TrainConfig) -> dict[str, Any]:
         """The settings that can change the evaluation of models that `train` made, ready for JSON."""
@@ -29,8 +33,20 @@ class EvaluateConfig(BaseModel):
 
     def unused(self, train: TrainConfig) -> dict[str, str]:
         """The settings that cannot change the evaluation of models that `train` made, and why."""
+        unused: dict[str, str] = {}
         if reason := only_of("task", train.task, TASKS, "says_words"):
-            return dict.fromkeys(("beam_size", "length_power"), reason)
-        if (self.beam_size or train.words.beam_size) == 1:
-            return {"length_power": "it needs a beam_size above 1"}
-        return {}
+            unused |= dict.fromkeys(("beam_size", "length_power"), reason)
+        elif (self.beam_size or train.words.beam_size) == 1:
+            unused["length_power"] = "it needs a beam_size above 1"
+        if reason := needs_whole_clips(train):
+            unused["chunk_frames"] = reason
+        elif self.chunk_frames:
+            unused["batch_size"] = "with chunk_frames, clips are read one by one"
+        return unused
+
+
+def needs_whole_clips(train: TrainConfig) -> str:
+    """Why models that `train` made read a clip in one piece only; "" if they also read it in chunks."""
+    if TASKS[train.task].of_whole_clips:
+        return f"the task {train.task!r} reads clips in one piece"
+    return only_of("cell", train.cell, CELLS, "reads_chunks")

@@ -36,6 +36,7 @@ class Machine(BaseModel):
     num_readers: PositiveInt = 2  # threads that read features for training and evaluation
     resident_mb: NonNegativeInt = 2048  # training keeps features in memory up to this size
     resident_gpu_mb: NonNegativeInt | None = None  # same on a GPU; null: half of what is free
+    num_trainings: PositiveInt = 1  # processes of a sweep, each with features of its own; for GPUs
     batch_size: PositiveInt | None = None  # frames that extraction computes at once; null: GPU 256, CPU 32
     num_decoders: PositiveInt | None = (
         None  # threads that decode for extraction; null: by the number of cores

@@ -46,14 +46,15 @@ class Cell:
     has_projection: bool = True  # a layer of its own before it
     has_backward_half: bool = False  # if bidirectional, a state's second half has read from the end
     has_heads: bool = False  # num_heads divides hidden_size
+    reads_chunks: bool = False  # a long clip, of which some frames at a time are in memory
 
 
 CELLS: dict[str, Cell] = {
-    "lstm": Cell("LSTM", has_backward_half=True),
-    "gru": Cell("GRU", has_backward_half=True),
-    "rnn": Cell("RNN", has_backward_half=True),
+    "lstm": Cell("LSTM", has_backward_half=True, reads_chunks=True),
+    "gru": Cell("GRU", has_backward_half=True, reads_chunks=True),
+    "rnn": Cell("RNN", has_backward_half=True, reads_chunks=True),
     "transformer": Cell("transformer", has_projection=False, has_heads=True),
-    "none": Cell("no recurrence", has_layers=False),
+    "none": Cell("no recurrence", has_layers=False, reads_chunks=True),
 }
 
 

@@ -1,6 +1,7 @@
 """Settings of a sweep: which members it has, by the keys that differ, and how long they train."""
 
 import itertools
+import json
 import math
 import random
 from typing import Annotated, Any, Self
@@ -107,7 +108,7 @@ class SweepConfig(BaseModel):
     list: tuple[dict[Key, Any], ...] = ()  # values by key
     random: RandomConfig | None = None
     halving: HalvingConfig | None = None  # null: all members train to their end
-    minutes: PositiveFloat | None = None  # after them no training starts; null: no limit
+    minutes: PositiveFloat | None = None  # time to train in; null: no limit
 
     @model_validator(mode="after")
     def _keys_are_varied_once(self) -> Self:
@@ -132,3 +133,8 @@ def sweep_points(sweep: SweepConfig) -> list[dict[str, Any]]:
 
 def _rounded(value: float, limits: tuple[float, float]) -> float:
     return min(max(float(f"{value:.4g}"), limits[0]), limits[1])
+
+
+def value_text(value: Any) -> str:
+    """A value of a key for people, as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)

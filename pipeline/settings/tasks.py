@@ -21,19 +21,28 @@ class TaskFacts:
     of_whole_clips: bool = False  # targets make no sense for a window of a clip
     has_classes: bool = False  # labels, which class_weights and the like are about
     is_multilabel: bool = False  # any number of classes at once, or none
+    has_segments: bool = False  # frames with the same label make a segment
     has_words: bool = False  # a vocabulary
     says_words: bool = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
     takes_questions: bool = False  # the model reads a clip's questions beside its maps
 
 
 _OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
+_OF_SEGMENTS = {"edit": 1, "f1_10": 1, "f1_25": 1, "f1_50": 1}
 _OF_LABELS = {"mAP": 1, "macro_f1": 1, "micro_f1": 1, "loss": -1}
 _OF_VALUES = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
 _OF_TEXTS = {"exact_match": 1, "token_accuracy": 1, "bleu_4": 1, "rouge_l": 1, "cider": 1, "loss": -1}
 
 TASKS: dict[str, TaskFacts] = {
     "classification": TaskFacts("label", "accuracy", _OF_CLASSES, has_classes=True),
-    "frame_labels": TaskFacts("frame_labels", "accuracy", _OF_CLASSES, per_frame=True, has_classes=True),
+    "frame_labels": TaskFacts(
+        "frame_labels",
+        "accuracy",
+        _OF_CLASSES | _OF_SEGMENTS,
+        per_frame=True,
+        has_classes=True,
+        has_segments=True,
+    ),
     "multilabel": TaskFacts("label", "mAP", _OF_LABELS, has_classes=True, is_multilabel=True),
     "frame_multilabel": TaskFacts(
         "frame_labels",
@@ -61,6 +70,19 @@ TASKS: dict[str, TaskFacts] = {
 }
 
 
+class SegmentsConfig(BaseModel):
+    """Runs of frames with the same label: how they are trained, cleaned and measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    background: tuple[str, ...] = ()  # labels whose segments count neither in edit nor in F1
+    smoothing: Annotated[float, Field(ge=0)] = 0.0  # weight of a loss on changes between frames, as in MS-TCN
+    smoothing_limit: Annotated[float, Field(gt=0)] = (
+        4.0  # a larger change of a log-probability counts as this
+    )
+    min_seconds: Annotated[float, Field(ge=0)] = 0.0  # shorter segments of answers join the longer neighbour
+
+
 class TaskConfig(BaseModel):
     """Settings of tasks."""
 
@@ -71,4 +93,5 @@ class TaskConfig(BaseModel):
     class_weights: Literal["balanced", "effective_number"] | None = None
     effective_number_beta: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: as null; towards 1: as balanced
     focal_gamma: NonNegativeFloat = 0.0  # of the focal loss (Lin et al. 2017): how little easy clips count
+    segments: SegmentsConfig = SegmentsConfig()  # of frames with the same label
     words: WordsConfig = WordsConfig()  # of captions and questions

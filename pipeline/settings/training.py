@@ -125,6 +125,11 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
                 "effective_number_beta",
                 self.class_weights != "effective_number" and "it needs class_weights effective_number",
             ),
+            ("segments", only_of("task", self.task, TASKS, "has_segments")),
+            (
+                "segments.smoothing_limit",
+                not self.segments.smoothing and "it needs segments.smoothing",
+            ),
             ("window", task.of_whole_clips and f"the task {self.task!r} is about whole clips"),
             ("stride", self.window is None and "it needs a window"),
             ("tail_learning_rate", self.tail is None and "it needs a tail"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ExperimentError, StoreError
+from pipeline.manifest import read_manifest
 from pipeline.system.code import code_digest
 from pipeline.system.files import file_lock, make_folder
 from stages.params import PARAMS, read_params
@@ -49,7 +50,9 @@ class Experiments:
         shutil.copyfile(_git(Path(), "rev-parse", "--git-path", "index"), self._index)
         _git(Path(), "add", "--update", GIT_INDEX_FILE=self._index)
         self._tree = _git(Path(), "write-tree", GIT_INDEX_FILE=self._index)
-        settings = resolved(read_params(), digest=self._digest)
+        params = read_params()
+        self._manifest = Path(params.corpus.manifest)
+        settings = resolved(params, digest=self._digest)
         if "DVC_STAGE" not in os.environ:  # else the stage `settings` has just run
             write_settings(settings)
         with _project(Path()) as repo:
@@ -62,9 +65,20 @@ class Experiments:
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:
             repo.checkout(targets=["settings", "weights", "extract"], force=True)
-            (evaluate,) = _load(repo, ["evaluate"])
-            _empty_outs(evaluate)
+            for stage in _load(repo, ["evaluate", "report"]):
+                _empty_outs(stage)
         self._lock = (room / "dvc.lock").read_bytes()
+
+    def check_manifest(self, manifest: Path) -> None:
+        """Raise ExperimentError if `extract` would make other features of a manifest's clips.
+
+        Those that are there are of the manifest of params.yaml.
+        """
+        if manifest != self._manifest and _extracted(manifest) != _extracted(self._manifest):
+            raise ExperimentError(
+                f"No experiment can have {manifest}: the features are those of {self._manifest}, which has"
+                " other clips, sources or times. Splits and targets may differ."
+            )
 
     def restore(self, params: Mapping[str, Any], folder: Path, *, stages: Sequence[str]) -> bool:
         """Put a model's outs into its folder if DVC has them of an earlier run; whether it has.
@@ -101,8 +115,11 @@ class Experiments:
         """
         folder = folder.absolute()
         with self._entered(params) as repo:
-            settings, *others = _load(repo, ["settings", *stages])
+            settings, extract, *others = _load(repo, ["settings", "extract", *stages])
             _copy_outs(others, folder, Path())
+            extract.save_deps()  # of a manifest with the same clips it would make the same features
+            repo.stage_cache.save(extract)
+            extract.dump(update_pipeline=False)
             _record(settings, *others)
             return self._commit(name)
 
@@ -157,6 +174,14 @@ def open_experiments() -> Iterator[Experiments]:
             yield Experiments(room)
         finally:
             _remove(room)  # its links would keep what `dvc gc` deletes
+
+
+def _extracted(manifest: Path) -> dict[str, tuple[object, ...]]:
+    """What `extract` reads of each clip, by its id."""
+    return {
+        clip.clip_id: (clip.sources, clip.start_seconds, clip.end_seconds, clip.image_fps)
+        for clip in read_manifest(manifest)
+    }
 
 
 def _say_waiting(holder: str) -> None:

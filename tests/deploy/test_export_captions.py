@@ -1,7 +1,9 @@
 """The two files of a captioning model, run by ONNX Runtime and by PyTorch alone, against the model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,51 +87,53 @@ def test_the_two_files_say_what_the_model_says_of_clips_of_any_length(
     assert sorted(tmp_path.iterdir()) == [path, step_path]
 
     assert exported.num_frames is None
-    for num_frames in (1, NUM_FRAMES, 7):
-        check_words(checkpoint, weights, path, step_path, random_frames(4, num_frames=num_frames))
-
-
-def check_words(
-    checkpoint: Checkpoint, weights: Weights, path: Path, step_path: Path, frames: torch.Tensor
-) -> None:
-    """The files say of frames (4, T, 3, H, W) what the model says."""
-    suffix, is_transformer = path.suffix, checkpoint.config.decoder.cell == "transformer"
+    said = words_of_files(path, step_path, is_transformer=checkpoint.config.decoder.cell == "transformer")
     model = checkpoint.model
     network = EndToEnd(MapsToMemory(model), contract=checkpoint.contract, weights=weights).eval()
-    with torch.no_grad():
-        states, summary, *_ = network(frames)
-    memory = Memory(states, torch.ones(states.shape[:2], dtype=torch.bool), summary)
-    expected = beam_search(model.decoder, memory, beam_size=1, max_words=6)
+    for num_frames in (1, NUM_FRAMES, 7):
+        frames = random_frames(4, num_frames=num_frames)
+        with torch.no_grad():
+            states, summary, *_ = network(frames)
+        memory = Memory(states, torch.ones(states.shape[:2], dtype=torch.bool), summary)
+        expected = beam_search(model.decoder, memory, beam_size=1, max_words=6)
+        assert said(frames) == [list(sentence.words) for sentence in expected]
 
+
+def words_of_files(
+    path: Path, step_path: Path, *, is_transformer: bool
+) -> Callable[[torch.Tensor], list[list[int]]]:
+    """What the two files say of frames (4, T, 3, H, W): six words of each clip, up to <end>."""
+    suffix = path.suffix
     if suffix == ".onnx":
         look, speak = (open_onnx(file) for file in (path, step_path))
         metadata = json.loads(speak.get_modelmeta().custom_metadata_map["framecache.json"])
-        vocabulary = metadata["task"]["vocabulary"]
-        assert vocabulary == list(TASK.vocabulary.words)
-        kept = dict(
-            zip(
-                [node.name for node in look.get_outputs()],
-                look.run(None, {"frames": frames.numpy()}),
-                strict=True,
-            )
-        )
+        assert metadata["task"]["vocabulary"] == list(TASK.vocabulary.words)
     else:
         look, speak = (torch.export.load(file).module() for file in (path, step_path))
-        kept = dict(enumerate(look(frames)))
-    words = torch.full((4, 1), START)
-    for _ in range(6):
-        given = words if is_transformer else words[:, -1]
-        if suffix == ".onnx":
-            outputs = speak.run(None, {"words": given.numpy(), **kept})
-            for node, value in zip(speak.get_outputs(), outputs, strict=True):
-                if node.name.startswith("new_"):
-                    kept[node.name.removeprefix("new_")] = value
-            probabilities = torch.from_numpy(outputs[0])
-        else:
-            probabilities, _, *state = speak(given, *kept.values())
-            kept.update(dict(enumerate(state, start=2)))
-        probabilities[:, [0, 1, 3]] = 0  # as in beam_search: no <pad>, <start>, <unknown>
-        words = torch.cat([words, probabilities.argmax(dim=1, keepdim=True)], dim=1)
-    for sentence, row in zip(expected, words[:, 1:].tolist(), strict=True):
-        ended = row[: row.index(END)] if END in row else row
-        assert list(sentence.words) == ended
+
+    def first(frames: torch.Tensor) -> dict[Any, Any]:
+        if suffix == ".pt2":
+            return dict(enumerate(look(frames)))
+        names = [node.name for node in look.get_outputs()]
+        return dict(zip(names, look.run(None, {"frames": frames.numpy()}), strict=True))
+
+    def say(frames: torch.Tensor) -> list[list[int]]:
+        kept = first(frames)
+        words = torch.full((4, 1), START)
+        for _ in range(6):
+            given = words if is_transformer else words[:, -1]
+            if suffix == ".onnx":
+                outputs = speak.run(None, {"words": given.numpy(), **kept})
+                for node, value in zip(speak.get_outputs(), outputs, strict=True):
+                    if node.name.startswith("new_"):
+                        kept[node.name.removeprefix("new_")] = value
+                probabilities = torch.from_numpy(outputs[0])
+            else:
+                probabilities, _, *state = speak(given, *kept.values())
+                kept.update(dict(enumerate(state, start=2)))
+            probabilities[:, [0, 1, 3]] = 0  # as in beam_search: no <pad>, <start>, <unknown>
+            words = torch.cat([words, probabilities.argmax(dim=1, keepdim=True)], dim=1)
+        rows = words[:, 1:].tolist()
+        return [row[: row.index(END)] if END in row else row for row in rows]
+
+    return say

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pipeline.errors import NonFiniteError
+from pipeline.learn.member import Member
 from pipeline.learn.models.steps import share_steps
-from pipeline.learn.training import Member, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.settings.training import MODELS, TrainConfig
 from tests.support.configs import live_config
 from tests.support.every_training import CONFIGS, SMALL, assert_equal_states, make_member

@@ -290,7 +290,7 @@ def test_thresholds_are_chosen_by_answers_about_the_val_split_and_kept():
     assert [row["label"] for row in rows] == ["walk", "talk", "sing"]
     assert rows[2]["probability"] == pytest.approx(1 / (1 + math.exp(5)))
     assert tuned.render(logits[3], torch.tensor([0.0])) == []
-    table = prediction_table({"recurrent": predictions}, tasks={"recurrent": tuned})
+    table = prediction_table({"recurrent": predictions}, task=tuned)
     assert table["truth"].to_pylist() == [["talk", "walk"], ["walk"], ["sing", "talk"], []]
     assert table["answer"].to_pylist() == [["talk", "walk"], ["walk"], ["sing", "talk", "walk"], []]
     assert np.average(table["loss"], weights=table["loss_weight"]) == pytest.approx(

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.member import Member
 from pipeline.learn.run import train
 from pipeline.learn.streaming import Loader, keep_resident
-from pipeline.learn.training import Member, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.manifest import write_manifest
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, ModelName, TrainConfig

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from pipeline.learn.member import Fit, Member
 from pipeline.learn.models import MODEL_CLASSES, SUMMARIES
 from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.decoder import RecurrentDecoder
@@ -22,7 +23,6 @@ from pipeline.learn.optimisation import OPTIMIZER_BUILDERS, PRECISION_DTYPES, SC
 from pipeline.learn.sequences import POOLINGS, SCAN_FUNCTIONS
 from pipeline.learn.streaming import make_loader
 from pipeline.learn.tasks import TASK_CLASSES, Classification
-from pipeline.learn.training import Fit, fit
 from pipeline.manifest import SPLITS
 from pipeline.manifest.clips import TARGETS
 from pipeline.settings.evaluation import Split
@@ -32,6 +32,7 @@ from pipeline.settings.tasks import TASKS, TaskFacts
 from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from pipeline.settings.words import DECODERS, DecoderCell
 from tests.support.configs import live_config
+from tests.support.every_training import train_alone
 from tests.support.toy import make_clip, make_features, random_maps
 
 CPU = torch.device("cpu")
@@ -133,14 +134,16 @@ def train(config: TrainConfig, path: Path) -> Fit:
     ]
     task = TASK_CLASSES[config.task].from_clips(clips, config)
     features = make_features(maps)
-    return fit(
-        task.build_model("recurrent", config, map_shape=(3, 2, 2)),
-        task=task,
-        train=make_loader(features, clips, config, device=CPU, shuffle_seed=0),
-        val=make_loader(features, clips, config, device=CPU),
-        config=config,
-        device=CPU,
-        state_path=path / "state.pt",
+    return train_alone(
+        Member(
+            task.build_model("recurrent", config, map_shape=(3, 2, 2)),
+            task=task,
+            train=make_loader(features, clips, config, device=CPU, shuffle_seed=0),
+            val=make_loader(features, clips, config, device=CPU),
+            config=config,
+            device=CPU,
+            state_path=path / "state.pt",
+        )
     )
 
 

@@ -1,6 +1,8 @@
 """`train` and `evaluate` as functions: what a caller is told, and what is refused."""
 
 import shutil
+from collections import defaultdict
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -15,14 +17,15 @@ from pipeline.errors import (
     NonFiniteError,
     UnequalCheckpointsError,
 )
-from pipeline.learn import run as learn_run
+from pipeline.learn import identity
 from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Classification
-from pipeline.manifest import FrameLabel, write_manifest
+from pipeline.manifest import FrameLabel, read_manifest, write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, TrainConfig
 from tests.support.features import make_view
 from tests.support.toy import make_clip
@@ -130,8 +133,8 @@ def test_a_training_that_is_not_confirmed_is_kept_and_the_next_run_ends_at_once(
 def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_kept(tmp_path, moved):
     def change() -> None:
         if moved == "manifest.csv":
-            with (tmp_path / moved).open("a") as file:
-                file.write("\n")
+            path = tmp_path / moved
+            path.write_text(path.read_text().replace("9.0", "9.5"))
         else:
             shutil.move(tmp_path / "features", tmp_path / "before")
             make_view(tmp_path / "others", {"c0": 3})
@@ -141,6 +144,24 @@ def test_a_training_whose_input_changes_meanwhile_writes_no_checkpoint_and_is_ke
         run(tmp_path, confirm=change)
     assert not (tmp_path / "checkpoints").exists()
     assert len(list((tmp_path / "state").glob("*.pt"))) == 2  # of both models
+
+
+def test_a_training_goes_on_whatever_the_columns_of_ones_own_say(tmp_path):
+    def change() -> None:
+        path = tmp_path / "manifest.csv"
+        clips = [replace(clip, meta={"camera": clip.clip_id}) for clip in read_manifest(path)]
+        write_manifest(path, clips)
+
+    trained = run(tmp_path, confirm=change)
+    evaluation = evaluate(
+        trained.checkpoints,
+        tmp_path / "features/layer4",
+        tmp_path / "manifest.csv",
+        config=EvaluateConfig(num_resamples=10),
+    )
+    assert evaluation.as_json()["recurrent"]["by"]["meta_camera"]["values"].keys() == {"c4", "c9"}
+    assert "by" not in evaluation.as_json()["baseline"]
+    assert "LSTM, by meta_camera" in evaluation.table
 
 
 def test_the_threads_of_operations_are_those_of_the_config_while_a_model_trains(tmp_path):
@@ -240,7 +261,7 @@ def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, 
         raise Stopped
 
     for digest in ("before an edit", "after it"):
-        monkeypatch.setattr(learn_run, "code_digest", lambda _, digest=digest: digest)
+        monkeypatch.setattr(identity, "code_digest", lambda _, digest=digest: digest)
         with pytest.raises(Stopped):
             run(tmp_path, models=("baseline",), confirm=refuse)
         names += sorted((tmp_path / "state").glob("*.pt"))
@@ -309,6 +330,26 @@ def test_many_can_be_stopped_after_some_epochs_and_some_of_them_go_on(tmp_path):
         assert repr(outcome.fit) == repr(undisturbed[name].fit)
 
 
+@pytest.mark.slow
+def test_members_trained_in_processes_have_the_numbers_of_one_process(tmp_path):
+    alone = run_many(tmp_path / "alone", members_of(tmp_path / "alone", *several()))
+    told: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    apart = run_many(
+        tmp_path / "apart",
+        members_of(tmp_path / "apart", *several()),
+        machine=Machine(device="cpu", num_trainings=2),
+        on_batch=lambda name, *batch: told[name].append(batch),
+    )
+    for name, outcome in alone.items():
+        assert repr(apart[name].fit) == repr(outcome.fit)
+        assert apart[name].is_done
+        assert (tmp_path / "apart" / name / "checkpoint.json").exists()
+        theirs = apart[name].checkpoint.model.state_dict()
+        for key, value in outcome.checkpoint.model.state_dict().items():
+            assert torch.equal(theirs[key], value)
+        assert told[name] == [(number, told[name][-1][1]) for number in range(1, told[name][-1][1] + 1)]
+
+
 def test_members_that_differ_in_nothing_that_counts_are_trained_once(tmp_path):
     small, large = (CONFIG.model_copy(update={"hidden_size": size}) for size in (4, 8))
     members = [
@@ -357,6 +398,28 @@ def test_a_member_that_fails_leaves_the_others_and_is_named_by_train(tmp_path, m
     assert not (tmp_path / "many/m1").exists()
     with pytest.raises(NonFiniteError, match="The loss is nan in epoch 0"):
         run(tmp_path, config=configs[1])
+
+
+def test_clips_that_are_read_in_chunks_have_the_scores_that_they_have_in_one_piece(tmp_path):
+    trained = run(tmp_path)
+    seen = []
+    pieces, chunks = (
+        evaluate(
+            trained.checkpoints,
+            tmp_path / "features/layer4",
+            tmp_path / "manifest.csv",
+            config=EvaluateConfig(num_resamples=10, chunk_frames=chunk_frames),
+            on_batch=lambda *progress: seen.append(progress),
+        )
+        for chunk_frames in (None, 2)
+    )
+    for name, score in pieces.scores.items():
+        assert chunks.scores[name].values() == pytest.approx(score.values(), rel=1e-5)
+    models = ("recurrent", "shuffled", "baseline")
+    assert seen == [
+        *((name, 1, 1) for name in models),  # a batch
+        *((name, done, 2) for name in models for done in (1, 2)),  # two clips
+    ]
 
 
 @pytest.mark.parametrize("task", ["multilabel", "frame_multilabel"])

@@ -10,14 +10,15 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.member import Fit, Member, best_epoch
 from pipeline.learn.models import build_model
 from pipeline.learn.optimisation import SCHEDULES, learning_rate_share, make_optimizer
 from pipeline.learn.streaming import Loader, make_loader
 from pipeline.learn.tasks import Classification, FrameLabels, Regression
-from pipeline.learn.training import Fit, best_epoch, fit
 from pipeline.manifest import Clip, FrameLabel
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import TrainConfig
+from tests.support.every_training import train_alone
 from tests.support.toy import make_features, order_task
 
 CPU = torch.device("cpu")
@@ -49,13 +50,8 @@ def new_model(config: TrainConfig, name: str = "recurrent") -> torch.nn.Module:
 
 
 def run(model: torch.nn.Module, config: TrainConfig, state_path: Path, **callbacks: object) -> Fit:
-    return fit(
-        model,
-        task=TASK,
-        config=config,
-        device=CPU,
-        state_path=state_path,
-        **loaders(config),
+    return train_alone(
+        Member(model, task=TASK, config=config, device=CPU, state_path=state_path, **loaders(config)),
         **callbacks,  # type: ignore[arg-type]
     )
 
@@ -168,7 +164,16 @@ def test_features_that_are_not_finite_are_named_by_clip_and_train_nothing(tmp_pa
     first, count = features.spans[clip_id]
     features.rows[first + count - 1, 0] = value
     with pytest.raises(NonFiniteError, match=rf"^features/layer4: the features of {clip_id} have values"):
-        fit(new_model(config), task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+        train_alone(
+            Member(
+                new_model(config),
+                task=TASK,
+                config=config,
+                device=CPU,
+                state_path=tmp_path / "s.pt",
+                **batches,
+            )
+        )
     assert not (tmp_path / "s.pt").exists()
 
 
@@ -181,7 +186,9 @@ def test_a_loss_that_is_not_finite_though_the_features_are_names_its_batch_and_t
     names = ", ".join(sample.clip.clip_id for sample in batches["train"].epoch_samples(0)[0])
     message = rf"loss is nan in epoch 0, in the batch of {names}\. .* lower learning_rate \(0.02\)"
     with pytest.raises(NonFiniteError, match=message):
-        fit(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+        train_alone(
+            Member(model, task=TASK, config=config, device=CPU, state_path=tmp_path / "s.pt", **batches)
+        )
 
 
 def test_a_state_of_another_model_or_a_damaged_one_is_a_fresh_start(tmp_path, caplog):
@@ -316,14 +323,16 @@ def test_a_net_learns_labels_of_frames_and_values_of_clips(tmp_path, kind, metri
     features = make_features(train_maps | val_maps)
     task = kind.from_clips(train_clips, config)
     model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
-    result = fit(
-        model,
-        task=task,
-        train=make_loader(features, train_clips, config, device=CPU, shuffle_seed=0),
-        val=make_loader(features, val_clips, config, device=CPU),
-        config=config,
-        device=CPU,
-        state_path=tmp_path / "state.pt",
+    result = train_alone(
+        Member(
+            model,
+            task=task,
+            train=make_loader(features, train_clips, config, device=CPU, shuffle_seed=0),
+            val=make_loader(features, val_clips, config, device=CPU),
+            config=config,
+            device=CPU,
+            state_path=tmp_path / "state.pt",
+        )
     )
     assert result.history[result.best_epoch]["val"][metric] > enough
 
@@ -338,14 +347,16 @@ def test_the_best_epoch_of_several_values_is_that_of_their_standardised_errors(t
         clips[split] = [replace(clip, values=(1e6 * clip.values[0], clip.values[1])) for clip in described]
         maps |= more
     task = Regression.from_clips(clips["train"], config)
-    result = fit(
-        task.build_model("recurrent", config, map_shape=(2, 1, 1)),
-        task=task,
-        train=make_loader(make_features(maps), clips["train"], config, device=CPU, shuffle_seed=0),
-        val=make_loader(make_features(maps), clips["val"], config, device=CPU),
-        config=config,
-        device=CPU,
-        state_path=tmp_path / "state.pt",
+    result = train_alone(
+        Member(
+            task.build_model("recurrent", config, map_shape=(2, 1, 1)),
+            task=task,
+            train=make_loader(make_features(maps), clips["train"], config, device=CPU, shuffle_seed=0),
+            val=make_loader(make_features(maps), clips["val"], config, device=CPU),
+            config=config,
+            device=CPU,
+            state_path=tmp_path / "state.pt",
+        )
     )
     errors = np.array([[m["val"]["mae_1"], m["val"]["mae_2"]] for m in result.history])  # in units
     deviations = np.std([clip.values for clip in clips["train"]], axis=0)

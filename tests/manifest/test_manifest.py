@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError, TextFileError, TornGroupError
-from pipeline.manifest import Clip, FrameLabel, Question, check_sources, read_manifest, write_manifest
+from pipeline.manifest import (
+    Clip,
+    FrameLabel,
+    Question,
+    check_sources,
+    clips_digest,
+    column_names,
+    read_manifest,
+    write_manifest,
+)
 
 HEADER = "clip_id,source,split,start_seconds,end_seconds,group,label,caption,value,frame_labels,image_fps"
 GOOD_ROWS = ["a,a.mp4,train", "b,b.mp4,val", "c,c.mp4,test"]
@@ -160,6 +169,47 @@ def test_unknown_missing_and_repeated_columns_are_refused(tmp_path: Path) -> Non
     ]
     path = manifest_of(tmp_path, *(f"{row},x" for row in GOOD_ROWS), header="clip_id,source,split,split")
     assert problems_of(path) == ["column 'split' is there 2 times. Keep one."]
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_columns_of_ones_own_are_read_written_and_written_again(tmp_path: Path, name: str) -> None:
+    clips = [
+        Clip("a", ("a.mp4",), "train", meta={"site": "Köln, Dom", "camera": "2"}),
+        Clip("b", ("b.mp4",), "val"),
+        Clip("c", ("c.mp4",), "test", meta={"camera": "1"}),
+    ]
+    write_manifest(tmp_path / name, clips)
+    manifest = read_manifest(tmp_path / name)
+    assert list(manifest) == clips
+    assert manifest.column("meta_camera").to_pylist() == ["2", None, "1"]
+    assert column_names(tmp_path / name) == ["clip_id", "source", "split", "meta_camera", "meta_site"]
+
+
+def test_unknown_columns_are_told_how_a_column_of_ones_own_is_named(tmp_path: Path) -> None:
+    header = "clip_id,source,split,camera,meta_,meta_my site"
+    problems = problems_of(manifest_of(tmp_path, *(f"{row},1,2,3" for row in GOOD_ROWS), header=header))
+    assert len(problems) == 3
+    assert problems[0].startswith("unknown column 'camera'. Available: clip_id, ")
+    assert problems[0].endswith("begins with meta_, and letters, digits and '_' follow: meta_camera.")
+    assert problems[1].endswith("follow: meta_camera.")
+    assert problems[2].endswith("follow: meta_my_site.")
+    (problem,) = problems_in_row(tmp_path, "meta_site", "a\tb")
+    assert problem.startswith("row 5: meta_site 'a\\tb' has a line break, a tab")
+    with pytest.raises(ManifestError, match="unknown column 'meta_my site'"):
+        write_manifest(tmp_path / "mine.csv", [Clip("a", ("a.mp4",), "train", meta={"my site": "x"})])
+
+
+def test_columns_of_ones_own_do_not_move_the_digest_of_the_clips(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, *GOOD_ROWS)
+    before = clips_digest(path)
+    manifest_of(tmp_path, *(f"{row},1" for row in GOOD_ROWS), header="clip_id,source,split,meta_camera")
+    assert clips_digest(path) == before
+    manifest_of(tmp_path, *(f"{row},1" for row in GOOD_ROWS), header="clip_id,source,split,label")
+    assert clips_digest(path) != before
+    manifest_of(tmp_path, *reversed(GOOD_ROWS))
+    assert clips_digest(path) != before
+    write_manifest(tmp_path / "mine.parquet", reversed(list(read_manifest(path))))
+    assert clips_digest(tmp_path / "mine.parquet") == before
 
 
 def test_a_manifest_without_clips_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,14 @@ from pipeline.settings.training import TrainConfig
             {"task": "captioning", "decoder": {"inject": "start", "doubly_stochastic": 1.0}},
             "decoder.doubly_stochastic 1.0 does nothing: it needs decoder.inject attention",
         ),
+        (
+            {"segments": {"min_seconds": 0.5}},
+            "segments.min_seconds 0.5 does nothing: it needs task frame_labels",
+        ),
+        (
+            {"task": "frame_labels", "segments": {"smoothing_limit": 2.0}},
+            "segments.smoothing_limit 2.0 does nothing: it needs segments.smoothing",
+        ),
         ({"cell": "none", "bidirectional": False}, "bidirectional false does nothing: it needs cell lstm"),
         ({"monitor": "mae"}, "monitor 'mae' is not measured for the task 'classification'; available: acc"),
     ],
@@ -81,6 +89,16 @@ def test_an_evaluation_searches_captions_alone_and_compares_lengths_in_a_beam_al
     captioning = TrainConfig(task="captioning")
     of_captions = "it needs task captioning"
     assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": of_captions, "length_power": of_captions}
-    assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1"}
-    assert EvaluateConfig(beam_size=2).unused(captioning) == {}
+    whole = {"chunk_frames": "the task 'captioning' reads clips in one piece"}
+    assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1", **whole}
+    assert EvaluateConfig(beam_size=2).unused(captioning) == whole
     assert EvaluateConfig(beam_size=2).live(captioning)["beam_size"] == 2
+
+
+def test_chunks_are_of_nets_that_carry_a_state_and_then_clips_are_read_one_by_one() -> None:
+    chunks = EvaluateConfig(chunk_frames=8, batch_size=4)
+    reasons = chunks.unused(TrainConfig(task="frame_labels", cell="transformer"))
+    assert reasons["chunk_frames"] == "it needs cell lstm, gru, rnn or none"
+    reasons = chunks.unused(TrainConfig(task="frame_labels", window=4))
+    assert "chunk_frames" not in reasons
+    assert reasons["batch_size"] == "with chunk_frames, clips are read one by one"

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from stages import extraction
 from tests.stages.test_dvc import ran
 from tests.support.project import NAMES, Project
 
-EPOCHS = 80  # take a few seconds
+EPOCHS = 40  # take a second
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def locked_settings(project: Project, stage: str) -> str:
 
 
 def test_edited_parameters_are_those_of_the_next_run(long: Project) -> None:
-    process = start(long)
+    process = start(long, "repro", "train@recurrent")
     wait_until_it_trains(long)
     long.set({"train.hidden_size": 9, "train.epochs": 2})
     end(process, status=0)
@@ -87,7 +86,7 @@ def test_an_experiment_whose_parameters_are_edited_is_not_shown_with_the_new_one
 
 def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept(long: Project) -> None:
     before = locked_settings(long, "train@recurrent")
-    process = start(long)
+    process = start(long, "repro", "train@recurrent")
     wait_until_it_trains(long)
     manifest = long.path / "manifests/mine.csv"
     data = manifest.read_bytes()
@@ -100,14 +99,15 @@ def test_an_edited_manifest_stops_the_run_at_its_end_and_what_it_trained_is_kept
     assert re.search(rf"resumes after epoch {EPOCHS}\b", long.dvc("repro", "train@recurrent"))
 
 
-def test_code_that_is_edited_before_a_stage_starts_stops_it(long: Project) -> None:
-    long.add_video("clip3", first_index=999)
-    code = long.path / "pipeline/learn/training.py"
+def test_code_that_is_edited_before_a_stage_starts_stops_it(project: Project) -> None:
+    project.add_video("clip3", first_index=999)
+    code = project.path / "pipeline/learn/training.py"
     text = code.read_text()
-    process = start(long)
+    process = start(project)
     deadline = time.monotonic() + 120
     while (
-        not (long.path / "settings/recurrent.yaml").exists() or (long.path / "reports/extract.json").exists()
+        not (project.path / "settings/recurrent.yaml").exists()
+        or (project.path / "reports/extract.json").exists()
     ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -115,23 +115,23 @@ def test_code_that_is_edited_before_a_stage_starts_stops_it(long: Project) -> No
     output = end(process, status=1)
     assert "The code of stages.train was edited after settings/recurrent.yaml was written." in output
     code.write_text(text)
-    assert ran(long.dvc("repro", "train@baseline"))[-1] == "train@baseline"
+    assert ran(project.dvc("repro", "train@baseline"))[-1] == "train@baseline"
 
 
-def test_a_source_that_is_replaced_before_extract_reads_it_stops_it(long: Project) -> None:
-    long.add_video("clip3", first_index=999)
-    video = (long.videos / "clip3.mp4").read_bytes()
-    process = start(long)
+def test_a_source_that_is_replaced_before_extract_reads_it_stops_it(project: Project) -> None:
+    project.add_video("clip3", first_index=999)
+    video = (project.videos / "clip3.mp4").read_bytes()
+    process = start(project)
     deadline = time.monotonic() + 120
-    while (long.path / "features").exists():  # DVC removes it before the stage
+    while (project.path / "features").exists():  # DVC removes it before the stage
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    long.add_video("clip3", num_frames=9)
+    project.add_video("clip3", num_frames=9)
     output = end(process, status=1)
     assert "clip3.mp4 changed after sources was written. The features are kept: run again." in output
-    (long.videos / "clip3.mp4").write_bytes(video)
-    long.dvc("repro", "extract")
-    with open_view(long.path / "features/layer4") as view:
+    (project.videos / "clip3.mp4").write_bytes(video)
+    project.dvc("repro", "extract")
+    with open_view(project.path / "features/layer4") as view:
         assert view.num_frames("clip3") == 5
 
 
@@ -151,7 +151,10 @@ def test_what_extract_has_read_may_not_be_replaced_before_it_ends(
     assert f"{name} changed while this stage ran" in project.extract_here(check=False)
 
 
-def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(project: Project) -> None:
+def test_comments_and_a_machines_settings_run_nothing_and_an_edit_runs_what_imports_it(
+    project: Project,
+) -> None:
+    project.set_machine(device="cpu", num_readers=1, resident_mb=0, batch_size=3)
     code = project.path / "pipeline/learn/training.py"
     text = code.read_text()
     code.write_text(f"# A comment.\n{text}\n\n# Another.\n")
@@ -163,10 +166,3 @@ def test_a_comment_runs_nothing_and_an_edit_runs_the_stages_that_import_it(proje
     report = project.path / "pipeline/report/plots.py"
     report.write_text(f"{report.read_text()}\nEDITED = True\n")
     assert ran(project.dvc("repro")) == ["settings", "evaluate"]
-
-
-def test_a_machines_settings_run_nothing_again(project: Project) -> None:
-    Path(project.path / "machine.yaml").write_text(
-        "{device: cpu, num_readers: 1, resident_mb: 0, batch_size: 3}"
-    )
-    assert ran(project.dvc("repro")) == ["settings"]

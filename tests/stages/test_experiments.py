@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from pipeline.errors import ExperimentError
 from pipeline.learn.run import train
+from pipeline.manifest import read_manifest, write_manifest
 from stages.params import Params
 from stages.project.experiments import open_experiments
 from stages.train import write_trained
@@ -93,11 +95,11 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
     assert member["params"]["params.yaml"]["data"] == document
 
     output = project.dvc("exp", "run", "-n", "run", "-S", "train.hidden_size=16", "-S", "train.num_layers=2")
-    assert ran(output) == ["settings", "evaluate"]
+    assert ran(output) == ["settings", "evaluate", "report"]
     assert same(project.path / "checkpoints/recurrent", tmp_path / "member/checkpoints/recurrent")
     locks = {name: lock_of(project, name) for name in ("member", "run")}
     for lock in locks.values():
-        del lock["evaluate"]
+        del lock["evaluate"], lock["report"]
     assert locks["member"] == locks["run"]
 
     of_git(project, "restore", ".")
@@ -105,20 +107,35 @@ def test_a_model_trained_without_dvc_is_the_experiment_that_dvc_would_have_run(p
         everything = [*TRAIN, "train@baseline", "evaluate"]
         assert found.restore(document, tmp_path / "winner", stages=everything)
         found.save("winner", document, tmp_path / "winner", stages=everything)
-    assert lock_of(project, "winner") == lock_of(project, "run")
+    locks = {name: lock_of(project, name) for name in ("winner", "run")}
+    for lock in locks.values():
+        del lock["report"]
+    assert locks["winner"] == locks["run"]
     shown = experiments(project)
     assert metrics(shown["winner"]) == metrics(shown["run"])
     assert list(metrics(shown["winner"])) == ["val_accuracy", "val_loss", "accuracy", "shuffled", "baseline"]
 
 
 @pytest.mark.slow
-def test_an_experiment_of_a_model_is_branched_pushed_pulled_and_applied(project, tmp_path):
+def test_an_experiment_of_another_manifest_is_branched_pushed_pulled_and_applied(project, tmp_path):
+    first, second, *others = read_manifest(project.path / "manifests/mine.csv").clips()
+    labels = [replace(first, label=second.label), replace(second, label=first.label)]
+    write_manifest(project.path / "manifests/other.csv", [*labels, *others])
+    write_manifest(project.path / "manifests/few.csv", [*labels, *others[:-1]])
     of_git(project, "init", "--quiet", "--bare", "--initial-branch", "main", str(tmp_path / "git"))
     of_git(project, "remote", "add", "origin", str(tmp_path / "git"))
     project.dvc("remote", "add", "--default", "store", str(tmp_path / "remote"))
     project.commit()
-    document = asked(project, hidden_size=16)
+    document = {
+        **asked(project, hidden_size=16),
+        "corpus": {"manifest": "manifests/other.csv", "root": "videos"},
+    }
     with contextlib.chdir(project.path), open_experiments() as found:
+        found.check_manifest(Path("manifests/other.csv"))
+        with pytest.raises(
+            ExperimentError, match=r"No experiment can have manifests/few.csv: the features are"
+        ):
+            found.check_manifest(Path("manifests/few.csv"))
         found.save("member", document, Path(), stages=TRAIN)  # of another model: DVC does not look inside
     project.dvc("exp", "push", "origin", "member")
     project.dvc("exp", "branch", "member", "branch")
@@ -132,7 +149,7 @@ def test_an_experiment_of_a_model_is_branched_pushed_pulled_and_applied(project,
     assert same(clone.path / "checkpoints/recurrent", project.path / "checkpoints/recurrent")
     assert yaml.safe_load((clone.path / "params.yaml").read_text()) == document
     stale = json.loads(clone.dvc("status", "--json"))
-    assert stale.keys() == {"settings", "evaluate"}
+    assert stale.keys() == {"settings", "train@baseline", "evaluate", "report"}  # the features are not stale
     assert json.loads((clone.path / "metrics/evaluate.json").read_text()) == {}
 
 

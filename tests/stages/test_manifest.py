@@ -1,7 +1,9 @@
 """`python -m stages.manifest`: folder trees, miniatures of the official corpora, and a look at every clip."""
 
 import csv
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -187,6 +189,27 @@ def test_a_group_may_be_a_column_of_the_labels(run: Builder, tmp_path: Path) -> 
     assert {clip.split for clip in clips.values()} == {"train", "val", "test"}
     message = run("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv", succeeds=False)
     assert "unknown column 'person'" in message
+
+
+def test_columns_of_ones_own_are_carried_from_the_labels_and_kept(
+    run: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path / "videos", *(f"{i}.mp4" for i in range(9)))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("source,label,meta_subject\n" + "".join(f"{i}.mp4,x,s{i // 3}\n" for i in range(9)))
+    arguments = ("folder", "videos", "--labels", "labels.csv", "--out", "mine.csv")
+    run(*arguments, "--group", "meta_subject")
+    clips = clips_in(tmp_path / "mine.csv")
+    assert [(clips["4"].group, clips["4"].meta)] == [("s1", {"subject": "s1"})]
+    write_manifest(
+        tmp_path / "mine.csv", [replace(clip, meta={**clip.meta, "site": "A"}) for clip in clips.values()]
+    )
+    labels.write_text(labels.read_text().replace("8.mp4,x,s2", "8.mp4,x,s3"))
+    run(*arguments)
+    after = clips_in(tmp_path / "mine.csv")
+    assert after["4"] == replace(clips["4"], meta={"subject": "s1", "site": "A"})
+    assert after["8"].meta == {"subject": "s3", "site": "A"}
+    assert "meta_subject of 8 ('s2' by 's3')" in caplog.text
 
 
 def test_clips_of_one_file_are_one_group(run: Builder, tmp_path: Path) -> None:
@@ -626,7 +649,7 @@ def test_a_video_in_several_official_splits_stays_there_without_a_group(
     clips = {clip.clip_id: clip for clip in read_manifest(tmp_path / "k400.csv")}
     pair = [clips["video000001_000000_000010"], clips["video000001_000050_000060"]]
     assert [(clip.split, clip.group) for clip in pair] == [("train", None), ("val", None)]
-    assert "1 videos are in more than one split" in caplog.text
+    assert "1 groups are in more than one split" in caplog.text
 
 
 def test_carving_takes_whole_groups_of_every_class_and_leaves_test_alone() -> None:
@@ -704,3 +727,50 @@ def test_probing_names_clips_that_preprocessing_can_t_use(run: Builder, tmp_path
     assert (
         "small.mp4 can't be decoded: a frame of 32 x 32 pixels is smaller than the crop of 48 x 48" in message
     )
+
+
+def look_corpus(folder: Path) -> None:
+    """mine.csv and corpus/: a file in two splits, a copy in another split, and a damaged clip."""
+    rows = []
+    for number in range(8):
+        write_video(folder / f"corpus/v{number}.mp4", num_frames=6, first_index=0x1234 * (number + 1))
+        rows.append(Clip(f"c{number}", (f"v{number}.mp4",), ("train", "val", "test")[number % 3], label="a"))
+    write_video(folder / "corpus/copy.mp4", num_frames=6, first_index=0x1234, size=(48, 80))
+    touch(folder, "corpus/bad.mp4")
+    rows += [Clip("copy", ("copy.mp4",), "test", label="b"), Clip("bad", ("bad.mp4",), "train", label="b")]
+    rows.append(Clip("again", ("v1.mp4",), "train", start_seconds=0.3, label="b"))
+    write_manifest(folder / "mine.csv", rows)
+    (folder / "params.yaml").write_text("corpus: {manifest: mine.csv, root: corpus}\n")
+
+
+def test_a_look_names_what_leaks_and_what_is_damaged(
+    run: Builder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look_corpus(tmp_path)
+    message = run("look", succeeds=False)
+    leaks, damage = message.split("\n1 of 11 opened clips can't be read.\n")
+    assert leaks.startswith("1 source is in several splits")
+    assert "  v1.mp4: c1 (val), again (train)\n" in leaks
+    assert re.search(r"  c0 \(train\), copy \(test\)", leaks)
+    assert damage.startswith("  bad: corpus/bad.mp4 can't be decoded: ")
+    assert message.endswith("`python -m stages.manifest folder --group` makes splits of whole groups.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("11 clips, 11 opened. Something leaks: ")
+    assert (tmp_path / "reports/look.html").resolve().as_uri() in printed
+
+    run("look", "--json", succeeds=False)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_clips"], found["num_opened"], found["page"]) == (11, 11, "reports/look.html")
+    assert [finding["kind"] for finding in found["findings"]][:3] == ["leak", "leak", "damage"]
+    assert found["findings"][0]["cases"] == ["v1.mp4: c1 (val), again (train)"]
+
+
+def test_a_look_at_some_clips_of_a_sound_corpus_says_what_it_left_out(run: Builder, tmp_path: Path) -> None:
+    look_corpus(tmp_path)
+    clips = read_manifest(tmp_path / "mine.csv").clips()[:8]
+    write_manifest(tmp_path / "sound.csv", clips)
+    output = run("look", "--manifest", "sound.csv", "--clips", "1", "--out", "page.html")
+    assert output.startswith("8 clips, 3 opened. No leak was found")
+    assert "3 of 8 clips were opened: nothing is known of the pictures of the others." in output
+    assert "nothing is known of the pictures" in (tmp_path / "page.html").read_text()
+    assert "0 is not a whole number above 0" in run("look", "--clips", "0", succeeds=False)

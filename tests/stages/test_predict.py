@@ -103,6 +103,24 @@ def test_a_corrupt_source_is_named_the_rest_is_answered_and_the_exit_status_is_1
     assert ["error" in result for result in results] == [True, True, False]
 
 
+def test_clips_of_a_table_are_printed_with_their_columns_of_ones_own(capsys, workspace):
+    (workspace / "media/clips.csv").write_text(
+        "source,meta_camera,meta_site\nclips/video.mp4,2,\nclips/images,,A\n"
+    )
+    arguments = ["media/clips.csv", "media/clips/images/2.png", "--checkpoint", "checkpoints/classification"]
+    header, first, second, third = run(capsys, workspace, *arguments)[0].splitlines()
+    assert header.split() == ["source", "meta_camera", "meta_site", "label", "probability"]
+    assert first.split()[:2] == ["clips/video", "2"]
+    assert second.split()[:2] == ["clips/images", "A"]
+    assert third.split()[1] in CLASSES
+    results = json.loads(run(capsys, workspace, *arguments, "--json")[0])
+    assert [list(result) for result in results] == [
+        ["source", "meta_camera", "answers"],
+        ["source", "meta_site", "answers"],
+        ["source", "answers"],
+    ]
+
+
 def test_labels_of_frames_are_intervals_of_their_times(capsys, workspace, weights):
     arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/frame_labels", "--json"]
     (result,) = json.loads(run(capsys, workspace, *arguments)[0])

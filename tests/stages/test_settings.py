@@ -12,6 +12,7 @@ from stages import settings
 from tests.support.in_process import run_main
 
 LABELS = ("left", "right")
+REPOSITORY = Path(settings.__file__).parents[1]
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Pa
         "recurrent",
         "baseline",
         "evaluate",
+        "report",
     }
     assert section(workspace, "weights", "weights")["arch"] == "resnet50"
     assert section(workspace, "extract", "extract")["preprocessing"]["resize"] == 256
@@ -99,6 +101,24 @@ def test_a_setting_moves_the_files_of_the_stages_that_it_matters_to(
     ask(workspace, **changes)
     run(workspace)
     assert {name for name, data in written(workspace).items() if data != before[name]} == moved
+
+
+def test_a_column_of_ones_own_moves_no_file_and_another_column_moves_those_of_training(
+    workspace: Path,
+) -> None:
+    run(workspace)
+    before = written(workspace)
+    manifest = workspace / "manifests/mine.csv"
+    header, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"{header},meta_camera", *(f"{row},{row[-2:]}" for row in rows)]))
+    run(workspace)
+    assert written(workspace) == before
+    manifest.write_text("\n".join([f"{header},group", *(f"{row}," for row in rows[:-1]), f"{rows[-1]},x"]))
+    run(workspace)
+    moved = {name for name, data in written(workspace).items() if data != before[name]}
+    assert moved == {"recurrent", "baseline"}
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert "${corpus.manifest}" not in stages["train"]["deps"]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,17 @@ import pyarrow.parquet as pq
 import yaml
 import zarr
 
+import stages.store
 from pipeline.store import open_view
 from tests.stages.test_dvc import ran
+from tests.support.in_process import run_main
 from tests.support.project import NAMES, Project, plans
 
 
 def store(project: Project, *arguments: str, check: bool = True) -> str:
-    return project.run("python", "-m", "stages.store", *arguments, check=check)
+    status, stdout, stderr = run_main(stages.store.main, project.path, *arguments)
+    assert (status == 0) == check, stdout + stderr
+    return stdout + stderr
 
 
 def flip_a_bit(path: Path) -> None:

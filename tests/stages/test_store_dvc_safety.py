@@ -1,6 +1,5 @@
 """Copies of features that get lost, other filesystems and parallel runs, shown by driving the real DVC."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,9 +13,9 @@ import pytest
 import stages.train
 from pipeline.store import open_view
 from pipeline.store.upkeep.care import journal_checks, verify, view_checks
-from tests.stages.test_dvc import plan_of, ran, run_queue
+from tests.stages.test_dvc import plan_of, ran
 from tests.support.in_process import run_main
-from tests.support.project import NAMES, Project, plans
+from tests.support.project import NAMES, Project
 
 
 @pytest.fixture
@@ -125,17 +124,6 @@ def test_extractions_with_different_parameters_share_a_journal_at_once(
         features(each)
     assert verify(journal_checks(tmp_path / "journal")) == []
     assert len(list((tmp_path / "journal/contracts").iterdir())) == 3  # with the one that both adopted
-
-
-def test_queued_experiments_with_the_same_new_parameters_compute_each_clip_once(project: Project) -> None:
-    before = {path.name for path in (project.path / ".framecache").rglob("*.shard")}
-    changes = ("--set-param", "extract.pooling=avg", "--set-param", "train.learning_rate=0.01,0.02")
-    project.dvc("exp", "run", "--queue", *changes, "extract")
-    found = [plan for output in run_queue(project, num_runs=2) for plan in plans(output)]
-    assert sorted(found) == ["8 pooling changed: none -> avg, 0 unchanged", "8 unchanged"]
-    assert before < {path.name for path in (project.path / ".framecache").rglob("*.shard")}
-    if os.geteuid():  # root may write to read-only files: then DVC may empty one, see `protect`
-        assert verify(journal_checks(project.path / ".framecache")) == []
 
 
 def test_a_stage_that_finds_the_disk_full_says_so_in_one_sentence_and_goes_on_later(project: Project) -> None:

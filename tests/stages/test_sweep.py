@@ -3,7 +3,8 @@
 import csv
 import itertools
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from stages.params import read_params
 from stages.sweep_training import Trainings
 from tests.stages.test_train import make_workspace
 from tests.support.in_process import run_main
+from tests.support.kills import killed_at_change
 
 pytestmark = pytest.mark.slow
 
@@ -87,11 +89,9 @@ def test_a_sweep_that_was_interrupted_goes_on_to_the_same_table(workspace: Path,
         _, stderr = sweep(workspace, *GRID, status=130)
     assert "Interrupted" in stderr
     assert not (workspace / "reports").exists()
-    with (
-        interrupted_after(9),  # the first two are at their end
-        mock.patch.object(stages.sweep_training, "_AT_ONCE", 2),
-    ):
-        stdout, stderr = sweep(workspace, *GRID, "--minutes", "1000", status=130)
+    sweep(workspace, "grid", "-S", "train.hidden_size=4", *GRID[3:])
+    with interrupted_after(9):  # two members are at their end
+        stdout, stderr = sweep(workspace, *GRID, status=130)
     assert "Training resumes after epoch" in stderr
     assert [row["note"] for row in report(workspace)["members"]] == ["", "", *["stopped early"] * 2]
     assert "On the test clips" not in stdout
@@ -138,17 +138,29 @@ def test_with_halving_the_better_half_goes_on_as_if_alone(
     assert "1 not trained to the end" in report(workspace)["verdict"]
 
 
-def test_a_sweep_with_halving_that_was_interrupted_goes_on_to_the_same_table(
+def test_a_sweep_with_halving_that_is_killed_again_and_again_ends_with_the_same_bytes(
     workspace: Path, tmp_path: Path
 ) -> None:
-    other = make_workspace(tmp_path / "other", train={"learning_rate": 0.02})
-    for folder in (workspace, other):
-        (folder / "mine.yaml").write_text("halving: {rungs: [1, 3], keep: 0.5}")
+    (workspace / "mine.yaml").write_text("halving: {rungs: [1, 3], keep: 0.5}")
+    other = shutil.copytree(workspace, tmp_path / "other")
     arguments = ("mine.yaml", *GRID[1:])
-    whole, _ = sweep(other, *arguments)
-    with interrupted_after(8):  # between the rungs: some members have more epochs than the first rung
-        sweep(workspace, *arguments, status=130)
-    assert sweep(workspace, *arguments)[0] == whole
+    sweep(other, *arguments)
+    for number in (20, 60, 120):  # in the first rung, between the rungs, while results are written
+        assert killed_at_change(number, run_main, stages.sweep.main, workspace, *arguments)
+    sweep(workspace, *arguments)
+    first, second = what_is_left(workspace), what_is_left(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def what_is_left(workspace: Path) -> dict[str, bytes]:
+    """The report of a sweep, and what it has trained: results, and states of what has stopped early."""
+    paths = [*workspace.glob("reports/sweep/*"), *workspace.glob(".framecache/training/**/*")]
+    return {
+        str(path.relative_to(workspace)): path.read_bytes()
+        for path in paths
+        if path.is_file() and path.suffix not in {".lock", ".tsv"}  # with the names of processes, with times
+    }
 
 
 def test_a_sweep_that_was_killed_while_it_writes_trains_nothing_again(workspace: Path) -> None:
@@ -159,12 +171,37 @@ def test_a_sweep_that_was_killed_while_it_writes_trains_nothing_again(workspace:
     assert list((workspace / ".framecache/training").glob("*.pt")) == []
 
 
-def test_after_the_minutes_no_training_starts(workspace: Path) -> None:
+def test_as_many_settings_are_trained_as_the_minutes_are_enough_for(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.sweep_training, "_PROBE_SECONDS", 0.0)
     _, stderr = sweep(workspace, *GRID, "--minutes", "1e-9", status=1)
+    assert "No time is left for 2 settings" in stderr
     assert "No member was trained to its end (4 members: not trained)" in stderr
-    sweep(workspace, "grid", "-S", "train.hidden_size=4", "-S", "train.seed=0,1", "--no-experiments")
-    sweep(workspace, *GRID, "--minutes", "1e-9")  # those that are trained are ranked
+    seconds = 1.0
+    monkeypatch.setattr(stages.sweep, "epoch_seconds", lambda *_: seconds)
+    sweep(workspace, *GRID, "--minutes", "0.15")  # 9 s for the 8 epochs of a setting, and not for 16
+    names = [row["member"] for row in report(workspace)["members"] if row["note"] == ""]
+    assert sorted(names) == NAMES[:2]
+    assert [row["note"] for row in report(workspace)["members"][2:]] == ["not trained"] * 2
+    seconds = 1e9
+    sweep(workspace, *GRID, "--minutes", "0.15")  # those that are trained take no time
     assert [row["note"] for row in report(workspace)["members"]] == ["", "", "not trained", "not trained"]
+
+
+def test_settings_that_end_early_leave_their_time_to_others(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.sweep, "epoch_seconds", lambda *_: 1.0)
+    started: list[int] = []
+
+    def train_until(_: Trainings, names: Sequence[str], __: object) -> dict[str, list[float]]:
+        started.append(len(names))
+        return {}
+
+    monkeypatch.setattr(Trainings, "train_until", train_until)
+    sweep(workspace, *GRID, "--minutes", "0.15", status=1)
+    assert started == [2, 2]
 
 
 def test_a_member_that_diverges_is_named_and_the_others_go_on(workspace: Path) -> None:
@@ -181,13 +218,19 @@ def test_without_git_a_sweep_names_the_way_out(workspace: Path) -> None:
     assert "A sweep with --no-experiments needs none." in stderr
 
 
-def test_the_plan_names_groups_that_share_batches_and_the_time(workspace: Path) -> None:
+def test_the_plan_names_groups_that_share_batches_and_the_time(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.sweep_training, "_PROBE_SECONDS", 0.0)
     stdout, _ = sweep(workspace, *GRID, "--plan")
     lines = stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:3]] == [["features/layer4", "manifests/toy.csv"]] * 2
-    assert "4 members of 2 settings; 0 of them are trained." in lines
+    assert "4 members of 2 settings." in lines
     assert lines[-1].startswith("At most 16 epochs, ")
     assert not (workspace / "reports").exists()
+    sweep(workspace, "grid", "-S", "train.hidden_size=4", *GRID[3:])
+    stdout, _ = sweep(workspace, *GRID, "--plan")
+    assert "2 of them are trained, and are not trained again:\n  {}\n  {}\n".format(*NAMES[:2]) in stdout
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.run import input_digests, run_digest, train
+from pipeline.learn.identity import input_digests, run_digest
+from pipeline.learn.run import train
 from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.store import Journal, committing
@@ -88,6 +89,7 @@ def write_params(path: Path, *, train: dict[str, Any]) -> None:
         "weights": {"arch": "resnet18", "source": "random:0"},
         "extract": {"taps": ["layer1", "layer4"]},
         "train": {**TRAIN, **train},
+        "evaluate": {"num_resamples": 50},
     }
     (path / "machine.yaml").write_text("device: cpu")
     (path / "params.yaml").write_text(yaml.safe_dump(params))

@@ -1,21 +1,23 @@
 """The stages train and evaluate on tasks of words, in this process, on a small view of the real store."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
 import stages.evaluate
+import stages.report
 from pipeline.errors import ConfigError
 from pipeline.learn.decoding import Sentence, beam_search
 from pipeline.learn.tasks import captions
+from pipeline.learn.vocabulary import measured_words
 from pipeline.manifest import Question, write_manifest
 from tests.stages.test_train import CLIP_IDS, SPLITS, make_workspace, run_here, write_params
 from tests.support.media import write_video
+from tests.support.page import read_page
 from tests.support.toy import make_clip
 
 pytestmark = pytest.mark.slow
@@ -49,7 +51,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
     workspace = words_workspace(tmp_path, task="captioning")
     metrics = run_here(workspace, monkeypatch)
     params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["evaluate"] = {**params.get("evaluate", {}), "beam_size": 3, "length_power": 0.5}
+    params["evaluate"] = {**params["evaluate"], "beam_size": 3, "length_power": 0.5}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     search, asked = beam_search, set()
 
@@ -68,7 +70,7 @@ def test_beams_are_changed_without_training_again(tmp_path, monkeypatch):
         run_here(workspace, monkeypatch)
 
 
-def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, capsys):
+def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsys):
     train = {"task": "captioning", "scan": "locations", "words": {"beam_size": 2, "max_words": 5}}
     workspace = words_workspace(tmp_path, **train)
     metrics = run_here(workspace, monkeypatch)
@@ -77,16 +79,21 @@ def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, caplog, 
     description = json.loads((workspace / "checkpoints/recurrent/checkpoint.json").read_text())["task"]
     assert description["vocabulary"][4:] == ["up", "left", ",", "down", "then"]
     assert "mean-pool + decoder" in capsys.readouterr().out
-    page = Image.open(io.BytesIO((workspace / "plots/images/captions.png").read_bytes()))
-    assert page.width > 5 * 48
-    missing = [
-        record.getMessage()
-        for record in caplog.records
-        if "is drawn without the frames" in record.getMessage()
-    ]
-    assert [
-        name for name in CLIP_IDS[-5:] if any(f"of {name}:" in message for message in missing)
-    ] == CLIP_IDS[-4:]
+
+    monkeypatch.setattr("sys.argv", ["report"])
+    stages.report.main()
+    page = read_page(workspace / "reports/index.html")
+    clips = {clip.text("h4"): clip for clip in page.all("article")}
+    assert sorted(clips) == CLIP_IDS[-5:]
+    rows = pq.read_table(workspace / "reports/predictions.parquet").to_pylist()
+    for row in rows[:5]:
+        words = [word.text() for word in clips[row["clip_id"]].all(class_="word")]
+        assert words == measured_words(row["answer"])
+    shown = clips[CLIP_IDS[-5]]
+    assert shown.one("img", class_="strip").attributes["alt"].startswith("6 frames of clip16, from 0 to 0.2")
+    assert len(shown.all("video")) == 1
+    for clip in CLIP_IDS[-4:]:
+        assert "No such file or directory" in clips[clip].text(class_="notice")
 
 
 @pytest.mark.parametrize(

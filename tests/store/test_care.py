@@ -304,25 +304,30 @@ def test_gc_tells_bytes_that_are_free_at_once_from_shared_ones(tmp_path: Path) -
     assert garbage.shared_bytes == size(shared)
 
 
-def test_gc_removes_what_killed_runs_left_and_keeps_young_training_states(tmp_path: Path) -> None:
+def test_gc_removes_what_killed_runs_left_and_keeps_young_trainings(tmp_path: Path) -> None:
     journal, *_ = make_journal(tmp_path, CLIPS)
     directory = journal.directory(CONTRACT, make_layout(CONTRACT))
     left = {directory / f"{'0' * 32}.shard", directory / ".shard.partial-0123"}
     for path in left:
         path.write_bytes(b"rows")
-    for name, age_days in (("young", 5), ("old", 31)):
-        state = tmp_path / "training" / name / "recurrent.pt"
-        state.parent.mkdir(parents=True)
-        state.write_bytes(b"state")
-        for path in (state, state.parent):
-            os.utime(path, (2e9 - age_days * 86400,) * 2)
+    ages_days = {"young.pt": 5, "young.lock": 31, "old.pt": 31, "old.lock": 31, "trained.lock": 31}
+    ages_days |= {"sweeps/young/a.json": 5, "sweeps/old/b.json": 31}
+    training = tmp_path / "training"
+    for name, age_days in ages_days.items():
+        path = training / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"state")
+        for each in (path, path.parent):
+            os.utime(each, (2e9 - age_days * 86400,) * 2)
+    old = tuple(training / name for name in ("old.lock", "old.pt", "trained.lock", "sweeps/old"))
     garbage = garbage_of(journal, Need("all", frozenset(shard_ids(journal))))
     assert set(garbage.leftovers) == left
-    assert garbage.training == (tmp_path / "training/old",)
-    assert garbage.freed_bytes == 4 + 4 + 5
+    assert garbage.training == old
+    assert garbage.freed_bytes == 4 + 4 + 4 * 5
     remove_garbage(journal, garbage)
-    assert not any(path.exists() for path in (*left, tmp_path / "training/old"))
-    assert (tmp_path / "training/young/recurrent.pt").exists()
+    assert not any(path.exists() for path in (*left, *old))
+    names = {str(path.relative_to(training)) for path in training.rglob("*") if path.is_file()}
+    assert names == {"young.pt", "young.lock", "sweeps/young/a.json"}
     assert verify(journal_checks(tmp_path)) == []
 
 

@@ -140,7 +140,7 @@ def test_a_manifest_that_is_as_it_was_gets_the_view_that_it_had(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_at_most_a_tenth_of_the_rows_is_nobodys_whatever_is_deleted_and_added(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -1,15 +1,17 @@
 """Small trainings of every kind: all tasks, cells, scans and optimizers, on eight clips."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, channel_statistics, make_loader
 from pipeline.learn.tasks import TASK_CLASSES, Task
-from pipeline.learn.training import Fit, Member, fit_many
+from pipeline.learn.training import fit_many
 from pipeline.manifest import Clip, FrameLabel, Question
 from pipeline.settings.training import ModelName, TrainConfig
 from tests.support.toy import make_clip, make_features, random_maps
@@ -47,7 +49,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
     "tail": {"tail": "layer4", "num_layers": 2},
     "frame labels": {"task": "frame_labels", "bucketing": True},
-    "frame labels of locations": {"task": "frame_labels", "scan": "locations", "frame_net": "cell"},
+    "frame labels of locations": {
+        "task": "frame_labels",
+        "scan": "locations",
+        "frame_net": "cell",
+        "segments": {"smoothing": 0.2},
+    },
     "several labels": {"task": "multilabel", "class_weights": "effective_number"},
     "several labels a frame": {"task": "frame_multilabel", "balanced_sampling": True, "window": 3},
     "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
@@ -134,10 +141,20 @@ def trained(
 ) -> tuple[nn.Module, Fit, Task]:
     """The model of `make_member` with the weights of its best epoch, on `device`."""
     member = make_member(config, model, path, features=features, device=device)
-    fit_many([member])
+    return member.model, train_alone(member), member.task
+
+
+def train_alone(
+    member: Member,
+    *,
+    on_batch: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[Metrics], None] = lambda _: None,
+) -> Fit:
+    """Train a member by itself; its model has the weights of its best epoch. Raises its failure."""
+    fit_many([member], on_batch=lambda _: on_batch(), on_epoch=lambda _, metrics: on_epoch(metrics))
     if member.failure:
         raise member.failure
-    return member.model, member.result(), member.task
+    return member.result()
 
 
 def assert_equal_states(first: Member, second: Member) -> None:

@@ -16,6 +16,7 @@ from pipeline.learn.metrics.numbers import (
     measure_values,
     resample,
 )
+from pipeline.learn.metrics.segments import edit_distance, measure_segments
 
 __all__ = [
     "UNLABELLED",
@@ -25,11 +26,13 @@ __all__ = [
     "bootstrap_interval",
     "class_scores",
     "draw_clips",
+    "edit_distance",
     "estimate",
     "json_numbers",
     "measure_classes",
     "measure_labels",
     "measure_loss",
+    "measure_segments",
     "measure_together",
     "measure_values",
     "resample",

@@ -23,7 +23,7 @@ UNLABELLED = -100  # the target of a frame that has no label
 _NUM_BINS = 15  # of confidence, in the calibration error
 
 # Metrics that are means, over clips, of a number from 0 to 1.
-_SHARES = {"accuracy", "accuracy_top5", "exact_match", "token_accuracy"}
+_SHARES = {"accuracy", "accuracy_top5", "edit", "exact_match", "token_accuracy"}
 
 _Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within this many deviations
 
@@ -111,25 +111,35 @@ def measure_loss(losses: np.ndarray, weights: np.ndarray, *, clips: np.ndarray |
 
 
 def measure_classes(
-    outputs: Tensor, targets: Tensor, *, clips: np.ndarray | None = None, ranked: bool = True
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    clips: np.ndarray | None = None,
+    ranked: bool = True,
+    answers: np.ndarray | None = None,
 ) -> Measure:
     """Metrics of logits (M, K) and class numbers (M,), which may be UNLABELLED.
 
-    `clips` (M,) has the number of each row's clip; without it each row is a clip. `accuracy` is over rows;
+    `clips` (M,) has the number of each row's clip; without it each row is a clip. `answers` (M,) are the
+    classes that are said, by default the likeliest. `accuracy` is over rows;
     with more than five classes there is `accuracy_top5`. `macro_f1` averages over the classes that occur
-    among targets or answers. `ece` is the expected calibration error (Guo et al. 2017): the mean difference
-    of accuracy and confidence over 15 equal bins of confidence, each weighted by its rows. `mAP`, left out
-    unless `ranked`, averages the average precision over the classes that occur among targets.
+    among targets or answers. `ece` is the expected calibration error (Guo et al. 2017) of the likeliest
+    class: the mean difference of its accuracy and confidence over 15 equal bins of confidence, each
+    weighted by its rows. `mAP`, left out unless `ranked`, averages the average precision
+    over the classes that occur among targets.
     """
     labelled = (targets != UNLABELLED).numpy()
     clips = (np.arange(len(targets)) if clips is None else clips)[labelled]
     logits, actual = outputs.double().numpy()[labelled], targets.numpy()[labelled]
     num_classes = logits.shape[1]
-    predicted = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1) if answers is None else answers[labelled]
     hits = predicted == actual
     top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
     probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
-    confidence = probabilities.max(axis=1)
+    confidence, is_right = (
+        probabilities.max(axis=1),
+        logits.argmax(axis=1) == actual,
+    )  # of the likeliest class
     bins = np.ceil(confidence * _NUM_BINS).astype(int)  # 1 to 15; the upper end belongs to a bin
     average_precision = (
         mean_average_precision(probabilities, actual[:, None] == np.arange(num_classes)) if ranked else None
@@ -149,7 +159,7 @@ def measure_classes(
         if num_classes > 5:
             metrics["accuracy_top5"] = np.average(top5_hits, weights=weights)
         metrics["macro_f1"] = f1[occurring > 0].mean()
-        metrics["ece"] = np.abs(np.bincount(bins, weights * (hits - confidence))).sum() / weights.sum()
+        metrics["ece"] = np.abs(np.bincount(bins, weights * (is_right - confidence))).sum() / weights.sum()
         if average_precision:
             metrics["mAP"] = average_precision(weights)
         return {name: float(value) for name, value in metrics.items()}

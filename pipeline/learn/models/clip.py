@@ -69,13 +69,18 @@ class SequenceModel(nn.Module):
 
     def encode(self, maps: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps and lengths as in `forward` -> states (B, T, S, E), and the clips' lengths (B,) in steps."""
-        steps = self.steps(maps, lengths)
-        if self.frame_net:
-            steps = ClipSteps(map_frames(self.frame_net, steps.values, lengths).unsqueeze(2), lengths)
+        steps = self.read_steps(maps, lengths)
         states = self.encoder(steps.sequences)  # (B, T * S, E)
         num_steps = steps.sequences.lengths
         num_steps = full_lengths(states) if num_steps is None else num_steps
         return states.view(*steps.values.shape[:3], -1), num_steps
+
+    def read_steps(self, maps: Tensor, lengths: Tensor | None = None) -> ClipSteps:
+        """Maps and lengths as in `forward` -> the steps that the encoder reads."""
+        steps: ClipSteps = self.steps(maps, lengths)
+        if self.frame_net is None:
+            return steps
+        return ClipSteps(map_frames(self.frame_net, steps.values, lengths).unsqueeze(2), lengths)
 
     def remember(self, maps: Tensor, lengths: Tensor | None = None) -> Memory:
         """Maps and lengths as in `forward` -> the states of all steps, and the outputs as their summary."""

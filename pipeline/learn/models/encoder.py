@@ -106,7 +106,7 @@ class RecurrentEncoder(nn.Module):
         packed, (num_sequences, num_steps, _) = sequences.packed, sequences.steps.shape
         states: Tensor  # (B, L, E)
         if packed is None:
-            states = self.recurrence(self.projection(self.dropout(sequences.steps)))[0]
+            states, _ = self.carry(sequences.steps)
             return states
         data = packed.steps.data  # (N, D)
         if self.dropout.drops:
@@ -117,6 +117,17 @@ class RecurrentEncoder(nn.Module):
         states = outputs.data.new_zeros(num_sequences * num_steps, self.num_outputs)
         states = states.index_copy(0, packed.rows, outputs.data)
         return states.view(num_sequences, num_steps, -1)
+
+    def carry(
+        self, steps: Tensor, before: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Steps (B, L, D), all of them valid -> states (B, L, E), and the last ones of each direction.
+
+        Those, and the states `before` the first step, are as in `Recurrence.forward`.
+        """
+        states: Tensor
+        states, after = self.recurrence(self.projection(self.dropout(steps)), before)
+        return states, after
 
 
 class NoEncoder(nn.Module):

@@ -59,8 +59,13 @@ class Attention(nn.Module):
 
     def weights(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """The weight (B, L) of each step of (B, L, E). Weights sum to 1, and are 0 after each length (B,)."""
-        scores: Tensor = self.score(self.hidden(steps).tanh())  # (B, L, 1)
+        scores = self.scores(steps)
         return scores.masked_fill(~valid_steps(steps, lengths), -torch.inf).softmax(dim=1)[..., 0]
+
+    def scores(self, steps: Tensor) -> Tensor:
+        """Scores (B, L, 1) of steps (B, L, E), whose softmax over valid steps are the weights."""
+        scores: Tensor = self.score(self.hidden(steps).tanh())
+        return scores
 
 
 # Each takes the number of features E, and gives a function of (states, lengths, bidirectional=...) -> (B, E).

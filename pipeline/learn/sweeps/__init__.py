@@ -5,7 +5,6 @@ from pipeline.learn.sweeps.contributions import (
     ValueMean,
     contributions,
     is_number,
-    value_text,
 )
 from pipeline.learn.sweeps.halving import TrainUntil, halve
 from pipeline.learn.sweeps.ranking import (
@@ -30,5 +29,4 @@ __all__ = [
     "is_number",
     "rank",
     "val_metric",
-    "value_text",
 ]

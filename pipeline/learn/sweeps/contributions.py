@@ -1,12 +1,13 @@
 """Contributions: how the val metric of a sweep's members goes with the value of each key."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+
+from pipeline.settings.sweep import value_text
 
 _MAX_VALUES = 6  # of a key, before numbers are put together
 _NUM_RANGES = 3
@@ -53,11 +54,6 @@ def contributions(members: Sequence[Mapping[str, Any]], metrics: Sequence[float]
             values = (ValueMean(label, len(of), fmean(of), min(of), max(of)) for label, of in groups.items())
             found.append(Contribution(key, tuple(values)))
     return tuple(sorted(found, key=lambda each: each.range, reverse=True))
-
-
-def value_text(value: Any) -> str:
-    """A value of a key for people, as YAML has it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def is_number(value: Any) -> bool:

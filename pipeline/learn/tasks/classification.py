@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.errors import ManifestError, few
+from pipeline.errors import ConfigError, ManifestError, few
 from pipeline.learn.metrics import (
     UNLABELLED,
     Measure,
@@ -22,9 +22,11 @@ from pipeline.learn.metrics import (
     measure_classes,
     measure_labels,
     measure_loss,
+    measure_segments,
     measure_together,
 )
 from pipeline.learn.streaming import Batch
+from pipeline.learn.tasks.segments import frame_edges, merge_short_segments, smoothing_loss
 from pipeline.learn.tasks.task import (
     Predictions,
     Task,
@@ -33,7 +35,7 @@ from pipeline.learn.tasks.task import (
     refuse_without_target,
 )
 from pipeline.manifest import Clip
-from pipeline.settings.tasks import TASKS, TaskConfig
+from pipeline.settings.tasks import TASKS, SegmentsConfig, TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -133,29 +135,35 @@ class Classification(Task):
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Loss, accuracy and macro F1 of logits (M, K) and class numbers (M,)."""
         rows = np.arange(len(targets))
-        return self._measure(outputs.cpu(), targets.cpu(), rows, ranked=False)(np.ones(len(rows)))
+        answers = outputs.argmax(dim=1).cpu().numpy()
+        measured = self._measure(outputs.cpu(), targets.cpu(), rows, answers=answers, ranked=False)
+        return measured(np.ones(len(rows)))
 
     def measure(self, predictions: Predictions) -> Measure:
         """Loss, and the metrics of all clips, or of all labelled frames."""
-        return self._measure(*predictions.rows(per_frame=self.facts.per_frame), ranked=True)
+        return self._measure_predictions(predictions, ranked=True)
 
     def measure_monitor(self, predictions: Predictions, monitor: str) -> Measure:
         """Like `measure`, without mAP unless it is asked for: it takes ten to a hundred times as long."""
-        rows = predictions.rows(per_frame=self.facts.per_frame)
-        return self._measure(*rows, ranked=monitor.startswith("mAP"))
+        return self._measure_predictions(predictions, ranked=monitor.startswith("mAP"))
 
-    def _measure(self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool) -> Measure:
+    def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
+        rows = predictions.rows(per_frame=self.facts.per_frame)
+        return self._measure(*rows, answers=self._answers(predictions), ranked=ranked)
+
+    def _measure(
+        self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, answers: np.ndarray, ranked: bool
+    ) -> Measure:
         losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
         return measure_together(
             measure_loss(losses * weights, weights, clips=clips),
-            self._measure_answers(outputs, targets, clips, ranked=ranked),
+            measure_classes(outputs, targets, clips=clips, answers=answers, ranked=ranked),
         )
 
-    def _measure_answers(
-        self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool
-    ) -> Measure:
-        """All metrics but the loss."""
-        return measure_classes(outputs, targets, clips=clips, ranked=ranked)
+    def _answers(self, predictions: Predictions) -> np.ndarray:
+        """The class number (M,) that each row of `Predictions.rows` has for an answer: the likeliest."""
+        outputs, _, _ = predictions.rows(per_frame=self.facts.per_frame)
+        return outputs.argmax(dim=1).numpy()
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and their weights (M,) of logits (..., K), class numbers (...); both 0: unlabelled."""
@@ -170,6 +178,7 @@ class Classification(Task):
         """A row a clip, or a labelled frame with its `frame_seconds`."""
         outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
         labelled = targets != UNLABELLED
+        answers = self._answers(predictions)[labelled.numpy()]
         outputs, targets = outputs[labelled].double(), targets[labelled]  # (M, K), (M,)
         losses, weights = self._losses(outputs, targets)
         places = {}
@@ -180,7 +189,7 @@ class Classification(Task):
             [predictions.clips[number] for number in clips[labelled.numpy()]],
             places=places,
             truth=classes.take(pa.array(targets.numpy())),
-            answer=classes.take(pa.array(outputs.argmax(dim=1).numpy())),
+            answer=classes.take(pa.array(answers)),
             probabilities=self.interpret(outputs),
             classes=self.classes,
             losses=losses,
@@ -239,8 +248,11 @@ class Classification(Task):
 class FrameLabels(Classification):
     """One class a frame, from the manifest's column `frame_labels`, by the time at which a frame is shown.
 
-    A frame outside of all intervals has no target, and counts neither in the loss nor in a metric.
+    A frame outside of all intervals has no target, and counts neither in the loss nor in a metric. Segments
+    are those of the frames that are left.
     """
+
+    segments: SegmentsConfig = SegmentsConfig()
 
     name: ClassVar[str] = "frame_labels"
 
@@ -255,6 +267,66 @@ class FrameLabels(Classification):
             for clip in clips
             if clip.overlap
             for first, second in [clip.overlap]
+        )
+
+    @classmethod
+    def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
+        """As `Classification.from_clips`. Raises ConfigError for a background that the clips do not have."""
+        task = replace(super().from_clips(clips, config), segments=config.segments)
+        if unknown := set(config.segments.background) - set(task.classes):
+            raise ConfigError(
+                f"segments.background has {few(sorted(unknown))}, which no clip of the train split has."
+                f" Labels: {', '.join(task.classes)}."
+            )
+        return task
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        """The inverse of `describe`."""
+        segments = SegmentsConfig.model_validate(description["segments"])
+        return replace(super().from_description(description), segments=segments)
+
+    def describe(self) -> dict[str, Any]:
+        """Classes, their weights, and the settings of segments."""
+        return {**super().describe(), "segments": self.segments.model_dump(mode="json")}
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """As `Classification.loss`, from logits (B, T, K), and with `segments.smoothing` its weighted loss.
+
+        The metric `loss` is without it.
+        """
+        loss, segments = super().loss(outputs, targets), self.segments
+        if not segments.smoothing:
+            return loss
+        return loss + segments.smoothing * smoothing_loss(outputs, targets, limit=segments.smoothing_limit)
+
+    def frame_classes(self, output: Tensor, frame_seconds: Tensor) -> np.ndarray:
+        """The answer for each frame of a clip, a class number (T,), from logits (T, K).
+
+        It is the likeliest class; with `segments.min_seconds`, after short segments are merged.
+        """
+        likeliest = output.argmax(dim=1).numpy()
+        if not self.segments.min_seconds:
+            return likeliest
+        edges = frame_edges(frame_seconds)
+        return merge_short_segments(likeliest, edges, min_seconds=self.segments.min_seconds)
+
+    def _answers(self, predictions: Predictions) -> np.ndarray:
+        pairs = zip(predictions.outputs, predictions.frame_seconds, strict=True)
+        return np.concatenate([self.frame_classes(output, seconds) for output, seconds in pairs])
+
+    def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
+        outputs, targets, clips = predictions.rows(per_frame=True)
+        answers = self._answers(predictions)
+        return measure_together(
+            self._measure(outputs, targets, clips, answers=answers, ranked=ranked),
+            measure_segments(
+                answers,
+                targets.numpy(),
+                clips=clips,
+                num_clips=len(predictions.clips),
+                background=[self.classes.index(name) for name in self.segments.background],
+            ),
         )
 
     def targets(self, batch: Batch) -> Tensor:
@@ -273,23 +345,38 @@ class FrameLabels(Classification):
         *,
         num_answers: int = 1,  # noqa: ARG002
     ) -> list[dict[str, str | float]]:
-        """Logits (T, K) as intervals like the manifest's: runs of frames with the same likeliest label.
+        """Logits (T, K) as intervals like the manifest's: runs of frames with the same answer.
 
-        An interval ends where the next one begins; the last one ends a frame's mean duration after its last
-        frame (a second, if there is one frame). The probability is the mean over the frames.
+        They have no gaps; `frame_edges` says where the last one ends. The probability is the label's mean
+        over the frames.
         """
-        values, numbers = self.interpret(output).max(dim=1)  # (T,)
-        changes = (numbers.diff().nonzero().flatten() + 1).tolist()
-        seconds = _frame_edges(frame_seconds)
+        numbers, edges = self.frame_classes(output, frame_seconds), frame_edges(frame_seconds)
+        values = self._probabilities(output, numbers)  # (T,)
+        changes = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
         return [
             {
-                "start_seconds": seconds[first],
-                "end_seconds": seconds[end],
+                "start_seconds": float(edges[first]),
+                "end_seconds": float(edges[end]),
                 "label": self.classes[numbers[first]],
                 "probability": values[first:end].mean().item(),
             }
             for first, end in pairwise([0, *changes, len(numbers)])
         ]
+
+    def render_frames(self, output: Tensor, frame_seconds: Tensor) -> list[dict[str, str | float]]:
+        """Logits (T, K) as a row a frame: its time, its label and the label's probability."""
+        numbers = self.frame_classes(output, frame_seconds)
+        rows = zip(
+            frame_seconds.tolist(), numbers, self._probabilities(output, numbers).tolist(), strict=True
+        )
+        return [
+            {"frame_seconds": seconds, "label": self.classes[number], "probability": value}
+            for seconds, number, value in rows
+        ]
+
+    def _probabilities(self, output: Tensor, numbers: np.ndarray) -> Tensor:
+        """Of each frame (T,), the probability of the class that it has for an answer."""
+        return self.interpret(output).gather(1, torch.from_numpy(numbers)[:, None])[:, 0]
 
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
@@ -334,16 +421,19 @@ class Multilabel(Classification):
         """The loss, from losses and their weights (M,)."""
         return {"loss": float((outputs * targets).sum() / targets.sum())}
 
-    def _measure_answers(
-        self, outputs: Tensor, targets: Tensor, clips: np.ndarray, *, ranked: bool
-    ) -> Measure:
-        return measure_labels(
-            self.interpret(outputs.double()).numpy(),
-            targets.numpy() == 1,
-            thresholds=self._thresholds(),
-            clips=clips,
-            ranked=ranked,
-            per_frame=self.facts.per_frame,
+    def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
+        outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
+        losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
+        return measure_together(
+            measure_loss(losses * weights, weights, clips=clips),
+            measure_labels(
+                self.interpret(outputs.double()).numpy(),
+                targets.numpy() == 1,
+                thresholds=self._thresholds(),
+                clips=clips,
+                ranked=ranked,
+                per_frame=self.facts.per_frame,
+            ),
         )
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -459,7 +549,7 @@ class FrameMultilabel(Multilabel):
         values = self.interpret(output)
         said = (values.numpy() >= self._thresholds()).astype(np.int8)  # (T, K)
         changes = np.diff(said, axis=0, prepend=0, append=0)  # (T + 1, K)
-        seconds = _frame_edges(frame_seconds)
+        seconds = frame_edges(frame_seconds).tolist()
         return [
             {
                 "start_seconds": seconds[first],
@@ -521,10 +611,3 @@ def _shown_labels(clip: Clip, seconds: Tensor) -> Iterator[tuple[str, Tensor]]:
         shown = (seconds >= item.start_seconds) & (seconds < item.end_seconds)  # NaN: in none
         if shown.any():
             yield item.label, shown
-
-
-def _frame_edges(frame_seconds: Tensor) -> list[float]:
-    """When each frame begins, and when the last one ends: after the mean duration, or a second if alone."""
-    seconds: list[float] = frame_seconds.tolist()
-    mean_duration = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1.0
-    return [*seconds, seconds[-1] + mean_duration]

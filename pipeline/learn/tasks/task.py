@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ManifestError, QuestionsError
+from pipeline.errors import ConfigError, ManifestError, QuestionsError
 from pipeline.learn.metrics import UNLABELLED, Measure
 from pipeline.learn.models import ClipModel, build_model
 from pipeline.learn.streaming import Batch, Standardisation
@@ -34,9 +34,13 @@ class Predictions:
 
     def by_clip(self) -> Iterator["Predictions"]:
         """The predictions of each clip by itself."""
-        for i in range(len(self.clips)):
-            one = slice(i, i + 1)
-            yield Predictions(self.clips[one], self.outputs[one], self.targets[one], self.frame_seconds[one])
+        return (self.take([number]) for number in range(len(self.clips)))
+
+    def take(self, numbers: Iterable[int]) -> "Predictions":
+        """The predictions of these clips, by their places."""
+        chosen = list(numbers)
+        values = (getattr(self, field.name) for field in fields(self))
+        return Predictions(*(tuple(column[number] for number in chosen) for column in values))
 
     def rows(self, *, per_frame: bool) -> tuple[Tensor, Tensor, np.ndarray]:
         """Outputs (M, K), targets (M, ...) and numbers of the clips (M,), of M clips or frames."""
@@ -143,6 +147,10 @@ class Task(Protocol):
         Where a task ranks answers, there are `num_answers` of them, the likeliest first.
         """
         ...
+
+    def render_frames(self, output: Any, frame_seconds: Tensor) -> list[dict[str, str | float]]:  # noqa: ARG002
+        """A clip's output of `Predictions` as a row a frame. Raises ConfigError for other answers."""
+        raise ConfigError(f"The model's task is {self.name}: it has no answer for each frame.")
 
     def tabulate(self, predictions: Predictions) -> pa.Table:
         """The rows of these predictions in `evaluation.prediction_table`; `answer_table` makes them."""

@@ -57,7 +57,7 @@ class Garbage:
 
     sets: tuple[SetGarbage, ...]
     leftovers: tuple[Path, ...]  # unfinished files, shards without a record
-    training: tuple[Path, ...]  # states of training runs that nobody went on with
+    training: tuple[Path, ...]  # states of trainings that nobody went on with, results of sweeps
 
     @property
     def freed_bytes(self) -> int:
@@ -74,7 +74,7 @@ class Garbage:
 def find_garbage(
     journal: Journal, needs: Collection[Need], *, now_seconds: float, training_days: float
 ) -> Garbage:
-    """What no need covers, and states of training that are older than `training_days`.
+    """What no need covers, and what training has left for more than `training_days`.
 
     To remove it, hold `journal.exclusive` from before the needs are collected. Raises DamagedError for a
     damaged contract.
@@ -109,8 +109,7 @@ def find_garbage(
                 )
             )
     oldest = now_seconds - training_days * _DAY_SECONDS
-    training = [path for path in sorted(journal.path.glob("training/*/")) if _changed_seconds(path) < oldest]
-    return Garbage(tuple(sets), tuple(leftovers), tuple(training))
+    return Garbage(tuple(sets), tuple(leftovers), tuple(_training_garbage(journal.path / "training", oldest)))
 
 
 def remove_garbage(journal: Journal, garbage: Garbage) -> None:
@@ -121,14 +120,27 @@ def remove_garbage(journal: Journal, garbage: Garbage) -> None:
     for path in garbage.leftovers:
         path.unlink(missing_ok=True)
     for path in garbage.training:
-        remove_folder(path)
-        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+        if path.is_dir():
+            remove_folder(path)
+        else:
+            path.unlink(missing_ok=True)
     for folder in journal.path.glob("contracts/*/"):
         for directory in folder.glob("*/"):
             if not any(directory.iterdir()):
                 directory.rmdir()
         if not any(folder.glob("*/")):
             remove_folder(folder)
+
+
+def _training_garbage(folder: Path, oldest_seconds: float) -> Iterator[Path]:
+    """States of unfinished trainings, each with its lock, and results of a sweep's members, a folder each."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        files.setdefault(path.stem, []).append(path)
+    for paths in files.values():
+        if max(path.stat().st_mtime for path in paths) < oldest_seconds:
+            yield from paths
+    yield from (path for path in sorted(folder.glob("sweeps/*/")) if _changed_seconds(path) < oldest_seconds)
 
 
 def _shards(directory: Path) -> Iterator[Shard]:

@@ -1,0 +1,94 @@
+"""Where a trained model looks in clips: its attention, for the answer as a whole or for each word."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.learn.checkpoint import check_contract, load_checkpoint
+from pipeline.learn.comparison import as_searched
+from pipeline.learn.models import SequenceModel
+from pipeline.learn.models.captioning import CaptionModel
+from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.tasks import Task
+from pipeline.learn.tasks.captions import Caption
+from pipeline.manifest import Clip
+from pipeline.report.page import Look
+from pipeline.settings.evaluation import EvaluateConfig
+from pipeline.settings.machine import Machine
+from pipeline.settings.model import SCANS, ModelConfig
+from pipeline.store import open_view
+from pipeline.system.devices import resolve_device
+
+
+@torch.inference_mode()
+def find_looks(
+    checkpoint: Path,
+    features: Path,
+    clips: Sequence[Clip],
+    *,
+    config: EvaluateConfig = EvaluateConfig(),
+    machine: Machine = Machine(),
+) -> dict[str, Look]:
+    """Where the model in the folder `checkpoint` looks in each clip, by clip id.
+
+    `features` are those of its tap, and `config` says how captions are searched. Nothing where no attention
+    chooses among frames; clips without features are left out. Raises as `evaluate` does.
+    """
+    trained, device = as_searched(load_checkpoint(checkpoint), config), resolve_device(machine.device)
+    model = trained.model.to(device)
+    with open_view(features) as view:
+        check_contract(trained.contract, view.contract, path=view.path)
+        loader = make_loader(
+            view, with_features(clips, view), trained.config, device=device, num_threads=machine.num_readers
+        )
+        if isinstance(model, SequenceModel) and model.has_attention:
+            return _of_answers(model, loader, trained.config)
+        if isinstance(model, CaptionModel):
+            return dict(_of_words(model, loader, trained.task, trained.config))
+        return {}
+
+
+def _of_answers(model: SequenceModel, loader: Loader, config: ModelConfig) -> dict[str, Look]:
+    """For each clip, the mean over its windows."""
+    looks: dict[str, Look] = {}
+    for batch in loader.epoch():
+        weights = model.attention(batch.maps, batch.lengths).cpu().numpy()  # (B, T, P)
+        rows = zip(batch.clips, batch.lengths.tolist(), weights, batch.frame_seconds.numpy(), strict=True)
+        for clip, length, values, seconds in rows:
+            maps = _placed(values[None, :length], config, model.steps.map_size)
+            look = Look(("",), maps, seconds[:length])
+            before = looks.get(clip.clip_id)
+            looks[clip.clip_id] = look if before is None else _joined(before, look)
+    return looks
+
+
+def _joined(first: Look, second: Look) -> Look:
+    """Two windows of a clip; frames that are in both have the sum of their weights."""
+    seconds = np.union1d(first.frame_seconds, second.frame_seconds)
+    maps = np.zeros((1, len(seconds), *first.maps.shape[2:]), np.float32)
+    for look in (first, second):
+        maps[:, np.searchsorted(seconds, look.frame_seconds)] += look.maps
+    return Look(first.words, maps, seconds)
+
+
+def _of_words(
+    model: CaptionModel, loader: Loader, task: Task, config: ModelConfig
+) -> Iterator[tuple[str, Look]]:
+    for batch in loader.epoch():
+        captions: list[Caption] = task.answers(model, batch)
+        rows = zip(batch.clips, batch.lengths.tolist(), captions, batch.frame_seconds.numpy(), strict=True)
+        for clip, length, caption, seconds in rows:
+            if caption.attention is not None and caption.words:
+                maps = _placed(caption.attention.cpu().numpy(), config, model.clip.steps.map_size)
+                yield clip.clip_id, Look(caption.words, maps, seconds[:length])
+
+
+def _placed(weights: np.ndarray, config: ModelConfig, map_size: tuple[int, int]) -> np.ndarray:
+    """Weights (S, T, P) of the steps of each frame as maps (S, T, h, w); 1 x 1 where steps have no place."""
+    scan = SCANS["frames" if config.frame_net else config.scan]
+    shape = scan.grid(weights.shape[2], map_size=map_size)
+    if shape == (1, 1):
+        weights = weights.sum(axis=2)
+    return weights.reshape(*weights.shape[:2], *shape)

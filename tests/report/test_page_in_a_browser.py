@@ -1,0 +1,96 @@
+"""The page in a real browser, without a network: what people click, on a phone and on a wide screen."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.report.page import Extras, write_page
+from tests.report.test_page import PAIRS, classified
+from tests.support.media import write_video
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
+]
+
+# Does what a reader does, and leaves what there is to see then in the page's title.
+CLICKS = """
+<script>
+addEventListener("load", async () => {
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((node) => node.textContent);
+  const names = () => texts(".clip:not([hidden]) h4");
+  const column = () => texts("#classes tbody th");
+  const click = (selector) => document.querySelector(selector).click();
+  const seen = { all: names().length };
+  click("a[data-cell='0:1']");
+  seen.cell = names();
+  seen.words = document.querySelector(".filter span").textContent;
+  seen.focus = document.activeElement.querySelector("h4").textContent;
+  dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  seen.after = names().length;
+  click("#classes th:last-child button");
+  seen.up = column();
+  click("#classes th:last-child button");
+  seen.down = column();
+  seen.sort = document.querySelector("#classes th:last-child").getAttribute("aria-sort");
+  const video = document.querySelector("video");
+  seen.video = [video.videoWidth, video.videoHeight, video.error];
+  seen.strip = document.querySelector(".pictures img").naturalWidth;
+  seen.width = document.documentElement.scrollWidth - innerWidth;
+  seen.loaded = performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 5));
+  document.title = JSON.stringify(seen);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    write_video(folder / "clip0.mp4", num_frames=12, size=(64, 48))
+    write_page(folder / "page.html", [classified(folder, PAIRS)], title="Toy", extras=Extras(root=folder))
+    clicked = folder / "clicked.html"
+    clicked.write_text((folder / "page.html").read_text().replace("</body>", f"{CLICKS}</body>"))
+    return clicked
+
+
+@pytest.mark.parametrize("width", [360, 2000])
+def test_the_page_does_what_is_clicked_and_asks_for_nothing_outside(page: Path, tmp_path: Path, width: int):
+    assert CHROMIUM
+    options = [
+        "--headless=new",
+        "--no-sandbox",  # root in a container has none
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path}",
+        f"--window-size={width},900",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+    ]
+    shown = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, check=True)
+    assert "CONSOLE" not in shown.stderr
+    title = re.search("<title>(.*?)</title>", shown.stdout)
+    assert title
+    seen = json.loads(title[1])
+    assert seen.pop("width") <= 0
+    assert set(seen.pop("loaded")) <= {"data:"}
+    assert seen == {
+        "all": len(PAIRS),
+        "cell": ["clip002"],
+        "words": "1 clip: truth down, answer left",
+        "focus": "clip002",
+        "after": len(PAIRS),
+        "up": ["left", "down", "up"],
+        "down": ["down", "up", "left"],
+        "sort": "descending",
+        "video": [48, 64, None],
+        "strip": 398,
+    }

@@ -1,0 +1,233 @@
+"""Runs beside each other: the table, what may be claimed, what differs, and which runs can't be compared."""
+
+import csv
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import RunError, UnequalClipsError
+from pipeline.report.run_comparison import Duel, RunComparison, compare_runs
+from pipeline.report.runs import Run, differing_settings
+from tests.support.runs import answer_table, make_run, right_about
+
+GOOD = "1" * 27 + "000"
+BAD = "1" * 9 + "0" * 20 + "1"
+NUM_RESAMPLES = 200
+
+
+def compared(*runs: Run, **options: Any) -> RunComparison:
+    return compare_runs(runs, num_resamples=NUM_RESAMPLES, **options)
+
+
+def test_the_difference_of_two_runs_and_its_interval_are_those_of_a_loop() -> None:
+    comparison = compared(right_about("bad", BAD), right_about("good", GOOD))
+    good, bad = (np.array(list(map(int, right))) for right in (GOOD, BAD))
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(30, size=30) for _ in range(NUM_RESAMPLES)]
+    deviations = np.array([(bad - good)[draw].mean() - (bad - good).mean() for draw in draws])
+    reach = np.quantile(np.abs(deviations), 0.95)
+    low, high = np.percentile([good[draw].mean() for draw in draws], [2.5, 97.5])
+    best, other = comparison.rows()
+    assert (best["run"], other["run"]) == ("good", "bad")
+    assert (best["accuracy"], other["accuracy"]) == (27 / 30, 10 / 30)
+    assert (best["low"], best["high"]) == pytest.approx((low, high))
+    assert best["loss"] == pytest.approx((27 * 0.1 + 3 * math.log(10)) / 30)
+    assert other["difference"] == pytest.approx(-17 / 30)
+    assert (other["from"], other["to"]) == pytest.approx((-17 / 30 - reach, -17 / 30 + reach))
+    assert other["is_distinguishable"] is True
+    assert best["difference"] is None
+
+
+def test_the_order_in_which_runs_are_named_changes_nothing() -> None:
+    runs = [right_about("a", GOOD), right_about("b", BAD), right_about("c", GOOD[::-1])]
+    texts = {compared(*order).text() for order in itertools.permutations(runs)}
+    assert len(texts) == 1
+
+
+def test_the_text_has_the_table_what_may_be_claimed_the_settings_and_the_clips() -> None:
+    comparison = compared(
+        right_about("small", BAD, settings={"train.hidden_size": 8}), right_about("large", GOOD)
+    )
+    assert comparison.text() == (
+        "30 test clips  accuracy               difference                loss\n"
+        "large          0.9000 [0.766, 1.000]  best                      0.3203\n"
+        "small          0.3333 [0.167, 0.500]  -0.5667 [-0.768, -0.365]  1.5684\n"
+        "\n"
+        "By accuracy on clips like these, large is better than small. This is about the trained models: it"
+        " does not say what another seed would do.\n"
+        "\n"
+        "                   large  small\n"
+        "train.hidden_size  64     8\n"
+        "\n"
+        "large is right and small wrong about 18 clips: c09, c10, c11, c12, c13, c14, c15, c16 and 10 more.\n"
+        "small is right and large wrong about 1 clip: c29."
+    )
+
+
+def test_runs_that_clips_do_not_tell_apart_are_not_called_better() -> None:
+    best, near, far = right_about("best", GOOD), right_about("near", "0" + GOOD[1:]), right_about("far", BAD)
+    assert compared(best, near).claim() == (
+        "It is not shown that best is better than near: other clips might turn the two around."
+    )
+    assert compared(best, near, far).claim() == (
+        "By accuracy on clips like these, best is better than far. It is not shown that best is better than"
+        " near: other clips might turn the two around. This is about the trained models: it does not say what"
+        " another seed would do."
+    )
+
+
+def test_runs_that_differ_in_the_seed_alone_show_chance() -> None:
+    comparison = compared(right_about("a", GOOD), right_about("b", BAD, settings={"train.seed": 1}))
+    assert comparison.claim() == (
+        "By accuracy on clips like these, a is better than b. Only their seeds differ, so any difference is"
+        " chance in training."
+    )
+
+
+def test_few_clips_have_no_verdict() -> None:
+    comparison = compared(right_about("a", "1" * 19), right_about("b", "0" * 19))
+    assert comparison.claim() == "Too few test clips to tell which run is the best (19; it takes 20)."
+
+
+@pytest.mark.parametrize(
+    ("split", "advice"),
+    [
+        ("test", "; choose by the val clips, and look at the test clips of the chosen run alone."),
+        ("val", "."),
+    ],
+)
+def test_the_best_of_more_than_two_is_said_to_be_chosen(split: str, advice: str) -> None:
+    rights = {"a": GOOD, "b": BAD, "c": BAD[::-1]}
+    runs = [right_about(name, right, split=split) for name, right in rights.items()]
+    assert compared(*runs[:2]).warning() == ""
+    comparison = compared(*runs)
+    amount = comparison.ranking.optimism
+    assert amount >= 0
+    assert comparison.warning() == (
+        f"a is the best of 3 by {split} accuracy, so this number is too good by about {amount:.4f}{advice}"
+    )
+
+
+def test_an_error_is_better_if_it_is_less() -> None:
+    clips = [f"c{number:02}" for number in range(25)]
+    truth = [float(number) for number in range(25)]
+    near, far = (
+        make_run(
+            name,
+            answer_table(
+                clips, task="regression", truth=truth, answer=[t + off for t in truth], value=[1] * 25
+            ),
+        )
+        for name, off in (("near", 0.5), ("far", 2.0))
+    )
+    comparison = compared(far, near)
+    assert [row["rmse"] for row in comparison.rows()] == [0.5, 2.0]
+    assert comparison.rows()[1]["difference"] == 1.5
+    assert comparison.duels() == [Duel("far", tuple(clips), ())]
+    assert "near is closer than far about 25 clips: c00, c01, " in comparison.text()
+
+
+def test_of_several_answers_about_a_clip_the_share_of_right_ones_counts() -> None:
+    clips = ["a", "a", "a", "b", "b"]
+    columns = {"question": list("pqrpq"), "truth": ["yes"] * 5}
+    first, second = (
+        make_run(name, answer_table(clips, task="question_answering", answer=answers, **columns))
+        for name, answers in (
+            ("x", ["yes", "yes", "yes", "no", "no"]),
+            ("y", ["no", "no", "yes", "yes", "no"]),
+        )
+    )
+    comparison = compared(first, second)
+    assert [row["accuracy"] for row in comparison.rows()] == [0.6, 0.4]
+    assert comparison.duels() == [Duel("y", ("a",), ("b",))]
+    assert "x has more right answers than y about 1 clip: a." in comparison.text()
+
+
+def test_settings_that_differ_are_named_if_all_runs_have_their_section() -> None:
+    first = make_run("a", None, settings={"train.projection": None, "extract.dtype": "float16"})
+    second = make_run(
+        "b",
+        None,
+        settings={"train.hidden_size": 128, "code.recurrent": "f" * 16},
+        inputs={"manifest": "f" * 16},
+    )
+    assert differing_settings([first, second]) == {
+        "train.hidden_size": ("64", "128"),
+        "train.projection": ("null", "-"),
+        "code.recurrent": ("01234567", "ffffffff"),
+        "digest.manifest": ("abcdef01", "ffffffff"),
+    }
+
+
+def other_truth(name: str) -> Run:
+    return make_run(name, answer_table(["c00", "c01"], truth=["yes", "no"], answer=["yes", "yes"]))
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([right_about("a", "11")], "Comparing takes at least two runs."),
+        ([right_about("a", "11"), right_about("a", "10")], "a is named twice."),
+        (
+            [right_about("a", "11"), right_about("b", "11")],
+            "a and b are the same run: their settings and answers are equal.",
+        ),
+        ([right_about("a", "11"), make_run("b", None)], "b has no answers to compare."),
+        (
+            [right_about("a", "11"), right_about("b", "11", task="frame_labels")],
+            "The task of a is classification, that of b is frame_labels: they can't be compared.",
+        ),
+        (
+            [right_about("a", "11"), right_about("b", "11", split="val")],
+            "a was evaluated on the test clips, b on the val clips.",
+        ),
+        (
+            [right_about("a", "11"), right_about("b", "111")],
+            "a was asked about 2 clips, b about 3; only one of them about c02.",
+        ),
+        (
+            [right_about("a", "11"), other_truth("b")],
+            "a and b were asked about other frames, or have other right answers, for 1 clip: c01.",
+        ),
+    ],
+)
+def test_what_can_not_be_compared_is_said_in_a_sentence(runs: list[Run], message: str) -> None:
+    with pytest.raises(RunError) as caught:
+        compared(*runs)
+    assert str(caught.value) == message
+
+
+def test_only_with_common_are_clips_left_out_and_their_number_is_said() -> None:
+    runs = [right_about("a", "11" + GOOD), right_about("b", "10")]
+    with pytest.raises(UnequalClipsError):
+        compared(*runs)
+    comparison = compared(*runs, common=True)
+    assert [row["accuracy"] for row in comparison.rows()] == [1.0, 0.5]
+    assert (comparison.num_clips, comparison.num_left_out) == (2, 30)
+    said = "\n\n30 clips are left out: not all runs were asked the same about them.\n\n"
+    assert said in comparison.text()
+    disjoint = make_run("c", answer_table(["x"], truth=["yes"], answer=["yes"]))
+    with pytest.raises(RunError, match="There is no clip that all runs were asked the same about"):
+        compared(runs[0], disjoint, common=True)
+
+
+def test_json_and_csv_have_the_rows_and_the_settings(tmp_path: Path) -> None:
+    comparison = compared(
+        right_about("small", BAD, settings={"train.hidden_size": 8}), right_about("large", GOOD)
+    )
+    content = comparison.as_json()
+    assert content["settings"] == {"train.hidden_size": {"large": "64", "small": "8"}}
+    assert (content["metric"], content["split"], content["num_clips"]) == ("accuracy", "test", 30)
+    assert [len(content["clips"][0][name]) for name in ("best_ahead", "best_behind")] == [18, 1]
+    comparison.write_csv(tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["train.hidden_size"], float(row["accuracy"])) for row in rows] == [
+        ("large", "64", 27 / 30),
+        ("small", "8", 10 / 30),
+    ]
+    assert float(rows[1]["difference"]) == pytest.approx(content["runs"][1]["difference"])

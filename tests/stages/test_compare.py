@@ -1,0 +1,171 @@
+"""The stage compare, run as users run it: members of a sweep, checkpoints, experiments of the real DVC."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import stages.compare
+import stages.sweep
+from pipeline.learn.comparison import evaluate
+from stages.evaluate import write_results
+from stages.params import Params
+from stages.project.experiments import open_experiments
+from tests.stages.test_experiments import TRAIN, asked, of_git, train_here
+from tests.stages.test_train import make_workspace
+from tests.support.in_process import run_main
+from tests.support.project import Project
+
+SWEEP = "sweeps/toy.yaml"
+NAMES = ["hidden_size=4", "hidden_size=6"]
+
+
+def compare(folder: Path, *arguments: object, status: int = 0) -> str:
+    """What the stage prints, or with another status the message of its error."""
+    found, stdout, stderr = run_main(stages.compare.main, folder, *map(str, arguments))
+    assert found == status, stderr
+    return stderr if status else stdout
+
+
+def compared(folder: Path, *arguments: object) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(compare(folder, *arguments, "--json"))
+    return content
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two trained members of a sweep."""
+    workspace = make_workspace(tmp_path_factory.mktemp("compare") / "workspace", train={"epochs": 2})
+    (workspace / "sweeps").mkdir()
+    (workspace / SWEEP).write_text(yaml.safe_dump({"grid": {"train.hidden_size": [4, 6]}}))
+    status, _, stderr = run_main(stages.sweep.main, workspace, SWEEP, "--no-experiments")
+    assert status == 0, stderr
+    return workspace
+
+
+def folders(workspace: Path) -> dict[int, Path]:
+    """The checkpoint of each member, by its hidden size."""
+    found = workspace.glob(".framecache/training/sweeps/*/checkpoints/recurrent")
+    return {
+        json.loads((path / "checkpoint.json").read_text())["config"]["hidden_size"]: path for path in found
+    }
+
+
+@pytest.mark.slow
+def test_members_of_a_sweep_are_compared_as_in_its_own_table(swept: Path) -> None:
+    table = json.loads((swept / "reports/sweep/table.json").read_text())
+    content = compared(swept, SWEEP, "--html", "page.html", "--csv", "table.csv")
+    page = (swept / "page.html").read_text()
+    assert content["claim"] in page
+    assert all(f"<bdi>{name}</bdi>" in page for name in NAMES)
+    assert (swept / "table.csv").read_text().count("\n") == 3
+    assert (content["split"], content["num_clips"]) == ("val", table["num_val_clips"])
+    assert content["optimism"] == table["optimism"]
+    assert content["settings"] == {"train.hidden_size": {name: name[-1] for name in NAMES}}
+    rows = {row["run"]: row for row in content["runs"]}
+    for member in table["members"]:
+        row = rows[member["member"]]
+        assert row["accuracy"] == member["val_accuracy"]
+        assert row["loss"] == pytest.approx(member["val_loss"])
+        assert (row["from"], row["to"]) == (member["low"], member["high"])
+        assert row["is_distinguishable"] == (member["is_distinguishable"] if row["difference"] else None)
+
+
+@pytest.mark.slow
+def test_checkpoints_are_compared_on_any_split_and_manifest(swept: Path, tmp_path: Path) -> None:
+    first, second = (folders(swept)[size] for size in (4, 6))
+    content = compared(swept, first, second / "model.safetensors", "--split", "test")
+    assert (content["split"], content["num_clips"]) == ("test", 5)
+    assert {row["run"] for row in content["runs"]} == {str(first), str(second)}
+    assert content["settings"] == {"train.hidden_size": {str(first): "4", str(second): "6"}}
+    lines = (swept / "manifests/toy.csv").read_text().splitlines()
+    (tmp_path / "less.csv").write_text("\n".join(lines[:-1]))
+    arguments = (str(first), str(second), "--split=test", f"--manifest={tmp_path / 'less.csv'}", "--json")
+    _, stdout, stderr = run_main(stages.compare.main, swept, *arguments)
+    assert json.loads(stdout)["num_clips"] == 4
+    assert f"warning: {first} was trained with another manifest than {tmp_path / 'less.csv'} is now" in stderr
+
+
+@pytest.mark.slow
+def test_names_that_stand_for_no_run_are_refused(swept: Path, tmp_path: Path) -> None:
+    checkpoint = folders(swept)[4]
+    message = compare(swept, SWEEP, checkpoint, status=1)
+    assert (
+        message
+        == f"error: hidden_size=4 and {checkpoint} are the same run: their settings and answers are equal.\n"
+    )
+    assert compare(swept, checkpoint, status=1) == "error: Comparing takes at least two runs.\n"
+    message = compare(swept, checkpoint, "manifests", status=1)
+    assert message.startswith("error: manifests is no checkpoint: checkpoint.json is not in it. ")
+    message = compare(swept, checkpoint, "workspace", status=1)
+    assert message.startswith(
+        "error: workspace: there is no checkpoints/recurrent/checkpoint.json. `dvc repro`"
+    )
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"grid": {"train.hidden_size": [7]}}))
+    message = compare(swept, tmp_path / "other.yaml", status=1)
+    assert message == (
+        f"error: No member of {tmp_path / 'other.yaml'} is trained: run `python -m stages.sweep"
+        f" {tmp_path / 'other.yaml'}` first.\n"
+    )
+
+
+@pytest.fixture
+def experiments(project: Project, tmp_path: Path) -> Project:
+    """A project with two experiments: `wide` is evaluated, `narrow` is as a member of a sweep."""
+    with contextlib.chdir(project.path), open_experiments() as found:
+        for name, size, stages_done in (
+            ("wide", 16, [*TRAIN, "train@baseline", "evaluate"]),
+            ("narrow", 8, TRAIN),
+        ):
+            document, folder = asked(project, hidden_size=size), tmp_path / name
+            train_here(project, document, folder)
+            if "evaluate" in stages_done:
+                for out in ("checkpoints/baseline", "dvclive/train/baseline"):
+                    shutil.copytree(out, folder / out)
+                for out in ("metrics/baseline.json", "reports/baseline.json"):
+                    shutil.copyfile(out, folder / out)
+                params = Params.model_validate(document)
+                evaluation = evaluate(
+                    folder / "checkpoints", "features/layer4", params.corpus.manifest, config=params.evaluate
+                )
+                write_results(evaluation, folder=folder)
+            found.save(name, document, folder, stages=stages_done)
+    return project
+
+
+@pytest.mark.slow
+def test_experiments_are_compared_without_touching_the_workspace(
+    experiments: Project, tmp_path: Path
+) -> None:
+    folder = experiments.path
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if ".dvc" not in path.parts}
+    content = compared(folder, "main", "wide")
+    assert (content["split"], content["num_clips"]) == ("test", 2)
+    assert content["settings"] == {"train.hidden_size": {"main": "128", "wide": "16"}}
+    rows = {row["run"]: row["accuracy"] for row in content["runs"]}
+    for name, place in (("main", folder), ("wide", tmp_path / "wide")):
+        assert rows[name] == json.loads((place / "metrics/evaluate.json").read_text())["accuracy"]
+
+    content = compared(folder, "workspace", "narrow")  # which is not evaluated
+    assert content["split"] == "val"
+    rows = {row["run"]: row for row in content["runs"]}
+    for name, place in (("workspace", folder), ("narrow", tmp_path / "narrow")):
+        recorded = json.loads((place / "metrics/recurrent.json").read_text())
+        assert rows[name]["accuracy"] == recorded["val_accuracy"]
+        assert rows[name]["loss"] == pytest.approx(recorded["val_loss"])
+
+    message = compare(folder, "main", "workspace", status=1)
+    assert message == "error: main and workspace are the same run: their settings and answers are equal.\n"
+    message = compare(folder, "main", "wyde", status=1)
+    assert message.startswith("error: There is no experiment or revision 'wyde'. Near: wide. ")
+    assert of_git(experiments, "status", "--short") == ""
+    assert files == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if ".dvc" not in path.parts}
+    shutil.rmtree(folder / ".dvc/cache/files")
+    message = compare(folder, "main", "wide", status=1)
+    assert message.startswith(
+        "error: main: checkpoints/recurrent/checkpoint.json is not in DVC's cache. Fetch it: `dvc exp pull"
+    )
