@@ -13,7 +13,7 @@ def measure_labels(
     probabilities: np.ndarray,
     positive: np.ndarray,
     *,
-    thresholds: Sequence[float],
+    thresholds: Sequence[float] | np.ndarray,
     clips: np.ndarray,
     ranked: bool = True,
     per_frame: bool = False,
