@@ -13,11 +13,10 @@ from pathlib import Path
 
 from pipeline.learn.comparison import answer_split
 from pipeline.learn.evaluation import prediction_table
-from pipeline.manifest import SPLITS
+from pipeline.manifest import SPLITS, clips_digest
 from pipeline.report.page import Extras, write_page
 from pipeline.report.run_comparison import RunComparison, compare_runs
 from pipeline.settings.evaluation import Split
-from pipeline.system.files import file_digest
 from stages import console
 from stages.machine import read_machine
 from stages.params import read_params
@@ -80,7 +79,7 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
         return named
     checkpoint = named.load()
     trained_on = checkpoint.inputs.get("manifest")
-    if trained_on and trained_on != file_digest(manifest).hex():
+    if trained_on and trained_on != clips_digest(manifest):
         log.warning(
             "%s was trained with another manifest than %s is now: it may have learned from its %s clips.",
             run.name,

@@ -193,9 +193,8 @@ def test_the_stage_renders_what_is_missing_and_leaves_the_rest_alone(tmp_path: P
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
 
-    status, stdout, stderr = run_main(stages.digits.main, tmp_path)
+    status, stdout, _ = run_main(stages.digits.main, tmp_path)
     assert (status, stdout) == (0, "manifests/digits.csv: rendered 13 of 14 files.\n")
-    assert "13/13" in stderr
     assert sorted(path.name for path in old.parent.iterdir()) == [clip.sources[0] for clip in clips]
     assert old.read_bytes() == b"old"
     check_sources(read_manifest(tmp_path / "manifests/digits.csv"), root=old.parent)

@@ -139,13 +139,15 @@ def test_features_of_a_clip_are_those_that_extraction_stores(extracted: Extracte
             batch_size=3,
             on_frames=num_frames.append,
         )
-        assert max(num_frames) <= 3
-        assert sum(num_frames) == features.num_frames(clip.clip_id) == view.num_frames(clip.clip_id)
-        assert features.dtype == view.dtype
-        maps = np.empty((view.num_frames(clip.clip_id), *view.map_shape), view.dtype)
-        features.read_into(clip.clip_id, maps)
+        with features:
+            assert max(num_frames) <= 3
+            assert sum(num_frames) == features.num_frames(clip.clip_id) == view.num_frames(clip.clip_id)
+            assert features.dtype == view.dtype
+            maps = np.empty((view.num_frames(clip.clip_id), *view.map_shape), view.dtype)
+            features.read_into(clip.clip_id, maps)
+            seconds = features.frame_seconds(clip.clip_id)
         np.testing.assert_allclose(maps, view.read(clip.clip_id), rtol=2e-3, atol=1e-4)
-        np.testing.assert_array_equal(features.frame_seconds(clip.clip_id), view.frame_seconds(clip.clip_id))
+        np.testing.assert_array_equal(seconds, view.frame_seconds(clip.clip_id))
 
 
 def test_bytes_that_are_no_frames_are_a_decode_error(extracted: Extracted, tmp_path: Path) -> None:
