@@ -132,7 +132,7 @@ def test_the_headline_has_the_evaluations_sentence_and_each_models_value_and_int
         low, high = scores["intervals"]["accuracy"]
         assert figure == f"{scores['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
     header, *rows = result.table()
-    assert header == ["model", "loss", "accuracy", "macro f1", "mAP"]
+    assert header == ["model", "loss", "accuracy", "macro f1", "ece", "mAP"]
     assert [row[0] for row in rows] == ["LSTM", "LSTM, frames shuffled", "mean-pool + linear"]
 
 

@@ -229,6 +229,7 @@ def make_loader(
     balanced sampling, which makes the `labels` of clips equally frequent.
     """
     training = shuffle_seed is not None
+    names = {clip.clip_id: labels(clip) for clip in clips} if config.balanced_sampling and training else {}
     loader = Loader(
         features,
         clips,
@@ -239,9 +240,7 @@ def make_loader(
         stride=config.stride,
         crop_frames=config.crop_frames if training else None,
         bucketing=config.bucketing and training,
-        labels={clip.clip_id: labels(clip) for clip in clips}
-        if config.balanced_sampling and training
-        else None,
+        labels=names if any(names.values()) else None,
         device=device,
     )
     if training:
