@@ -121,10 +121,10 @@ def _print_found(corpus: Corpus) -> None:
 
 def _print_counts(clips: Sequence[Clip]) -> None:
     """A line for each class, if there are few, and one for all."""
-    labels = sorted({clip.label for clip in clips if clip.label})
+    labels = sorted({label for clip in clips for label in clip.labels})
     counts = {"all classes": Counter(clip.split for clip in clips)}
     if len(labels) <= _MAX_LABELS_SHOWN:
-        counts = {label: Counter(c.split for c in clips if c.label == label) for label in labels} | counts
+        counts = {label: Counter(c.split for c in clips if label in c.labels) for label in labels} | counts
     console.print_table([{"class": name, **{s: str(n[s]) for s in SPLITS}} for name, n in counts.items()])
 
 

@@ -70,15 +70,17 @@ def main() -> None:
         print(json.dumps(list(map(_as_json, results)), indent=1, allow_nan=False))
     else:
         own = sorted({name for result in results for name in result.meta})
+        names = list(dict.fromkeys(name for result in results for row in result.answers for name in row))
         console.print_table(
             [
                 {
                     "source": result.source,
                     **{f"{META}{name}": result.meta.get(name, "") for name in own},
-                    **{name: _cell(value) for name, value in row.items()},
+                    **{name: _cell(row.get(name, "-")) for name in names},
                 }
                 for result in results
-                for row in result.answers
+                if result.error is None
+                for row in result.answers or [{}]  # none of several labels is said
             ]
         )
     if num_failed := sum(result.error is not None for result in results):

@@ -141,13 +141,23 @@ def _tap_problems(params: Params) -> Iterator[str]:
 
 
 def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:
-    """The clips of the splits in use that lack what the task asks for."""
-    column = TASKS[params.train.task].column
+    """The clips of the splits in use that lack what the task asks for, or have too much of it."""
+    task, facts = params.train.task, TASKS[params.train.task]
     used = pc.is_in(manifest.column("split"), pa.array(["train", "val", params.evaluate.split]))
-    lacking = pc.and_(used, pc.is_null(manifest.column(column)))
+    lacking = pc.and_(used, pc.is_null(manifest.column(facts.column)))
     clips = manifest.column("clip_id").filter(lacking).to_pylist()
-    if clips:
+    if clips and not (facts.is_multilabel and len(clips) < pc.sum(used).as_py()):  # of many, some have none
         yield (
-            f"train.task: {params.train.task!r} needs the column {column!r} of the manifest, and"
+            f"train.task: {task!r} needs the column {facts.column!r} of the manifest, and"
             f" {len(clips)} clips have nothing there: {few(clips)}."
         )
+    if facts.has_classes and not facts.is_multilabel:
+        several = pc.and_(used, pa.array(manifest.has_several(facts.column)))
+        clips = manifest.column("clip_id").filter(several).to_pylist()
+        if clips:
+            (other,) = (name for name, of in TASKS.items() if of.is_multilabel and of.column == facts.column)
+            yield (
+                f"train.task: {task!r} takes one label a {'frame' if facts.per_frame else 'clip'}, and"
+                f" {len(clips)} clips have several in the column {facts.column!r}: {few(clips)}. Set it to"
+                f" {other}, or correct the manifest."
+            )

@@ -6,6 +6,7 @@ A clip keeps its direction or turns once, in the second half of its steps. Its `
 start, is therefore also the one that it keeps longer.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,8 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 # The i-th scanned digit belongs to the split i % 7: 71 %, 14 %, 14 %.
 _SPLIT_CYCLE = ("train", "train", "val", "train", "train", "test", "train")
+
+_LONG_TAIL = {"left": 135, "right": 45, "up": 15, "down": 5}  # train clips of each label
 
 
 class DigitsConfig(BaseModel):
@@ -116,6 +119,60 @@ def render_clip(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
             Question("which way does it move last?", directions[-1]),
             Question(f"does it move {asked}?", "yes" if asked in directions else "no"),
         ),
+    )
+    return clip, frames.round().astype(np.uint8)
+
+
+def long_tail(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips of `render_clip` without most train clips of some directions: 135, 45, 15 and 5 are left."""
+    seen = Counter[tuple[str, str | None]]()
+    kept = []
+    for clip in clips:
+        seen[clip.split, clip.label] += 1
+        if clip.split != "train" or seen[clip.split, clip.label] <= _LONG_TAIL[clip.label or ""]:
+            kept.append(clip)
+    return kept
+
+
+def render_crowd(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
+    """Clip `index` of digits that come and go, and its frames (T, H, W, 3) uint8 RGB.
+
+    Its source is '<clip_id>.mp4'. One to three digits, scans of the clip's split, stand in different quarters
+    of the frame, each for a time of its own. Targets: `frame_labels`, when each digit is there; `label`, the
+    names of all.
+
+    Raises ValueError for a digit that is larger than a quarter.
+    """
+    room = config.size // 2 - config.digit_size
+    if room < 0:
+        raise ValueError(f"digit_size {config.digit_size} is more than half of size {config.size}: lower it.")
+    images, classes = _scans()
+    split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
+    of_split = [
+        scan
+        for position, scan in enumerate(_scan_order(config).tolist())
+        if _SPLIT_CYCLE[position % len(_SPLIT_CYCLE)] == split
+    ]
+    rng = np.random.default_rng([config.seed, index, 3])
+    num_frames = int(rng.integers(config.min_frames, config.max_frames + 1))
+    frames = np.stack([_background(rng, size=config.size)] * num_frames)  # (T, H, W, 3)
+    shown = []
+    chosen = rng.choice(of_split, int(rng.integers(1, 4)), replace=False)
+    for scan, quarter in zip(chosen, rng.permutation(4).tolist(), strict=False):
+        first = int(rng.integers(0, num_frames - 3))
+        end = int(rng.integers(first + 4, num_frames + 1))
+        y, x = np.array(divmod(quarter, 2)) * (config.size // 2) + rng.uniform(0, room, 2)
+        mask = _moved(_corner_mask(images[scan], config=config), y, x)[..., None]  # (H, W, 1)
+        frames[first:end] = frames[first:end] * (1 - mask) + rng.uniform(200, 255, 3) * mask
+        shown.append(FrameLabel(first / config.fps, end / config.fps, NAMES[classes[scan]]))
+    shown.sort(key=lambda item: (item.start_seconds, item.label))
+    clip_id = f"crowd_{index:05d}"
+    clip = Clip(
+        clip_id=clip_id,
+        sources=(f"{clip_id}.mp4",),
+        split=split,
+        label="|".join(dict.fromkeys(item.label for item in shown)),
+        frame_labels=tuple(shown),
     )
     return clip, frames.round().astype(np.uint8)
 

@@ -79,11 +79,13 @@ def split_classes(clips: Sequence[Clip], *, shares: Sequence[float], seed: int) 
     """The clips, all with a split: whole groups are split class by class, by shares of train, val and test.
 
     A class of three or more groups (or clips without a group) is in each split. Clips that have a split keep
-    it, and the rest of their group joins them. Classes that share a group are split together.
+    it, and the rest of their group joins them. Classes that share a group or a clip are split together.
     """
     units = [clip.group or clip.sources[0] for clip in clips]
     strata = defaultdict(list)
-    numbers = components([[("unit", unit), clip.label] for unit, clip in zip(units, clips, strict=True)])
+    numbers = components(
+        [[("unit", unit), *(clip.labels or [None])] for unit, clip in zip(units, clips, strict=True)]
+    )
     for number, unit, clip in zip(numbers, units, clips, strict=True):
         strata[number].append((unit, clip))
     splits: dict[str, str] = {}

@@ -70,6 +70,8 @@ def hits(rows: pa.Table) -> np.ndarray:
     No answer in numbers is.
     """
     truth, answer = rows["truth"], rows["answer"]
+    if pa.types.is_list(answer.type):  # several labels: all have to be right
+        return np.array([a == b for a, b in zip(truth.to_pylist(), answer.to_pylist(), strict=True)], bool)
     if pa.types.is_list(truth.type):
         pairs = zip(truth.to_pylist(), answer.to_pylist(), strict=True)
         return np.array([measured_words(said) in map(measured_words, texts) for texts, said in pairs], bool)

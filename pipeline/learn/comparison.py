@@ -160,8 +160,11 @@ def evaluate(
         }
         # With chunks, a clip may not fit into memory, nor its weights into a picture.
         frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
+    tasks = {"recurrent": task, "shuffled": task, "baseline": baseline.task}
     scores = {
-        name: score_predictions(predictions, task=task, num_resamples=config.num_resamples, seed=config.seed)
+        name: score_predictions(
+            predictions, task=tasks[name], num_resamples=config.num_resamples, seed=config.seed
+        )
         for name, predictions in answers.items()
     }
     subgroups = score_subgroups(
@@ -179,7 +182,7 @@ def evaluate(
         "\n\n".join(parts),
         recurrent,
         answers["recurrent"],
-        prediction_table(answers, task=task),
+        prediction_table(answers, task=task, own_tasks=tasks),
         frame_weights,
     )
 
@@ -209,7 +212,7 @@ def answer_split(
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
     """Raise UnequalCheckpointsError unless both models were trained in one way on the same clips."""
     ours, theirs = (
-        {**model.config.live("baseline"), **model.inputs, "task": model.task.describe()}
+        {**model.config.live("baseline"), **model.inputs, "task": model.task.tuned(None).describe()}
         for model in (recurrent, baseline)
     )
     if differing := [key for key in ours | theirs if ours.get(key) != theirs.get(key)]:
@@ -247,7 +250,7 @@ def _frame_weights(checkpoint: Checkpoint, loader: Loader) -> tuple[FrameWeights
             clip.clip_id,
             seconds[:length].numpy(),
             frame_weights[:length].numpy(),
-            answer=", ".join(map(str, task.render(output, seconds)[0].values())),
+            answer="; ".join(", ".join(map(str, row.values())) for row in task.render(output, seconds)),
         )
         for clip, length, seconds, frame_weights, output in rows
     )

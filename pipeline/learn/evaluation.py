@@ -180,7 +180,7 @@ def _merge(windows: list[_Answer], *, per_frame: bool) -> _Answer:
         return replace(windows[0], output=output, frame_seconds=seconds)
     total = windows[0].output.new_zeros(num_frames, windows[0].output.shape[1])  # (T, K)
     count = total.new_zeros(num_frames, 1)
-    target = windows[0].target.new_zeros(num_frames)  # (T,)
+    target = windows[0].target.new_zeros(num_frames, *windows[0].target.shape[1:])  # (T, ...)
     for window in windows:
         total[_frames(window)] += window.output
         count[_frames(window)] += 1
@@ -240,14 +240,18 @@ def score_predictions(predictions: Predictions, *, task: Task, num_resamples: in
     return Score(metrics, resampled, num_clips)
 
 
-def prediction_table(answers: Mapping[str, Predictions], *, task: Task) -> pa.Table:
-    """A row for each answer of several models, given by their names.
+def prediction_table(
+    answers: Mapping[str, Predictions], *, task: Task, own_tasks: Mapping[str, Task] = {}
+) -> pa.Table:
+    """A row for each answer of several models, given by their names. `own_tasks` are those `tuned` otherwise.
 
-    A row is a clip in classification, captioning and frame_words, a labelled frame in frame_labels, a value
-    in regression, a question in question_answering. Columns:
+    A row is a clip in classification, multilabel, captioning and frame_words, a labelled frame in
+    frame_labels, a frame in frame_multilabel, a value in regression, a question in question_answering.
+    Columns:
 
     - model, clip_id; and, by task, frame_seconds, value (its number in the clip, from 1) or question.
-    - truth and answer: the right one, and the model's. Captions have the list of all right ones.
+    - truth and answer: the right one, and the model's. Captions have the list of all right ones; of several
+      labels, both are lists.
     - probabilities: a list, one a class. Regression and captions have no such column.
     - loss; null for a question whose right answer the model does not know.
     - loss_weight: the metric `loss` is the mean of the rows' losses with these weights.
@@ -256,7 +260,7 @@ def prediction_table(answers: Mapping[str, Predictions], *, task: Task) -> pa.Ta
 
     The metadata of the schema have the name of the `task` and, as a JSON list, the `classes`.
     """
-    tables = {name: task.tabulate(predictions) for name, predictions in answers.items()}
+    tables = {name: own_tasks.get(name, task).tabulate(predictions) for name, predictions in answers.items()}
     rows = pa.concat_tables(tables.values())
     models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
     clips = {clip.clip_id: clip for predictions in answers.values() for clip in predictions.clips}

@@ -172,7 +172,8 @@ class Member:
         """Measure the epoch, and write the state. Raises NonFiniteError for answers that are not finite."""
         metrics = {"train": self.task.metrics(*map(torch.cat, zip(*self._rows, strict=True)))}
         predictions = self._answering.predictions()
-        metrics["val"] = self.task.measure(predictions)(np.ones(len(predictions.clips)))
+        measure = self.task.tuned(predictions).measure(predictions)
+        metrics["val"] = measure(np.ones(len(predictions.clips)))
         self.history.append(metrics)
         self._rows = []
         if self.best_epoch == self.epoch - 1:

@@ -257,7 +257,7 @@ def _outcomes(
             Checkpoint(
                 network=each.model,
                 model=model,
-                task=member.task,
+                task=member.task.tuned(predictions),
                 config=each.config,
                 contract=shared.contract,
                 map_shape=shared.map_shape,

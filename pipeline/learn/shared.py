@@ -115,7 +115,7 @@ class Shared:
     def _loader(self, config: TrainConfig, split: str) -> Loader:
         seed = config.seed if split == "train" else None
         return self._once(
-            ("loader", split, seed, *_values(config, LoaderConfig)),
+            ("loader", split, seed, config.balanced_sampling and config.task, *_values(config, LoaderConfig)),
             lambda: make_loader(
                 self._features,
                 self._splits[split],
@@ -123,6 +123,7 @@ class Shared:
                 device=self.device,
                 num_threads=self._num_threads,
                 shuffle_seed=seed,
+                labels=self._task(config).labels,
             ),
         )
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,24 @@ class Clip:
     start_seconds: float | None = None  # of the source: earlier frames do not belong to the clip
     end_seconds: float | None = None  # exclusive
     group: str | None = None  # never in two splits: a subject, a scene, a source video
-    label: str | None = None
+    label: str | None = None  # or several, joined by '|': see `labels`
     captions: tuple[str, ...] = ()
     values: tuple[float, ...] = ()  # to be predicted
-    frame_labels: tuple[FrameLabel, ...] = ()  # increasing, disjoint; in the source's seconds
+    frame_labels: tuple[FrameLabel, ...] = ()  # by their starts; may overlap; in the source's seconds
     questions: tuple[Question, ...] = ()
     image_fps: float = 1.0  # images a second, from which the images' times follow
     meta: Mapping[str, str] = field(default_factory=dict)  # columns meta_<name> by name; no empty cells
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, each once; none where the manifest has nothing."""
+        return tuple(dict.fromkeys(text.strip() for text in self.label.split("|"))) if self.label else ()
+
+    @property
+    def overlap(self) -> tuple[FrameLabel, FrameLabel] | None:
+        """The first two intervals of `frame_labels` that overlap; None if there are none."""
+        pairs = pairwise(self.frame_labels)
+        return next((pair for pair in pairs if pair[1].start_seconds < pair[0].end_seconds), None)
 
 
 META = "meta_"  # begins the names of the user's own columns, which hold text

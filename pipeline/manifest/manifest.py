@@ -24,7 +24,7 @@ import xxhash
 
 from pipeline.errors import ManifestError, MissingManifestError
 from pipeline.manifest.clips import COLUMNS, META, REQUIRED, SCHEMA, Clip, clip_of_row, is_meta, row_of_clip
-from pipeline.manifest.rules import SIGNED_NUMBER, Problems, check
+from pipeline.manifest.rules import SIGNED_NUMBER, Problems, check, has_several
 from pipeline.manifest.sources import Fault, fault_of, fault_sentences
 from pipeline.system.files import FileStamp, file_stamp, write_atomically
 from pipeline.system.text_files import read_csv
@@ -51,6 +51,10 @@ class Manifest:
     def column(self, name: str) -> pa.ChunkedArray:
         """A column as text or float64, null where the manifest has nothing."""
         return self.table.column(name)
+
+    def has_several(self, name: str) -> np.ndarray:
+        """Whether each clip (N,) has several labels; in the column `frame_labels`, several at one time."""
+        return has_several(self.column(name).combine_chunks(), per_frame=name == "frame_labels")
 
     def sources(self) -> list[str]:
         """The sources of all clips, each once."""

@@ -89,6 +89,7 @@ def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str])
         *((name, r"[[:cntrl:]]", _CONTROL) for name in ("clip_id", "source", "group", "label", *own)),
         ("source", r"(^|\|)\s*(\||$)", "has an empty name. Images are joined by a single '|'."),
         ("caption", r"(^|\|)\s*(\||$)", "has an empty text. Captions are joined by a single '|'."),
+        ("label", r"(^|\|)\s*(\||$)", "has an empty name. Several labels are joined by a single '|'."),
         (
             "source",
             r"(^|\|)/|(^|[|/])\.\.([|/]|$)",
@@ -158,22 +159,40 @@ def _check_values(texts: pa.Array, problems: Problems) -> None:
 
 
 def _check_frame_labels(texts: pa.Array, problems: Problems) -> None:
-    intervals = pc.split_pattern(texts, "|")
-    clips = pc.list_parent_indices(intervals)  # (M,) the clip of each interval
-    parts = pc.extract_regex(intervals.flatten(), _INTERVAL)
-    start, end = (pc.struct_field(parts, name).cast(pa.float64()) for name in ("start", "end"))
-    follows = np.diff(clips.to_numpy()) == 0  # (M - 1,) the next interval is of the same clip
-    overlaps = follows & (start.to_numpy(zero_copy_only=False)[1:] < end.to_numpy(zero_copy_only=False)[:-1])
+    clips, start, end = _intervals(texts)
     for faulty, rule in (
-        (parts.is_null().to_numpy(zero_copy_only=False), "is not like 0.0-0.4:left|0.4-1.0:up."),
-        (
-            pc.fill_null(pc.less_equal(end, start), False).to_numpy(zero_copy_only=False),
-            "has an empty interval.",
-        ),
-        (np.append(overlaps, False)[: len(parts)], "overlaps or is not in order of time."),
+        (np.isnan(start), "is not like 0.0-0.4:left|0.4-1.0:up."),
+        (end <= start, "has an empty interval."),
+        (_follows(clips, np.diff(start) < 0), "is not in order of time: sort it by the starts."),
     ):
-        for index in np.unique(clips.to_numpy()[faulty]):
+        for index in np.unique(clips[faulty]):
             problems.add(f"frame_labels {texts[index].as_py()!r} {rule}", index)
+
+
+def has_several(texts: pa.Array, *, per_frame: bool) -> np.ndarray:
+    """Whether each cell (N,) of `label` has several labels; of `frame_labels`, several at one time."""
+    if not per_frame:
+        found: np.ndarray = pc.fill_null(pc.match_substring(texts, "|"), False).to_numpy(zero_copy_only=False)
+        return found
+    clips, start, end = _intervals(texts)
+    overlapping = clips[_follows(clips, start[1:] < end[:-1])]
+    return np.isin(np.arange(len(texts)), overlapping)
+
+
+def _intervals(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The clip, start and end (M,) of each interval of frame_labels; NaN where it is malformed."""
+    intervals = pc.split_pattern(texts, "|")
+    parts = pc.extract_regex(intervals.flatten(), _INTERVAL)
+    start, end = (
+        pc.struct_field(parts, name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        for name in ("start", "end")
+    )
+    return pc.list_parent_indices(intervals).to_numpy(), start, end
+
+
+def _follows(clips: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(M,) where `mask` (M - 1,) of each interval and the next one is true, and both are of one clip."""
+    return np.append((np.diff(clips) == 0) & mask, False)[: len(clips)]
 
 
 def _first_with_same_value(values: pa.Array) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -38,31 +39,40 @@ def write_predictions(path: Path, predictions: pa.Table) -> None:
 def write_tables(folder: Path, predictions: pa.Table) -> None:
     """Write what DVC draws of the recurrent model's answers, from `Evaluation.predictions`.
 
-    confusion.csv has columns clip_id, actual, predicted; values.csv also `value`. Both are empty for another
-    task: DVC misses a plot's file that is not there. A task with classes has classes.csv, too: a row a class,
-    with num_rows (clips or frames), precision, recall, f1.
+    confusion.csv, of one class at a time, has columns clip_id, actual, predicted; values.csv also `value`.
+    Both are empty for another task: DVC misses a plot's file that is not there. A task with classes has
+    classes.csv, too: a row a class, with num_rows (clips or frames), precision, recall, f1.
     """
     metadata = predictions.schema.metadata
-    has_classes = TASKS[metadata[b"task"].decode()].has_classes
+    facts = TASKS[metadata[b"task"].decode()]
+    is_confusion = facts.has_classes and not facts.is_multilabel
     answers = predictions.filter(pc.field("model") == "recurrent").rename_columns(
         {"truth": "actual", "answer": "predicted"}
     )
     columns = ["clip_id", "actual", "predicted"]
-    write_csv(folder / "confusion.csv", columns, _rows(answers, columns) if has_classes else ())
+    write_csv(folder / "confusion.csv", columns, _rows(answers, columns) if is_confusion else ())
     columns = ["clip_id", "value", "actual", "predicted"]
     has_values = "value" in answers.column_names
     write_csv(folder / "values.csv", columns, _rows(answers, columns) if has_values else ())
-    if has_classes:
+    if facts.has_classes:
         _write_classes(folder / "classes.csv", answers, classes=json.loads(metadata[b"classes"]))
 
 
 def _write_classes(path: Path, answers: pa.Table, *, classes: list[str]) -> None:
-    predicted, actual = (
-        pc.index_in(answers[name], pa.array(classes)).to_numpy() for name in ("predicted", "actual")
-    )
-    scores = [asdict(score) for score in class_scores(predicted, actual, num_classes=len(classes))]
+    predicted, actual = (_marks(answers[name], classes) for name in ("predicted", "actual"))
+    scores = [asdict(score) for score in class_scores(predicted, actual)]
     rows = ([name, *score.values()] for name, score in zip(classes, scores, strict=True))
     write_csv(path, ["class", *scores[0]], rows)
+
+
+def _marks(labels: pa.ChunkedArray, classes: list[str]) -> np.ndarray:
+    """Where rows (M, K) have each class; a label is a class, or a list of them."""
+    found = np.zeros((len(labels), len(classes)), dtype=bool)
+    is_list = pa.types.is_list(labels.type)
+    rows = pc.list_parent_indices(labels).to_numpy() if is_list else np.arange(len(labels))
+    names = pc.list_flatten(labels) if is_list else labels
+    found[rows, pc.index_in(names, pa.array(classes)).to_numpy()] = True
+    return found
 
 
 def _rows(table: pa.Table, columns: list[str]) -> Iterable[Sequence[object]]:

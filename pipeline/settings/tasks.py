@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from pipeline.settings.words import WordsConfig
 
@@ -19,7 +19,8 @@ class TaskFacts:
     monitors: Mapping[str, int]
     per_frame: bool = False  # outputs are (B, T, K) instead of (B, K)
     of_whole_clips: bool = False  # targets make no sense for a window of a clip
-    has_classes: bool = False  # class_weights apply
+    has_classes: bool = False  # labels, which class_weights and the like are about
+    is_multilabel: bool = False  # any number of classes at once, or none
     has_segments: bool = False  # frames with the same label make a segment
     has_words: bool = False  # a vocabulary
     says_words: bool = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
@@ -28,6 +29,7 @@ class TaskFacts:
 
 _OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
 _OF_SEGMENTS = {"edit": 1, "f1_10": 1, "f1_25": 1, "f1_50": 1}
+_OF_LABELS = {"mAP": 1, "macro_f1": 1, "micro_f1": 1, "loss": -1}
 _OF_VALUES = {"mae": -1, "rmse": -1, "r2": 1, "loss": -1}
 _OF_TEXTS = {"exact_match": 1, "token_accuracy": 1, "bleu_4": 1, "rouge_l": 1, "cider": 1, "loss": -1}
 
@@ -40,6 +42,15 @@ TASKS: dict[str, TaskFacts] = {
         per_frame=True,
         has_classes=True,
         has_segments=True,
+    ),
+    "multilabel": TaskFacts("label", "mAP", _OF_LABELS, has_classes=True, is_multilabel=True),
+    "frame_multilabel": TaskFacts(
+        "frame_labels",
+        "mAP",
+        {**_OF_LABELS, "mAP_25": 1},
+        per_frame=True,
+        has_classes=True,
+        is_multilabel=True,
     ),
     "regression": TaskFacts("value", "rmse", _OF_VALUES),
     "captioning": TaskFacts(
@@ -77,6 +88,10 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    class_weights: Literal["balanced"] | None = None  # in the loss; balanced: all classes count equally
+    # In the loss, by the number of clips of each class. balanced: all classes count equally.
+    # effective_number: of Cui et al. 2019, between balanced and null.
+    class_weights: Literal["balanced", "effective_number"] | None = None
+    effective_number_beta: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: as null; towards 1: as balanced
+    focal_gamma: NonNegativeFloat = 0.0  # of the focal loss (Lin et al. 2017): how little easy clips count
     segments: SegmentsConfig = SegmentsConfig()  # of frames with the same label
     words: WordsConfig = WordsConfig()  # of captions and questions

@@ -26,6 +26,9 @@ class LoaderConfig(BaseModel):
     stride: PositiveInt | None = None  # frames from a window's start to the next one's; null: window
     crop_frames: PositiveInt | None = None  # train on a random run of so many frames a clip; null: on all
     bucketing: bool = False  # make batches of samples of similar length: less padding
+    balanced_sampling: bool = (
+        False  # train on equally many samples of each class: some again, some not at all
+    )
 
     @model_validator(mode="after")
     def _no_frame_is_lost(self) -> Self:
@@ -114,7 +117,14 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ("hidden_size num_layers bidirectional", only_of("cell", self.cell, CELLS, "has_layers")),
             ("num_heads", only_of("cell", self.cell, CELLS, "has_heads")),
             ("summary", not frame_net.uses_summary and of_every_frame),
-            ("class_weights", only_of("task", self.task, TASKS, "has_classes")),
+            (
+                "class_weights effective_number_beta focal_gamma balanced_sampling",
+                only_of("task", self.task, TASKS, "has_classes"),
+            ),
+            (
+                "effective_number_beta",
+                self.class_weights != "effective_number" and "it needs class_weights effective_number",
+            ),
             ("segments", only_of("task", self.task, TASKS, "has_segments")),
             (
                 "segments.smoothing_limit",

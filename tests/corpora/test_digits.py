@@ -17,7 +17,9 @@ from pipeline.corpora.digits import (
     NUM_SCANS,
     DigitsConfig,
     image_sets,
+    long_tail,
     render_clip,
+    render_crowd,
     render_image,
     write_video,
 )
@@ -172,6 +174,8 @@ def test_the_committed_manifests_are_what_the_code_makes(monkeypatch: pytest.Mon
     images = [render_image(scan, config=CONFIG)[0] for scan in range(NUM_SCANS)]
     made = {
         "digits.csv": clips[:1000],
+        "digits_long_tail.csv": long_tail(clips[:1000]),
+        "digit_crowds.csv": [render_crowd(index, config=CONFIG)[0] for index in range(700)],
         "digits_4000.parquet": clips[:4000],
         "digits_6000.parquet": clips,
         "digit_images.csv": images,
@@ -251,6 +255,21 @@ def test_images_and_sets_are_what_their_targets_say_and_straddle_no_split() -> N
         assert {member.split for member in members} == {clip.split}
         assert clip.values == (sum(member.values[0] for member in members),)
         assert clip.label == NAMES[int(max(member.values[0] for member in members))]
+
+
+def test_the_digits_of_a_crowd_are_there_when_its_labels_say_so() -> None:
+    num_overlapping = 0
+    for index in range(28):
+        clip, frames = render_crowd(index, config=CONFIG)
+        quarters = frames.reshape(len(frames), 2, 32, 2, 32, 3).min(axis=5).max(axis=(2, 4))  # (T, 2, 2)
+        times = np.arange(len(frames)) / CONFIG.fps + 1e-9
+        counts = [sum(i.start_seconds <= time < i.end_seconds for i in clip.frame_labels) for time in times]
+        assert (quarters > 150).sum(axis=(1, 2)).tolist() == counts
+        assert clip.labels == tuple(dict.fromkeys(item.label for item in clip.frame_labels))
+        num_overlapping += clip.overlap is not None
+    assert 5 < num_overlapping < 23
+    with pytest.raises(ValueError, match="digit_size 40 is more than half of size 64"):
+        render_crowd(0, config=DigitsConfig(digit_size=40, max_speed=1.6))
 
 
 def test_an_image_and_a_video_of_one_scan_are_in_the_same_split() -> None:

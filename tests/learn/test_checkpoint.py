@@ -42,7 +42,11 @@ def test_a_checkpoint_is_readable_without_this_code(tmp_path):
 
     save_checkpoint(tmp_path, make_checkpoint())
     description = json.loads((tmp_path / "checkpoint.json").read_text())
-    assert description["task"] == {"classes": ["down", "up"], "class_weights": None}
+    assert description["task"] == {
+        "classes": ["down", "up"],
+        "class_weights": None,
+        "focal_gamma": 0.0,
+    }
     assert description["contract"]["arch"] == "resnet18"
     assert description["config"]["cell"] == "gru"
     assert load_file(tmp_path / "model.safetensors")["steps.standardise.mean"].ravel().tolist() == [1, 2, 3]

@@ -129,7 +129,7 @@ def test_a_score_has_every_metric_with_its_interval():
         assert metric.low < metric.high
         assert len(result.resampled[name]) == 200
     document = result.as_json()
-    assert list(document) == ["loss", "accuracy", "macro_f1", "mAP", "num_clips", "intervals"]
+    assert list(document) == ["loss", "accuracy", "macro_f1", "ece", "mAP", "num_clips", "intervals"]
     assert document["intervals"]["mAP"] == [result.metrics["mAP"].low, result.metrics["mAP"].high]
 
 

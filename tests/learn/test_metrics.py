@@ -26,7 +26,7 @@ def logits_of(predicted: list[int]) -> torch.Tensor:
 @given(answers)
 def test_scores_equal_counting_by_hand(pairs):
     actual, predicted = zip(*pairs, strict=True)
-    scores = class_scores(np.array(predicted), np.array(actual), num_classes=3)
+    scores = class_scores(*(np.eye(3, dtype=bool)[list(numbers)] for numbers in (predicted, actual)))
     f1s = []
     for k, score in enumerate(scores):
         hits = sum(a == p == k for a, p in pairs)
@@ -53,6 +53,7 @@ def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, fl
     from torchmetrics.functional.classification import (
         multiclass_accuracy,
         multiclass_average_precision,
+        multiclass_calibration_error,
         multiclass_f1_score,
     )
 
@@ -65,6 +66,7 @@ def by_torchmetrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, fl
         "accuracy": multiclass_accuracy(logits, targets, num_classes, average="micro"),
         "accuracy_top5": multiclass_accuracy(logits, targets, num_classes, average="micro", top_k=5),
         "macro_f1": multiclass_f1_score(logits, targets, num_classes, average="macro"),
+        "ece": multiclass_calibration_error(logits.double(), targets, num_classes, n_bins=15),
         "mAP": precision[present].mean(),
     }
     return {name: value.item() for name, value in metrics.items()}
@@ -78,7 +80,8 @@ def test_metrics_of_classes_equal_those_of_torchmetrics():
     metrics = measure_classes(logits, targets)(np.ones(200))
     assert metrics == pytest.approx(by_torchmetrics(logits, targets))
     f1s = multiclass_f1_score(logits, targets, 9, average=None).tolist()
-    scores = class_scores(logits.argmax(dim=1).numpy(), targets.numpy(), num_classes=9)
+    marks = [np.eye(9, dtype=bool)[numbers.numpy()] for numbers in (logits.argmax(dim=1), targets)]
+    scores = class_scores(*marks)
     assert [score.f1 for score in scores] == pytest.approx(f1s)
 
 

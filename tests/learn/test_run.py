@@ -18,11 +18,12 @@ from pipeline.errors import (
     UnequalCheckpointsError,
 )
 from pipeline.learn import identity
+from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Classification
-from pipeline.manifest import read_manifest, write_manifest
+from pipeline.manifest import FrameLabel, read_manifest, write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, TrainConfig
@@ -418,4 +419,44 @@ def test_clips_that_are_read_in_chunks_have_the_scores_that_they_have_in_one_pie
     assert seen == [
         *((name, 1, 1) for name in models),  # a batch
         *((name, done, 2) for name in models for done in (1, 2)),  # two clips
+    ]
+
+
+@pytest.mark.parametrize("task", ["multilabel", "frame_multilabel"])
+def test_several_labels_are_answered_by_each_models_own_thresholds(tmp_path, task):
+    shown = (FrameLabel(0.0, 0.07, "left"), FrameLabel(0.03, 0.12, "right"))
+    labels = ("left|right", "left", None, "left|right", "right")
+    clips = [
+        make_clip(
+            f"c{number}", split=SPLITS[number % 5], label=labels[number % 5], frame_labels=shown[number % 2 :]
+        )
+        for number in range(10)
+    ]
+    features = make_view(tmp_path, {clip.clip_id: 3 for clip in clips})
+    write_manifest(tmp_path / "manifest.csv", clips)
+    config = CONFIG.model_copy(
+        update={"task": task, "balanced_sampling": True, "focal_gamma": 1.0, "class_weights": "balanced"}
+    )
+    places = {"weights": tmp_path, "state": tmp_path / "state"}
+    paths = (features, tmp_path / "manifest.csv")
+    trained = train(*paths, config=config, checkpoints=tmp_path / "checkpoints", **places)
+    plain = MemberConfig("plain", config.model_copy(update={"balanced_sampling": False}))
+    together = train_many(*paths, [plain, MemberConfig("mine", config)], **places)
+    assert together["mine"].fit.history == trained.fits["recurrent"].history
+    assert together["plain"].fit.history != trained.fits["recurrent"].history
+
+    evaluation = evaluate(tmp_path / "checkpoints", *paths, config=EvaluateConfig(num_resamples=20))
+    for name in evaluation.scores:
+        model = "baseline" if name == "baseline" else "recurrent"
+        thresholds = load_checkpoint(tmp_path / "checkpoints" / model).task.thresholds
+        rows = [row for row in evaluation.predictions.to_pylist() if row["model"] == name]
+        assert len(rows) == (2 if task == "multilabel" else 6)
+        for row in rows:
+            said = np.array(row["probabilities"]) >= np.float32(thresholds)
+            assert row["answer"] == np.array(["left", "right"])[said].tolist()
+    assert evaluation.headline().keys() == {"mAP", "shuffled", "baseline"}
+    assert evaluation.table.split()[:4] == [
+        "loss",
+        "mAP",
+        *(["mAP", "25"] if task != "multilabel" else ["micro", "f1"]),
     ]

@@ -132,7 +132,7 @@ def test_the_headline_has_the_evaluations_sentence_and_each_models_value_and_int
         low, high = scores["intervals"]["accuracy"]
         assert figure == f"{scores['accuracy']:.4f} [{low:.3f}, {high:.3f}]"
     header, *rows = result.table()
-    assert header == ["model", "loss", "accuracy", "macro f1", "mAP"]
+    assert header == ["model", "loss", "accuracy", "macro f1", "ece", "mAP"]
     assert [row[0] for row in rows] == ["LSTM", "LSTM, frames shuffled", "mean-pool + linear"]
 
 
@@ -153,7 +153,7 @@ def test_each_cell_of_the_confusion_counts_clips_and_leads_to_them(root):
 
 def test_the_class_table_has_the_scores_of_each_class(root):
     actual, predicted = (np.array(each) for each in zip(*PAIRS, strict=True))
-    scores = class_scores(predicted, actual, num_classes=3)
+    scores = class_scores(*(np.eye(3, dtype=bool)[numbers] for numbers in (predicted, actual)))
     expected = [
         [name, str(score.num_rows), *(f"{value:.4f}" for value in (score.precision, score.recall, score.f1))]
         for name, score in zip(CLASSES, scores, strict=True)

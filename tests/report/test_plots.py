@@ -35,7 +35,8 @@ def read_csv(path):
 def write(folder, predictions: Predictions, *, task: Task) -> None:
     """The tables of a model, and not those of its shuffled control."""
     wrong = replace(predictions, outputs=tuple(-output for output in predictions.outputs))
-    write_tables(folder, prediction_table({"recurrent": predictions, "shuffled": wrong}, task=task))
+    answers = {"recurrent": predictions, "shuffled": wrong}
+    write_tables(folder, prediction_table(answers, task=task))
 
 
 def test_confusion_has_a_row_a_clip(tmp_path):

@@ -30,7 +30,8 @@ from pipeline.settings.training import TrainConfig
         ),
         (
             {"class_weights": "balanced", "task": "regression"},
-            "class_weights 'balanced' does nothing: it needs task classification or frame_labels",
+            "class_weights 'balanced' does nothing: it needs task classification, frame_labels, multilabel or"
+            " frame_multilabel",
         ),
         (
             {"decoder": {"cell": "gru", "num_layers": 2}},

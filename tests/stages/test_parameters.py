@@ -48,7 +48,7 @@ def test_each_setting_has_a_meaning() -> None:
         "| `extract.store` |  | [section](#extractstore) | ",
         "| `extract.store.shard_mb` | `256` | whole number ≥ 1, ≤ 4096 | MiB of a full shard",
         "| `train.bidirectional` | `true` | `true`, `false` | ",
-        "| `train.class_weights` | `null` | `balanced` or `null` | ",
+        "| `train.class_weights` | `null` | `balanced`, `effective_number` or `null` | ",
         "| `train.cell` | `lstm` | `lstm`, `gru`, `rnn`, `transformer`, `none` | ",
         "| `train.frame_net` | `null` | `cell`, `points` or `null` | A per-frame network",
         "| `train.tail_learning_rate` | `1.0e-05` | number > 0 | ",

@@ -4,6 +4,8 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,16 @@ LABELS = ("down", "left", "up")
 
 
 def evaluated(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, **train: Any
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    changes: Sequence[Mapping[str, Any]] = (),
+    **train: Any,
 ) -> tuple[dict[str, Any], pa.Table]:
-    """The metrics and the predictions of a task; the answer "never heard" is in the test split alone."""
+    """The metrics and the predictions of a task; the answer "never heard" is in the test split alone.
+
+    Each clip has these changes.
+    """
     make_workspace(workspace)
     clips = [
         make_clip(
@@ -55,7 +64,10 @@ def evaluated(
         )
         for number, (clip_id, split) in enumerate(zip(CLIP_IDS, SPLITS, strict=True))
     ]
-    write_manifest(workspace / "manifests/toy.csv", clips)
+    changed = (
+        [replace(clip, **change) for clip, change in zip(clips, changes, strict=True)] if changes else clips
+    )
+    write_manifest(workspace / "manifests/toy.csv", changed)
     write_params(workspace, train={"epochs": 2, **train})
     return run_here(workspace, monkeypatch), pq.read_table(workspace / PATH)
 
@@ -124,6 +136,54 @@ def test_metrics_of_frame_labels_follow_from_the_predictions(tmp_path, monkeypat
         assert accuracy(rows) == metrics[model]["accuracy"]
     confusion = [(row["actual"], row["predicted"]) for row in read_table(tmp_path / "plots/confusion.csv")]
     assert confusion == [(row["truth"], row["answer"]) for row in rows_of(table, "recurrent")]
+
+
+@pytest.mark.parametrize("task", ["multilabel", "frame_multilabel"])
+def test_metrics_of_several_labels_follow_from_the_predictions(tmp_path, monkeypatch, task):
+    labels = [("down|left", "left", "down|up", None)[number % 4] for number in range(len(CLIP_IDS))]
+    overlapping = (FrameLabel(0.0, 0.09, "down"), FrameLabel(0.0, 0.05, "up"), FrameLabel(0.02, 0.06, "left"))
+    changes = [
+        {"label": label, "frame_labels": overlapping[: 1 + 2 * (number % 2)] if label else ()}
+        for number, label in enumerate(labels)
+    ]
+    window = {"window": 3, "stride": 2} if task == "frame_multilabel" else {}
+    train = {
+        "task": task,
+        "class_weights": "balanced",
+        "focal_gamma": 1.0,
+        "balanced_sampling": True,
+        **window,
+    }
+    metrics, table = evaluated(tmp_path, monkeypatch, changes=changes, **train)
+    classes = json.loads(table.schema.metadata[b"classes"])
+    assert classes == ["down", "left", "up"]
+    for name in ("recurrent", "baseline"):
+        description = json.loads((tmp_path / f"checkpoints/{name}/checkpoint.json").read_text())
+        thresholds = dict(zip(classes, description["task"]["thresholds"], strict=True))
+        rows = rows_of(table, name)
+        assert mean_loss(rows) == pytest.approx(metrics[name]["loss"])
+        for row in rows:
+            said = [
+                label
+                for label, p in zip(classes, row["probabilities"], strict=True)
+                if p >= thresholds[label]
+            ]
+            assert said == row["answer"]
+        hits = sum(len(set(row["truth"]) & set(row["answer"])) for row in rows)
+        marked = sum(len(row["truth"]) + len(row["answer"]) for row in rows)
+        assert metrics[name]["micro_f1"] == pytest.approx(2 * hits / marked)
+    truths = {row["clip_id"]: row["truth"] for row in rows_of(table, "shuffled")}
+    if task == "multilabel":
+        assert [truths[clip_id] for clip_id in TEST_IDS] == [
+            sorted(label.split("|")) if label else [] for label in labels[-5:]
+        ]
+    assert read_table(tmp_path / "plots/confusion.csv") == []
+    by_class = read_table(tmp_path / "plots/classes.csv")
+    rows = rows_of(table, "recurrent")
+    counts = Counter(label for row in rows for label in row["truth"])
+    assert {row["class"]: int(row["num_rows"]) for row in by_class} == {
+        name: counts[name] for name in classes
+    }
 
 
 def test_metrics_of_regression_follow_from_the_predictions(tmp_path, monkeypatch):

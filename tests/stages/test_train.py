@@ -158,8 +158,8 @@ def test_train_writes_checkpoints_metrics_and_curves(trained):
             f"dvclive/train/{model}/plots/metrics/{split}/{metric}.tsv"
             for model in ("recurrent", "baseline")
             for split, metrics in (
-                ("train", ("loss", "accuracy", "macro_f1")),
-                ("val", ("loss", "accuracy", "macro_f1", "mAP")),
+                ("train", ("loss", "accuracy", "macro_f1", "ece")),
+                ("val", ("loss", "accuracy", "macro_f1", "ece", "mAP")),
             )
             for metric in metrics
         ),

@@ -55,6 +55,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "frame_net": "cell",
         "segments": {"smoothing": 0.2},
     },
+    "several labels": {"task": "multilabel", "class_weights": "effective_number"},
+    "several labels a frame": {"task": "frame_multilabel", "balanced_sampling": True, "window": 3},
     "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
     "captioning": {"task": "captioning", **SMALL_WORDS},
     "captioning from the start": {
@@ -119,7 +121,9 @@ def make_member(
     return Member(
         net,
         task=task,
-        train=make_loader(features, train_clips, config, device=device, shuffle_seed=config.seed),
+        train=make_loader(
+            features, train_clips, config, device=device, shuffle_seed=config.seed, labels=task.labels
+        ),
         val=make_loader(features, val_clips, config, device=device),
         config=config,
         device=device,

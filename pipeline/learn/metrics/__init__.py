@@ -1,5 +1,6 @@
 """Metrics: numbers from a model's answers, with bootstrap intervals; text.py has those of texts."""
 
+from pipeline.learn.metrics.labels import best_thresholds, measure_labels
 from pipeline.learn.metrics.numbers import (
     UNLABELLED,
     Estimate,
@@ -21,6 +22,7 @@ __all__ = [
     "UNLABELLED",
     "Estimate",
     "Measure",
+    "best_thresholds",
     "bootstrap_interval",
     "class_scores",
     "draw_clips",
@@ -28,6 +30,7 @@ __all__ = [
     "estimate",
     "json_numbers",
     "measure_classes",
+    "measure_labels",
     "measure_loss",
     "measure_segments",
     "measure_together",

@@ -20,6 +20,8 @@ Measure = Callable[[np.ndarray], dict[str, float]]
 
 UNLABELLED = -100  # the target of a frame that has no label
 
+_NUM_BINS = 15  # of confidence, in the calibration error
+
 # Metrics that are means, over clips, of a number from 0 to 1.
 _SHARES = {"accuracy", "accuracy_top5", "edit", "exact_match", "token_accuracy"}
 
@@ -121,8 +123,10 @@ def measure_classes(
     `clips` (M,) has the number of each row's clip; without it each row is a clip. `answers` (M,) are the
     classes that are said, by default the likeliest. `accuracy` is over rows;
     with more than five classes there is `accuracy_top5`. `macro_f1` averages over the classes that occur
-    among targets or answers. `mAP`, left out unless `ranked`, averages the average precision over the
-    classes that occur among targets.
+    among targets or answers. `ece` is the expected calibration error (Guo et al. 2017) of the likeliest
+    class: the mean difference of its accuracy and confidence over 15 equal bins of confidence, each
+    weighted by its rows. `mAP`, left out unless `ranked`, averages the average precision
+    over the classes that occur among targets.
     """
     labelled = (targets != UNLABELLED).numpy()
     clips = (np.arange(len(targets)) if clips is None else clips)[labelled]
@@ -131,7 +135,15 @@ def measure_classes(
     predicted = logits.argmax(axis=1) if answers is None else answers[labelled]
     hits = predicted == actual
     top5_hits = (np.argsort(-logits, axis=1, kind="stable")[:, :5] == actual[:, None]).any(axis=1)
-    average_precision = _average_precision(logits, actual) if ranked else None
+    probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
+    confidence, is_right = (
+        probabilities.max(axis=1),
+        logits.argmax(axis=1) == actual,
+    )  # of the likeliest class
+    bins = np.ceil(confidence * _NUM_BINS).astype(int)  # 1 to 15; the upper end belongs to a bin
+    average_precision = (
+        mean_average_precision(probabilities, actual[:, None] == np.arange(num_classes)) if ranked else None
+    )
 
     def count_classes(counts: np.ndarray) -> dict[str, float]:
         weights = counts[clips]  # (M,)
@@ -147,30 +159,36 @@ def measure_classes(
         if num_classes > 5:
             metrics["accuracy_top5"] = np.average(top5_hits, weights=weights)
         metrics["macro_f1"] = f1[occurring > 0].mean()
+        metrics["ece"] = np.abs(np.bincount(bins, weights * (is_right - confidence))).sum() / weights.sum()
         if average_precision:
             metrics["mAP"] = average_precision(weights)
         return {name: float(value) for name, value in metrics.items()}
 
-    names = ["accuracy", *["accuracy_top5"] * (num_classes > 5), "macro_f1", *["mAP"] * ranked]
+    names = ["accuracy", *["accuracy_top5"] * (num_classes > 5), "macro_f1", "ece", *["mAP"] * ranked]
     return count_classes
 
 
-def _average_precision(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], float]:
-    """From how often rows count (M,): the mean over classes of sum((recall - last recall) * precision)."""
-    scores = torch.from_numpy(logits).softmax(dim=1).numpy()  # comparable between rows
+def mean_average_precision(scores: np.ndarray, positive: np.ndarray) -> Callable[[np.ndarray], float]:
+    """From how often rows count (M,): the mean over classes of sum((recall - last recall) * precision).
+
+    `positive` (M, K) says where the classes are right, and `scores` (M, K) how likely they are for the model:
+    equal ones are one step of the curve. A class that is right nowhere does not count; NaN where none is.
+    """
     order = np.argsort(-scores, axis=0, kind="stable")  # (M, K): the rows by falling score
     ranked = np.take_along_axis(scores, order, axis=0)
     is_end = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, scores.shape[1]), dtype=bool)])
     positions = np.where(is_end, np.arange(len(scores))[:, None], len(scores))
     ends = np.minimum.accumulate(positions[::-1], axis=0)[::-1]  # the last row of the same score
-    positive = actual[order] == np.arange(scores.shape[1])
+    ranked_positive = np.take_along_axis(positive, order, axis=0)
 
     def mean_over_classes(weights: np.ndarray) -> float:
         counted = weights[order]  # (M, K)
-        true = counted * positive
+        true = counted * ranked_positive
         precision = true.cumsum(axis=0) / np.maximum(counted.cumsum(axis=0), 1)
         num_positive = true.sum(axis=0)  # (K,)
         sums = (true * np.take_along_axis(precision, ends, axis=0)).sum(axis=0)
+        if not num_positive.any():
+            return math.nan
         return float((sums / np.maximum(num_positive, 1))[num_positive > 0].mean())
 
     return mean_over_classes
@@ -216,11 +234,10 @@ class ClassScores:
     f1: float
 
 
-def class_scores(predicted: np.ndarray, actual: np.ndarray, *, num_classes: int) -> list[ClassScores]:
-    """Scores of each class, from class numbers (M,)."""
+def class_scores(predicted: np.ndarray, actual: np.ndarray) -> list[ClassScores]:
+    """Scores of each class, from (M, K) bool: where rows have it."""
     num_actual, num_predicted, num_hits = (
-        np.bincount(classes, minlength=num_classes)
-        for classes in (actual, predicted, actual[actual == predicted])
+        marks.sum(axis=0) for marks in (actual, predicted, actual & predicted)
     )
     precision, recall = num_hits / np.maximum(num_predicted, 1), num_hits / np.maximum(num_actual, 1)
     f1 = 2 * num_hits / np.maximum(num_actual + num_predicted, 1)

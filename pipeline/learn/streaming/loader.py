@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,14 @@ from pipeline.learn.streaming.features import (
     is_finite,
     refuse_non_finite,
 )
-from pipeline.learn.streaming.samples import Sample, crop_frames, cut_batches, cut_windows, shuffle_batches
+from pipeline.learn.streaming.samples import (
+    Sample,
+    crop_frames,
+    cut_batches,
+    cut_windows,
+    draw_equally,
+    shuffle_batches,
+)
 from pipeline.manifest import Clip
 from pipeline.settings.training import LoaderConfig
 
@@ -77,6 +84,8 @@ class Loader:
     stride: int | None = None  # None: window
     crop_frames: int | None = None
     bucketing: bool = False  # of shuffled samples only
+    # Of each clip, by its id: an epoch of shuffled samples has equally many of each label. None: all samples.
+    labels: Mapping[str, Sequence[str]] | None = None
     device: torch.device = CPU  # where maps are wanted
     _buffers: Buffers = field(init=False, repr=False, compare=False)
     # Of each clip, which frames (T,) have been found finite.
@@ -111,6 +120,8 @@ class Loader:
         if self.shuffle_seed is None:
             return cut_batches(samples, self.batch_size)
         rng = np.random.default_rng([self.shuffle_seed, epoch])
+        if self.labels is not None:
+            samples = draw_equally(samples, self.labels, rng=rng)
         return shuffle_batches(samples, self.batch_size, rng=rng, bucketing=self.bucketing)
 
     def padding_share(self, epoch: int = 0) -> float:
@@ -210,12 +221,15 @@ def make_loader(
     device: torch.device,
     num_threads: int = 2,
     shuffle_seed: int | None = None,
+    labels: Callable[[Clip], Sequence[str]] = lambda _: (),
 ) -> Loader:
     """The loader that `config` describes: with `shuffle_seed` for training, else for evaluation.
 
-    In evaluation, every frame is read, in the order of the clips: there are no crops and no bucketing.
+    In evaluation, every frame is read, in the order of the clips: there are no crops, no bucketing and no
+    balanced sampling, which makes the `labels` of clips equally frequent.
     """
     training = shuffle_seed is not None
+    names = {clip.clip_id: labels(clip) for clip in clips} if config.balanced_sampling and training else {}
     loader = Loader(
         features,
         clips,
@@ -226,6 +240,7 @@ def make_loader(
         stride=config.stride,
         crop_frames=config.crop_frames if training else None,
         bucketing=config.bucketing and training,
+        labels=names if any(names.values()) else None,
         device=device,
     )
     if training:

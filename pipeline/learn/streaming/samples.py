@@ -1,6 +1,7 @@
 """Samples: which frames of which clips make each batch of an epoch."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,27 @@ def crop_frames(sample: Sample, num_frames: int, *, seed: str) -> Sample:
         return sample
     chosen = xxhash.xxh3_64_intdigest(f"{seed}/{clip.clip_id}".encode()) % (length - num_frames + 1)
     return Sample(clip, first + chosen, num_frames)
+
+
+def draw_equally(
+    samples: Sequence[Sample], labels: Mapping[str, Sequence[str]], *, rng: np.random.Generator
+) -> list[Sample]:
+    """As many samples, of each label equally many (one more or less): some again, some not at all.
+
+    No sample of a label is drawn again before all others of it. `labels` are those of each clip, by its id.
+    A sample of several labels is drawn for each of them; samples without any are those of one more label.
+    """
+    groups: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        for label in labels[sample.clip.clip_id] or ("",):
+            groups[label].append(sample)
+    drawn: list[Sample] = []
+    for extra, group in zip(rng.permutation(len(groups)), groups.values(), strict=True):
+        missing = (len(samples) + int(extra)) // len(groups)
+        while missing > 0:
+            drawn += [group[i] for i in rng.permutation(len(group))[:missing]]
+            missing -= len(group)
+    return drawn
 
 
 def cut_batches(samples: list[Sample], batch_size: int) -> list[list[Sample]]:

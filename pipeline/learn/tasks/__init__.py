@@ -1,7 +1,7 @@
 """Tasks: questions about clips, and how their answers are trained and measured."""
 
 from pipeline.learn.tasks.captions import Captioning
-from pipeline.learn.tasks.classification import Classification, FrameLabels
+from pipeline.learn.tasks.classification import Classification, FrameLabels, FrameMultilabel, Multilabel
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
 from pipeline.learn.tasks.task import Predictions, Task
@@ -10,6 +10,8 @@ from pipeline.learn.tasks.words import FrameWords
 _KINDS: tuple[type[Task], ...] = (
     Classification,
     FrameLabels,
+    Multilabel,
+    FrameMultilabel,
     Regression,
     Captioning,
     FrameWords,
@@ -22,7 +24,9 @@ __all__ = [
     "Captioning",
     "Classification",
     "FrameLabels",
+    "FrameMultilabel",
     "FrameWords",
+    "Multilabel",
     "Predictions",
     "QuestionAnswering",
     "Regression",

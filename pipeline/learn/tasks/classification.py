@@ -1,8 +1,9 @@
-"""Classification: one class a clip, or one a frame."""
+"""Classification: one class a clip, or one a frame; or any number of them."""
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -17,7 +18,9 @@ from pipeline.errors import ConfigError, ManifestError, few
 from pipeline.learn.metrics import (
     UNLABELLED,
     Measure,
+    best_thresholds,
     measure_classes,
+    measure_labels,
     measure_loss,
     measure_segments,
     measure_together,
@@ -34,6 +37,10 @@ from pipeline.learn.tasks.task import (
 from pipeline.manifest import Clip
 from pipeline.settings.tasks import TASKS, SegmentsConfig, TaskConfig
 
+log = logging.getLogger(__name__)
+
+_FEW_CLIPS = 5  # of a class in the train split: fewer are worth a warning
+
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -41,38 +48,58 @@ class Classification(Task):
 
     classes: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None  # of each class in the loss
+    focal_gamma: float = 0.0  # of the focal loss; 0: cross-entropy
 
     name: ClassVar[str] = "classification"
+    min_classes: ClassVar[int] = 2
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
         """Make the classes of the labels of the train split's clips, sorted.
 
-        Raises ManifestError for a clip without a label, or when all have the same one.
+        Warns of classes with fewer than five clips. Raises ManifestError for clips whose labels do not suit
+        the task, or when there are too few classes.
         """
-        cls._refuse_missing(clips)
+        cls._refuse_unfit(clips)
         amounts: Counter[str] = Counter()
+        num_clips: Counter[str] = Counter()
         for clip in clips:
-            amounts.update(cls._amounts(clip))
+            amounts.update(found := cls._amounts(clip))
+            num_clips.update(found.keys())
         classes = tuple(sorted(amounts))
-        if len(classes) < 2:
+        if len(classes) < cls.min_classes:
             raise ManifestError(
-                f"The train split has only the label {classes[0]!r}: {cls.name} needs at least two. Check the"
-                f" manifest's column {TASKS[cls.name].column!r}."
+                f"The train split has {f'only the label {classes[0]!r}' if classes else 'no label'}:"
+                f" {cls.name} needs at least {cls.min_classes}. Check the manifest's column"
+                f" {TASKS[cls.name].column!r}."
             )
-        if config.class_weights is None:
-            return cls(classes)
-        mean = sum(amounts.values()) / len(classes)
-        return cls(classes, tuple(mean / amounts[name] for name in classes))
+        if rare := [f"{name} ({num_clips[name]})" for name in classes if num_clips[name] < _FEW_CLIPS]:
+            log.warning(
+                "%d of %d classes have fewer than %d train clips: %s. A model can hardly learn them: add"
+                " clips, or join classes.",
+                len(rare),
+                len(classes),
+                _FEW_CLIPS,
+                few(rare),
+            )
+        weights = None
+        if config.class_weights == "balanced":
+            found = cls._balanced_weights(amounts, clips)
+            weights = tuple(found[name] for name in classes)
+        elif config.class_weights == "effective_number":
+            weights = _effective_number_weights(
+                [amounts[name] for name in classes], beta=config.effective_number_beta
+            )
+        return cls(classes, weights, config.focal_gamma)
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
         """The inverse of `describe`."""
-        weights = description["class_weights"]
-        return cls(tuple(description["classes"]), None if weights is None else tuple(weights))
+        lists = {name: tuple(value) for name, value in description.items() if isinstance(value, list | tuple)}
+        return cls(**{**description, **lists})
 
     def describe(self) -> dict[str, Any]:
-        """Classes and their weights."""
+        """Classes, and the settings of the loss."""
         return asdict(self)
 
     @property
@@ -81,8 +108,8 @@ class Classification(Task):
         return len(self.classes)
 
     def check(self, clips: Sequence[Clip]) -> None:
-        """Raise ManifestError for a clip without a label, or with one that is not among the classes."""
-        self._refuse_missing(clips)
+        """Raise ManifestError for labels that do not suit the task, or that are not among the classes."""
+        self._refuse_unfit(clips)
         known = set(self.classes)
         raise_if_any(
             f"Clip {clip.clip_id!r} has {self.facts.column} {label!r}, which the train split does not have."
@@ -96,8 +123,12 @@ class Classification(Task):
         numbers = self._numbers()
         return torch.tensor([numbers[clip.label or ""] for clip in batch.clips])
 
+    def labels(self, clip: Clip) -> tuple[str, ...]:
+        """The classes that the clip has."""
+        return tuple(self._amounts(clip))
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (..., K) and class numbers (...): weighted mean of labelled ones, or 0."""
+        """Loss of logits (..., K) and the task's targets: weighted mean of the labelled ones, or 0."""
         losses, weights = self._losses(outputs, targets)
         return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
@@ -109,12 +140,12 @@ class Classification(Task):
         return measured(np.ones(len(rows)))
 
     def measure(self, predictions: Predictions) -> Measure:
-        """Loss, accuracy, macro F1 and mAP of all clips, or of all labelled frames."""
+        """Loss, and the metrics of all clips, or of all labelled frames."""
         return self._measure_predictions(predictions, ranked=True)
 
     def measure_monitor(self, predictions: Predictions, monitor: str) -> Measure:
         """Like `measure`, without mAP unless it is asked for: it takes ten to a hundred times as long."""
-        return self._measure_predictions(predictions, ranked=monitor == "mAP")
+        return self._measure_predictions(predictions, ranked=monitor.startswith("mAP"))
 
     def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
         rows = predictions.rows(per_frame=self.facts.per_frame)
@@ -135,13 +166,13 @@ class Classification(Task):
         return outputs.argmax(dim=1).numpy()
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and its weights (M,) of logits (..., K), class numbers (...); both 0: unlabelled."""
+        """Losses and their weights (M,) of logits (..., K), class numbers (...); both 0: unlabelled."""
         logits, numbers = outputs.reshape(-1, self.num_outputs), targets.reshape(-1)
         weights = (numbers != UNLABELLED).to(logits.dtype)
         if self.class_weights:
             weights *= logits.new_tensor(self.class_weights)[numbers.clamp(min=0)]
         losses = functional.cross_entropy(logits, numbers, ignore_index=UNLABELLED, reduction="none")
-        return losses, weights
+        return _focal(losses, gamma=self.focal_gamma), weights
 
     def tabulate(self, predictions: Predictions) -> pa.Table:
         """A row a clip, or a labelled frame with its `frame_seconds`."""
@@ -189,12 +220,28 @@ class Classification(Task):
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
         """The amount of each label in the clip; here 1."""
-        return {} if clip.label is None else {clip.label: 1.0}
+        return dict.fromkeys(clip.labels, 1.0)
+
+    @classmethod
+    def _balanced_weights(cls, amounts: Mapping[str, float], clips: Sequence[Clip]) -> dict[str, float]:  # noqa: ARG003
+        """Weights with which all classes count equally."""
+        mean = sum(amounts.values()) / len(amounts)
+        return {name: mean / amount for name, amount in amounts.items()}
 
     @classmethod
     def _refuse_missing(cls, clips: Sequence[Clip]) -> None:
         missing = (clip for clip in clips if not cls._amounts(clip))
         refuse_without_target(missing, task=cls.name, target=TASKS[cls.name].column)
+
+    @classmethod
+    def _refuse_unfit(cls, clips: Sequence[Clip]) -> None:
+        cls._refuse_missing(clips)
+        raise_if_any(
+            f"Clip {clip.clip_id!r} has several labels, {clip.label}: the task {cls.name!r} takes one a clip."
+            " Choose the task 'multilabel', or correct the manifest."
+            for clip in clips
+            if len(clip.labels) > 1
+        )
 
 
 @dataclass(frozen=True)
@@ -208,6 +255,19 @@ class FrameLabels(Classification):
     segments: SegmentsConfig = SegmentsConfig()
 
     name: ClassVar[str] = "frame_labels"
+
+    @classmethod
+    def _refuse_unfit(cls, clips: Sequence[Clip]) -> None:
+        cls._refuse_missing(clips)
+        raise_if_any(
+            f"Clip {clip.clip_id!r} has frame_labels that overlap, {first.label} until"
+            f" {first.end_seconds:g} s and {second.label} from {second.start_seconds:g} s: the task"
+            f" {cls.name!r} takes one label a frame. Choose the task 'frame_multilabel', or correct the"
+            " manifest."
+            for clip in clips
+            if clip.overlap
+            for first, second in [clip.overlap]
+        )
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip], config: TaskConfig) -> Self:
@@ -274,9 +334,8 @@ class FrameLabels(Classification):
         numbers = self._numbers()
         targets = torch.full(batch.frame_seconds.shape, UNLABELLED)
         for row, seconds, clip in zip(targets, batch.frame_seconds, batch.clips, strict=True):
-            for item in clip.frame_labels:
-                shown = (seconds >= item.start_seconds) & (seconds < item.end_seconds)  # NaN: in none
-                row[shown] = numbers[item.label]
+            for name, shown in _shown_labels(clip, seconds):
+                row[shown] = numbers[name]
         return targets
 
     def render(
@@ -322,11 +381,233 @@ class FrameLabels(Classification):
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
         """The seconds of each label in the clip."""
-        first = clip.start_seconds or 0.0
-        end = math.inf if clip.end_seconds is None else clip.end_seconds
-        seconds: dict[str, float] = {}
-        for item in clip.frame_labels:
-            inside = min(item.end_seconds, end) - max(item.start_seconds, first)
-            if inside > 0:
-                seconds[item.label] = seconds.get(item.label, 0.0) + inside
-        return seconds
+        return _label_seconds(clip)
+
+
+@dataclass(frozen=True)
+class Multilabel(Classification):
+    """Any number of classes a clip, from the manifest's column `label`: each has a probability of its own.
+
+    A clip without a label has none of the classes. A class is said where its probability is at least its
+    threshold.
+    """
+
+    thresholds: tuple[float, ...] | None = None  # chosen on the val split by `tuned`; None: 0.5
+
+    name: ClassVar[str] = "multilabel"
+    min_classes: ClassVar[int] = 1
+
+    def tuned(self, predictions: Predictions | None) -> Self:
+        """The task with the threshold of each class that has the highest F1 in these predictions."""
+        if predictions is None:
+            return replace(self, thresholds=None)
+        outputs, targets, _ = predictions.rows(per_frame=self.facts.per_frame)
+        probabilities = self.interpret(outputs.double()).numpy()
+        return replace(self, thresholds=best_thresholds(probabilities, targets.numpy() == 1))
+
+    def targets(self, batch: Batch) -> Tensor:
+        """(B, K) int8: 1 for each class that a clip has, else 0."""
+        numbers = self._numbers()
+        targets = torch.zeros(len(batch.clips), self.num_outputs, dtype=torch.int8)
+        for row, clip in zip(targets, batch.clips, strict=True):
+            row[[numbers[name] for name in clip.labels]] = 1
+        return targets
+
+    def keep_rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and their weights (M,): the logits of many classes would fill the memory."""
+        return self._losses(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The loss, from losses and their weights (M,)."""
+        return {"loss": float((outputs * targets).sum() / targets.sum())}
+
+    def _measure_predictions(self, predictions: Predictions, *, ranked: bool) -> Measure:
+        outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
+        losses, weights = (values.numpy() for values in self._losses(outputs.double(), targets))
+        return measure_together(
+            measure_loss(losses * weights, weights, clips=clips),
+            measure_labels(
+                self.interpret(outputs.double()).numpy(),
+                targets.numpy() == 1,
+                thresholds=self._thresholds(),
+                clips=clips,
+                ranked=ranked,
+                per_frame=self.facts.per_frame,
+            ),
+        )
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses, each the mean over classes, and their weights (M,) of logits and targets (..., K)."""
+        logits, marks = outputs.reshape(-1, self.num_outputs), targets.reshape(-1, self.num_outputs)
+        positive = (marks == 1).to(logits.dtype)
+        losses = functional.binary_cross_entropy_with_logits(logits, positive, reduction="none")  # (M, K)
+        losses = _focal(losses, gamma=self.focal_gamma)
+        if self.class_weights:
+            losses = losses * torch.where(marks == 1, logits.new_tensor(self.class_weights), 1.0)
+        return losses.mean(dim=1), (marks[:, 0] != UNLABELLED).to(logits.dtype)
+
+    def tabulate(self, predictions: Predictions) -> pa.Table:
+        """A row a clip, or a frame with its `frame_seconds`; truth and answer are lists of labels."""
+        outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
+        losses, weights = self._losses(outputs.double(), targets)
+        probabilities = self.interpret(outputs.double())
+        places = {}
+        if self.facts.per_frame:
+            places["frame_seconds"] = pa.array(torch.cat(predictions.frame_seconds).numpy())
+        return answer_table(
+            [predictions.clips[number] for number in clips],
+            places=places,
+            truth=self._label_lists(targets.numpy() == 1),
+            answer=self._label_lists(probabilities.numpy() >= self._thresholds()),
+            probabilities=probabilities,
+            classes=self.classes,
+            losses=losses,
+            loss_weights=weights,
+        )
+
+    def interpret(self, outputs: Tensor) -> Tensor:
+        """Logits (..., K) as probabilities, each of its class alone."""
+        return outputs.sigmoid()
+
+    def render(
+        self,
+        output: Tensor,
+        frame_seconds: Tensor,  # noqa: ARG002
+        *,
+        num_answers: int = 1,  # noqa: ARG002
+    ) -> list[dict[str, str | float]]:
+        """Logits (K,) as all classes that are said and their probabilities, the likeliest first."""
+        values, numbers = self.interpret(output).sort(descending=True)
+        return [
+            {"label": self.classes[number], "probability": value}
+            for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+            if value >= self._thresholds()[number]
+        ]
+
+    def _thresholds(self) -> np.ndarray:
+        return np.array(self.thresholds or [0.5] * self.num_outputs)
+
+    def _label_lists(self, marked: np.ndarray) -> pa.ListArray:
+        """The names of the classes (M, K) that are marked, a list a row."""
+        ends = np.append(0, marked.sum(axis=1).cumsum()).astype(np.int32)
+        return pa.ListArray.from_arrays(ends, pa.array(self.classes).take(pa.array(marked.nonzero()[1])))
+
+    @classmethod
+    def _amount_in_all(cls, clip: Clip) -> float:  # noqa: ARG003
+        """The amount of a label that the clip has from its beginning to its end; here 1."""
+        return 1.0
+
+    @classmethod
+    def _balanced_weights(cls, amounts: Mapping[str, float], clips: Sequence[Clip]) -> dict[str, float]:
+        """Weights of positive rows with which they count as much as the negative ones, class by class."""
+        total = sum(map(cls._amount_in_all, clips))
+        # A class that is always there would have 0, and would not be trained.
+        return {name: max(total / amount - 1, 0.01) for name, amount in amounts.items()}
+
+    @classmethod
+    def _refuse_unfit(cls, clips: Sequence[Clip]) -> None:
+        if num_without := sum(not cls._amounts(clip) for clip in clips):
+            log.info(
+                "%d of %d %s clips have no %s: they count as clips with none of the classes.",
+                num_without,
+                len(clips),
+                clips[0].split,
+                TASKS[cls.name].column,
+            )
+
+
+@dataclass(frozen=True)
+class FrameMultilabel(Multilabel):
+    """Any number of classes a frame, from the column `frame_labels`, whose intervals may overlap.
+
+    A frame outside of all intervals has none of the classes.
+    """
+
+    name: ClassVar[str] = "frame_multilabel"
+
+    def targets(self, batch: Batch) -> Tensor:
+        """(B, T, K) int8: 1 for each class that a frame has, else 0; UNLABELLED after a sample's end."""
+        numbers = self._numbers()
+        targets = torch.zeros(*batch.frame_seconds.shape, self.num_outputs, dtype=torch.int8)
+        for rows, seconds, clip in zip(targets, batch.frame_seconds, batch.clips, strict=True):
+            for name, shown in _shown_labels(clip, seconds):
+                rows[shown, numbers[name]] = 1
+            rows[seconds.isnan()] = UNLABELLED
+        return targets
+
+    def render(
+        self,
+        output: Tensor,
+        frame_seconds: Tensor,
+        *,
+        num_answers: int = 1,  # noqa: ARG002
+    ) -> list[dict[str, str | float]]:
+        """Logits (T, K) as intervals like the manifest's, by their starts: runs of frames with a class.
+
+        They end as those of `FrameLabels.render` do, and so does the probability mean the same.
+        """
+        values = self.interpret(output)
+        said = (values.numpy() >= self._thresholds()).astype(np.int8)  # (T, K)
+        changes = np.diff(said, axis=0, prepend=0, append=0)  # (T + 1, K)
+        seconds = frame_edges(frame_seconds).tolist()
+        return [
+            {
+                "start_seconds": seconds[first],
+                "end_seconds": seconds[end],
+                "label": self.classes[number],
+                "probability": values[first:end, number].mean().item(),
+            }
+            for first, number, end in sorted(
+                (first, number, end)
+                for number, column in enumerate(changes.T)
+                for first, end in zip(
+                    *((column == sign).nonzero()[0].tolist() for sign in (1, -1)), strict=True
+                )
+            )
+        ]
+
+    @classmethod
+    def _amounts(cls, clip: Clip) -> dict[str, float]:
+        """The seconds of each label in the clip."""
+        return _label_seconds(clip)
+
+    @classmethod
+    def _amount_in_all(cls, clip: Clip) -> float:
+        """The clip's seconds; up to the end of its last label, where the manifest does not have its end."""
+        ends = [clip.end_seconds] if clip.end_seconds else [item.end_seconds for item in clip.frame_labels]
+        return max(ends, default=0.0) - (clip.start_seconds or 0.0)
+
+
+def _focal(losses: Tensor, *, gamma: float) -> Tensor:
+    """The focal loss -(1 - p)^gamma log(p) (Lin et al. 2017), from losses -log(p)."""
+    if not gamma:
+        return losses
+    # The slope of the power at 0 may be infinite.
+    missing = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)  # 1 - p
+    return missing**gamma * losses
+
+
+def _effective_number_weights(amounts: Sequence[float], *, beta: float) -> tuple[float, ...]:
+    """Weights (1 - beta) / (1 - beta^amount) of classes (Cui et al. 2019, eq. 4), whose mean is 1."""
+    weights = (1 - beta) / (1 - beta ** np.array(amounts))
+    return tuple((weights / weights.mean()).tolist())
+
+
+def _label_seconds(clip: Clip) -> dict[str, float]:
+    """The seconds of each label in the clip."""
+    first = clip.start_seconds or 0.0
+    end = math.inf if clip.end_seconds is None else clip.end_seconds
+    seconds: dict[str, float] = {}
+    for item in clip.frame_labels:
+        inside = min(item.end_seconds, end) - max(item.start_seconds, first)
+        if inside > 0:
+            seconds[item.label] = seconds.get(item.label, 0.0) + inside
+    return seconds
+
+
+def _shown_labels(clip: Clip, seconds: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The label of each interval that has frames, and which (T,) of the frames at these times (T,) it has."""
+    for item in clip.frame_labels:
+        shown = (seconds >= item.start_seconds) & (seconds < item.end_seconds)  # NaN: in none
+        if shown.any():
+            yield item.label, shown

@@ -29,7 +29,7 @@ class Predictions:
 
     clips: tuple[Clip, ...]
     outputs: tuple[Any, ...]  # of each clip: (K,), or with an answer a frame (T, K)
-    targets: tuple[Tensor, ...]  # of each clip: a number or (V,), or with an answer a frame (T,)
+    targets: tuple[Tensor, ...]  # of each clip: a number, (V,) or (K,); with an answer a frame (T,) or (T, K)
     frame_seconds: tuple[Tensor, ...]  # (T,) of each clip: time of its frames in the source
 
     def by_clip(self) -> Iterator["Predictions"]:
@@ -103,12 +103,20 @@ class Task(Protocol):
         """The same task, but for these fields of `WordsConfig`, if it searches its answers."""
         return self
 
+    def tuned(self, predictions: Predictions | None) -> Self:  # noqa: ARG002
+        """The task with what is chosen by a model's answers about the val split; None: not yet chosen."""
+        return self
+
+    def labels(self, clip: Clip) -> tuple[str, ...]:  # noqa: ARG002
+        """The classes of a clip, which `balanced_sampling` makes equally frequent; () without classes."""
+        return ()
+
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for a clip without a target, or with one that the train split does not have."""
         ...
 
     def targets(self, batch: Batch) -> Tensor:
-        """Targets (B,) or (B, V) on the CPU; for an answer a frame (B, T), UNLABELLED where there is none."""
+        """Targets (B, ...) on the CPU; for an answer a frame (B, T, ...), UNLABELLED where there is none."""
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -86,7 +86,11 @@ class Answers:
         metadata = predictions.schema.metadata or {}
         self.task = metadata.get(b"task", b"").decode()
         self.table = predictions.filter(pc.equal(predictions["model"], model))
-        self.chooses = "probabilities" in predictions.column_names  # among classes
+        several = pa.types.is_list(predictions.schema.field("answer").type)  # labels at once
+        for name in ("truth", "answer") if several else ():
+            place = self.table.column_names.index(name)
+            self.table = self.table.set_column(place, name, pc.binary_join(self.table[name], ", "))
+        self.chooses = "probabilities" in predictions.column_names and not several  # among classes
         self.has_values = "value" in predictions.column_names
         self.has_frames = "frame_seconds" in predictions.column_names
         self.known: list[str] = json.loads(metadata.get(b"classes", b"[]"))
