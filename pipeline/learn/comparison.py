@@ -19,6 +19,7 @@ from pipeline.learn.evaluation import (
     Answering,
     Score,
     answer_batches,
+    baseline_sentence,
     comparison_table,
     order_sentence,
     prediction_table,
@@ -172,9 +173,13 @@ def evaluate(
     )
     labels = _labels(recurrent)
     monitor = recurrent.config.resolved_monitor
-    sentence = order_sentence(scores["recurrent"], scores["shuffled"], task=task, monitor=monitor)
+    model, label = scores["recurrent"], labels["baseline"]
+    sentences = [
+        baseline_sentence(model, scores["baseline"], label=label, task=task, monitor=monitor),
+        order_sentence(model, scores["shuffled"], task=task, monitor=monitor),
+    ]
     table = comparison_table({labels[name]: result for name, result in scores.items()})
-    parts = [table, sentence, *(part.table(label=labels["recurrent"]) for part in subgroups)]
+    parts = [table, *(part.table(label=labels["recurrent"]) for part in subgroups), "\n".join(sentences)]
     return Evaluation(
         scores,
         labels,

@@ -304,19 +304,41 @@ def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str)
     numbers are those of `Task.monitored`. With fewer than 20 clips there is no verdict: their intervals are
     too narrow.
     """
+    is_better, difference = _difference(ordered, shuffled, task=task, monitor=monitor)
+    verdict = {
+        None: f"too few clips to tell whether the order of frames helps this model{_few(ordered)}.",
+        True: "the model uses the order of frames.",
+        False: "it is not shown that the order of frames helps this model.",
+    }[is_better]
+    return f"In order against shuffled: {difference}: {verdict}"
+
+
+def baseline_sentence(model: Score, baseline: Score, *, label: str, task: Task, monitor: str) -> str:
+    """A sentence for people, as `order_sentence`: whether a model is better than the baseline `label`."""
+    is_better, difference = _difference(model, baseline, task=task, monitor=monitor)
+    verdict = {
+        None: f"too few clips to tell whether the model is better{_few(model)}.",
+        True: "the model is better.",
+        False: "it is not shown that the model is better.",
+    }[is_better]
+    return f"Against {label}: {difference}: {verdict}"
+
+
+def _difference(first: Score, second: Score, *, task: Task, monitor: str) -> tuple[bool | None, str]:
+    """Whether the first is better, None for too few clips, and the metric's difference for people."""
     sign = task.facts.monitors[monitor]
-    first, second = (task.monitored(score.values(), monitor) for score in (ordered, shuffled))
-    draws = task.monitored(ordered.resampled, monitor) - task.monitored(shuffled.resampled, monitor)
-    difference = estimate(monitor, first - second, draws, num_clips=ordered.num_clips, is_difference=True)
-    if ordered.num_clips < _MIN_CLIPS_OF_VERDICT:
-        verdict = (
-            "too few clips to tell whether the order of frames helps this model"
-            f" ({ordered.num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})."
-        )
-    elif min(sign * difference.low, sign * difference.high) > 0:
-        verdict = "the model uses the order of frames."
-    else:
-        verdict = "it is not shown that the order of frames helps this model."
-    unit = " in standard deviations" if first != ordered.metrics[monitor].value else ""
-    interval = with_interval(difference, sign="+")
-    return f"In order against shuffled: {monitor}{unit} {interval}: {verdict}"
+    values = [task.monitored(score.values(), monitor) for score in (first, second)]
+    draws = task.monitored(first.resampled, monitor) - task.monitored(second.resampled, monitor)
+    difference = estimate(
+        monitor, values[0] - values[1], draws, num_clips=first.num_clips, is_difference=True
+    )
+    unit = " in standard deviations" if values[0] != first.metrics[monitor].value else ""
+    is_better = min(sign * difference.low, sign * difference.high) > 0
+    return (
+        None if first.num_clips < _MIN_CLIPS_OF_VERDICT else is_better,
+        f"{monitor}{unit} {with_interval(difference, sign='+')}",
+    )
+
+
+def _few(score: Score) -> str:
+    return f" ({score.num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})"

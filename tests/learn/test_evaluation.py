@@ -8,6 +8,7 @@ from torch import nn
 from pipeline.learn.evaluation import (
     Score,
     answer_batches,
+    baseline_sentence,
     comparison_table,
     order_sentence,
     score_predictions,
@@ -166,6 +167,17 @@ def test_the_report_says_whether_the_order_of_frames_was_used(monkeypatch):
         assert "not shown that the order" in order_sentence(ordered, other, task=TASK, monitor="accuracy")
     monkeypatch.setitem(TASKS, "classification", replace(TASK.facts, monitors={"accuracy": -1}))
     assert "uses the order" in order_sentence(make_score(2.0), make_score(3.0), task=TASK, monitor="accuracy")
+
+
+def test_the_report_says_whether_the_model_is_better_than_the_baseline():
+    model, baseline = make_score(0.95), make_score(0.5, spread=0.05)
+    options = {"label": "mean-pool + linear", "task": TASK, "monitor": "accuracy"}
+    assert baseline_sentence(model, baseline, **options) == (
+        "Against mean-pool + linear: accuracy +0.4500 [+0.412, +0.488]: the model is better."
+    )
+    assert baseline_sentence(baseline, model, **options).endswith(
+        ": it is not shown that the model is better."
+    )
 
 
 @pytest.mark.parametrize("num_clips", [1, 19, 20])

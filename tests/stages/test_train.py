@@ -209,11 +209,12 @@ def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split
     classes = read_table(workspace / "plots/classes.csv")
     assert [row["class"] for row in classes] == ["down", "left", "up"]
     assert stdout == (workspace / "reports/evaluate.txt").read_text()
-    header, *rows, empty, sentence = stdout.splitlines()
+    header, *rows, empty, better, sentence = stdout.splitlines()
     assert header.split() == ["loss", "accuracy", "macro", "f1", "mAP", "clips"]
     names = ["LSTM  ", "LSTM, frames shuffled  ", "mean-pool + linear  "]
     assert all(row.startswith(name) for row, name in zip(rows, names, strict=True))
     assert empty == ""
+    assert better.startswith("Against mean-pool + linear: accuracy ")
     assert sentence.startswith("In order against shuffled: accuracy ")
 
 

@@ -54,7 +54,7 @@ def _result(context: Context) -> dict[str, Any]:
         num_clips = comparison.num_clips
     else:
         rows = list(_model_rows(run, metric))
-        sentences = run.summary.strip().splitlines()[-1:]
+        sentences = run.summary.strip().rpartition("\n\n")[2].splitlines()
         num_clips = run.metrics["recurrent"]["num_clips"]
     ends = [end for row in rows for end in (row.value, *(row.interval or ()))]
     return {
