@@ -210,7 +210,7 @@ def test_evaluate_measures_model_shuffled_control_and_baseline_on_the_test_split
     assert [row["class"] for row in classes] == ["down", "left", "up"]
     assert stdout == (workspace / "reports/evaluate.txt").read_text()
     header, *rows, empty, better, sentence = stdout.splitlines()
-    assert header.split() == ["loss", "accuracy", "macro", "f1", "mAP", "clips"]
+    assert header.split() == ["loss", "accuracy", "macro", "f1", "ece", "mAP", "clips"]
     names = ["LSTM  ", "LSTM, frames shuffled  ", "mean-pool + linear  "]
     assert all(row.startswith(name) for row, name in zip(rows, names, strict=True))
     assert empty == ""
@@ -259,7 +259,7 @@ def test_a_run_is_not_resumed_by_other_code_that_it_imports(tmp_path):
     workspace = make_workspace(tmp_path / "workspace", train=LONG)
     kill_in_the_middle(workspace, model="recurrent", code=code)
     path = code / "pipeline/learn/tasks/classification.py"
-    old, new = "return losses, weights\n", "return losses * 3, weights\n"
+    old, new = "self.focal_gamma), weights\n", "self.focal_gamma) * 3, weights\n"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     assert "resumes" not in train_anew(workspace, code=code)
