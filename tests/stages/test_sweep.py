@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -180,6 +181,8 @@ def test_as_many_settings_are_trained_as_the_minutes_are_enough_for(
     assert "No member was trained to its end (4 members: not trained)" in stderr
     seconds = 1.0
     monkeypatch.setattr(stages.sweep, "epoch_seconds", lambda *_: seconds)
+    clock = SimpleNamespace(monotonic=itertools.count(step=0.75).__next__)
+    monkeypatch.setattr(stages.sweep, "time", clock)
     sweep(workspace, *GRID, "--minutes", "0.15")  # 9 s for the 8 epochs of a setting, and not for 16
     names = [row["member"] for row in report(workspace)["members"] if row["note"] == ""]
     assert sorted(names) == NAMES[:2]
