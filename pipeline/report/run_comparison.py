@@ -221,11 +221,14 @@ def compare_runs(
         seed: of the draws.
 
     Raises:
-        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits.
+        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits, or a
+            task with several labels.
         UnequalClipsError: for runs that were asked about other clips, or have other right answers for them.
     """
     if len(runs) < 2:
         raise RunError("Comparing takes at least two runs.")
+    if runs[0].facts.is_multilabel:
+        raise RunError(f"Runs of the task {runs[0].task} can't be compared: mAP is no mean over clips.")
     for first, second in combinations(runs, 2):
         _check_pair(first, second)
     answers = {run.name: _answers(run) for run in runs}

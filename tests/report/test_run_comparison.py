@@ -173,6 +173,10 @@ def other_truth(name: str) -> Run:
         ([right_about("a", "11")], "Comparing takes at least two runs."),
         ([right_about("a", "11"), right_about("a", "10")], "a is named twice."),
         (
+            [right_about("a", "11", task="multilabel"), right_about("b", "10", task="multilabel")],
+            "Runs of the task multilabel can't be compared: mAP is no mean over clips.",
+        ),
+        (
             [right_about("a", "11"), right_about("b", "11")],
             "a and b are the same run: their settings and answers are equal.",
         ),
