@@ -50,7 +50,6 @@ print(json.dumps([before, settings()]))
 """
 
 
-@pytest.fixture(scope="module")
 def settings() -> list[dict[str, object]]:
     """What a fresh process has set before and after it imports all modules of the library."""
     own = [module.name for module in pkgutil.walk_packages([str(_PACKAGE)], "pipeline.")]
@@ -78,21 +77,7 @@ def imports_of_others() -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "PIL.Image.MAX_IMAGE_PIXELS",
-        "numcodecs.blosc.use_threads",
-        "limits of resources",
-        "threads of torch",
-        "signal handlers",
-        "level of logging",
-        "handlers of logging",
-        "filters of warnings",
-        "environment",
-        "csv.field_size_limit",
-    ],
-)
-def test_importing_every_module_changes_no_setting(settings: list[dict[str, object]], name: str) -> None:
-    before, after = settings
-    assert after[name] == before[name]
+def test_importing_every_module_changes_no_setting() -> None:
+    before, after = settings()
+    assert len(before) == 10
+    assert after == before
