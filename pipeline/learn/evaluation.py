@@ -304,24 +304,34 @@ def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str)
     numbers are those of `Task.monitored`. With fewer than 20 clips there is no verdict: their intervals are
     too narrow.
     """
-    is_better, difference = _difference(ordered, shuffled, task=task, monitor=monitor)
-    verdict = {
-        None: f"too few clips to tell whether the order of frames helps this model{_few(ordered)}.",
-        True: "the model uses the order of frames.",
-        False: "it is not shown that the order of frames helps this model.",
-    }[is_better]
-    return f"In order against shuffled: {difference}: {verdict}"
+    return _verdict(
+        "In order against shuffled",
+        (ordered, shuffled),
+        "the model uses the order of frames",
+        asked="the order of frames helps this model",
+        task=task,
+        monitor=monitor,
+    )
 
 
 def baseline_sentence(model: Score, baseline: Score, *, label: str, task: Task, monitor: str) -> str:
     """A sentence for people, as `order_sentence`: whether a model is better than the baseline `label`."""
-    is_better, difference = _difference(model, baseline, task=task, monitor=monitor)
+    better = "the model is better"
+    return _verdict(f"Against {label}", (model, baseline), better, asked=better, task=task, monitor=monitor)
+
+
+def _verdict(
+    heading: str, scores: tuple[Score, Score], claim: str, *, asked: str, task: Task, monitor: str
+) -> str:
+    """The difference of two scores, and what it shows: `claim`, or nothing about what is `asked`."""
+    is_better, difference = _difference(*scores, task=task, monitor=monitor)
+    few = f" ({scores[0].num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})"
     verdict = {
-        None: f"too few clips to tell whether the model is better{_few(model)}.",
-        True: "the model is better.",
-        False: "it is not shown that the model is better.",
+        None: f"too few clips to tell whether {asked}{few}",
+        True: claim,
+        False: f"it is not shown that {asked}",
     }[is_better]
-    return f"Against {label}: {difference}: {verdict}"
+    return f"{heading}: {difference}: {verdict}."
 
 
 def _difference(first: Score, second: Score, *, task: Task, monitor: str) -> tuple[bool | None, str]:
@@ -338,7 +348,3 @@ def _difference(first: Score, second: Score, *, task: Task, monitor: str) -> tup
         None if first.num_clips < _MIN_CLIPS_OF_VERDICT else is_better,
         f"{monitor}{unit} {with_interval(difference, sign='+')}",
     )
-
-
-def _few(score: Score) -> str:
-    return f" ({score.num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})"

@@ -1,7 +1,8 @@
 """Tasks: questions about clips, and how their answers are trained and measured."""
 
 from pipeline.learn.tasks.captions import Captioning
-from pipeline.learn.tasks.classification import Classification, FrameLabels, FrameMultilabel, Multilabel
+from pipeline.learn.tasks.classification import Classification, FrameLabels
+from pipeline.learn.tasks.multilabel import FrameMultilabel, Multilabel
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
 from pipeline.learn.tasks.task import Predictions, Task
