@@ -40,10 +40,10 @@ def _paths(manifest: Path) -> list[Path]:
     """The files that a manifest names. Raises ManifestError for a source that is not of this corpus."""
     sources = [source for clip in read_manifest(manifest) for source in clip.sources]
     for source in sources:
-        if re.fullmatch(r"(digit|crowd)_\d{5}\.mp4|scan_\d{4}\.png", source) is None:
+        if re.fullmatch(r"(digit|crowd|number)_\d{5}\.mp4|scan_\d{4}\.png", source) is None:
             raise ManifestError(
                 f"{manifest}: the source {source!r} is not of the embedded corpus, which has the videos"
-                " digit_<clip>.mp4 and crowd_<clip>.mp4 and the images scan_<scan>.png."
+                " digit_<clip>.mp4, crowd_<clip>.mp4 and number_<clip>.mp4, and the images scan_<scan>.png."
             )
     return [FOLDERS[Path(source).suffix] / source for source in sources]
 
@@ -56,8 +56,12 @@ def _render(path: Path) -> None:
     config, number = digits.DigitsConfig(), int(path.stem.rpartition("_")[2])
     with atomic_path(path) as partial:
         if path.suffix == ".mp4":
-            render = digits.render_crowd if path.stem.startswith("crowd") else digits.render_clip
-            _, frames = render(number, config=config)
+            kinds = {
+                "digit": digits.render_clip,
+                "crowd": digits.render_crowd,
+                "number": digits.render_number,
+            }
+            _, frames = kinds[path.stem.partition("_")[0]](number, config=config)
             digits.write_video(partial, frames, fps=config.fps)
         else:
             _, pixels = digits.render_image(number, config=config)

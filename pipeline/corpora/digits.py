@@ -148,11 +148,7 @@ def render_crowd(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]
         raise ValueError(f"digit_size {config.digit_size} is more than half of size {config.size}: lower it.")
     images, classes = _scans()
     split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
-    of_split = [
-        scan
-        for position, scan in enumerate(_scan_order(config).tolist())
-        if _SPLIT_CYCLE[position % len(_SPLIT_CYCLE)] == split
-    ]
+    of_split = _scans_of(split, config=config)
     rng = np.random.default_rng([config.seed, index, 3])
     num_frames = int(rng.integers(config.min_frames, config.max_frames + 1))
     frames = np.stack([_background(rng, size=config.size)] * num_frames)  # (T, H, W, 3)
@@ -177,6 +173,34 @@ def render_crowd(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]
     return clip, frames.round().astype(np.uint8)
 
 
+def render_number(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:
+    """Clip `index` of digits one after another, and its frames (T, H, W, 3) uint8 RGB.
+
+    Its source is '<clip_id>.mp4'. Two to four digits, scans of the clip's split, stand somewhere for two to
+    four frames each, with up to two frames without a digit before and after each. Target: a caption, the
+    digits' names in their order.
+    """
+    images, classes = _scans()
+    split = _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
+    rng = np.random.default_rng([config.seed, index, 4])
+    chosen = rng.choice(_scans_of(split, config=config), int(rng.integers(2, 5)), replace=False)
+    background = _background(rng, size=config.size)  # (H, W, 3)
+    frames = [background] * int(rng.integers(0, 3))
+    for scan in chosen:
+        y, x = rng.uniform(0, config.size - config.digit_size, 2)
+        mask = _moved(_corner_mask(images[scan], config=config), y, x)[..., None]  # (H, W, 1)
+        shown = background * (1 - mask) + rng.uniform(200, 255, 3) * mask
+        frames += [shown] * int(rng.integers(2, 5)) + [background] * int(rng.integers(0, 3))
+    clip_id = f"number_{index:05d}"
+    clip = Clip(
+        clip_id=clip_id,
+        sources=(f"{clip_id}.mp4",),
+        split=split,
+        captions=(" ".join(NAMES[classes[scan]] for scan in chosen),),
+    )
+    return clip, np.stack(frames).round().astype(np.uint8)
+
+
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
     """The scans (1797, 8, 8), ink 1 on paper 0, and the digits (1797,) that they show."""
@@ -189,6 +213,12 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 def _scan_order(config: DigitsConfig) -> np.ndarray:
     """All scans, shuffled: position i % NUM_SCANS has the scan that clip i shows, and decides its split."""
     return np.random.default_rng(config.seed).permutation(len(_scans()[0]))
+
+
+def _scans_of(split: str, *, config: DigitsConfig) -> list[int]:
+    """The scans of a split, in the corpus's order."""
+    order = enumerate(_scan_order(config).tolist())
+    return [scan for position, scan in order if _SPLIT_CYCLE[position % len(_SPLIT_CYCLE)] == split]
 
 
 def _corner_mask(image: np.ndarray, *, config: DigitsConfig) -> np.ndarray:

@@ -34,8 +34,10 @@ class EvaluateConfig(BaseModel):
     def unused(self, train: TrainConfig) -> dict[str, str]:
         """The settings that cannot change the evaluation of models that `train` made, and why."""
         unused: dict[str, str] = {}
+        if reason := only_of("task", train.task, TASKS, "searches_words"):
+            unused["beam_size"] = reason
         if reason := only_of("task", train.task, TASKS, "says_words"):
-            unused |= dict.fromkeys(("beam_size", "length_power"), reason)
+            unused["length_power"] = reason
         elif (self.beam_size or train.words.beam_size) == 1:
             unused["length_power"] = "it needs a beam_size above 1"
         if reason := needs_whole_clips(train):

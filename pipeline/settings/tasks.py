@@ -24,6 +24,7 @@ class TaskFacts:
     has_segments: bool = False  # frames with the same label make a segment
     has_words: bool = False  # a vocabulary
     says_words: bool = False  # a decoder says each answer, a `Caption`; the model is a CaptionModel
+    searches_words: bool = False  # among several answers, which a beam keeps
     takes_questions: bool = False  # the model reads a clip's questions beside its maps
 
 
@@ -54,10 +55,25 @@ TASKS: dict[str, TaskFacts] = {
     ),
     "regression": TaskFacts("value", "rmse", _OF_VALUES),
     "captioning": TaskFacts(
-        "caption", "exact_match", _OF_TEXTS, of_whole_clips=True, has_words=True, says_words=True
+        "caption",
+        "exact_match",
+        _OF_TEXTS,
+        of_whole_clips=True,
+        has_words=True,
+        says_words=True,
+        searches_words=True,
     ),
     "frame_words": TaskFacts(
         "caption", "exact_match", _OF_TEXTS, per_frame=True, of_whole_clips=True, has_words=True
+    ),
+    "ctc": TaskFacts(
+        "caption",
+        "word_error_rate",
+        {"word_error_rate": -1, "exact_match": 1, "loss": -1},
+        per_frame=True,
+        of_whole_clips=True,
+        has_words=True,
+        searches_words=True,
     ),
     "question_answering": TaskFacts(
         "questions",

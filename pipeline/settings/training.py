@@ -137,9 +137,10 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ("question", only_of("task", self.task, TASKS, "takes_questions")),
             ("words", only_of("task", self.task, TASKS, "has_words")),
             (
-                "decoder words.max_words words.beam_size words.length_power",
+                "decoder words.max_words words.length_power",
                 only_of("task", self.task, TASKS, "says_words"),
             ),
+            ("words.beam_size", only_of("task", self.task, TASKS, "searches_words")),
             (
                 "decoder.embedding_size",
                 only_of("decoder.cell", decoder.cell, DECODERS, "has_embedding_size"),

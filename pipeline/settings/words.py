@@ -33,7 +33,7 @@ class WordsConfig(BaseModel):
 
     min_count: PositiveInt = 1  # words that are rarer in the train split become <unknown>
     max_words: PositiveInt = 30  # of a decoded sentence
-    beam_size: PositiveInt = 1  # sentences kept at each word; 1: greedy
+    beam_size: PositiveInt = 1  # sentences kept at each word, or each frame of ctc; 1: greedy
     length_power: Annotated[float, Field(ge=0)] = 0.0  # compare log-probability / length ** power
 
 

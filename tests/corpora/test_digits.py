@@ -21,6 +21,7 @@ from pipeline.corpora.digits import (
     render_clip,
     render_crowd,
     render_image,
+    render_number,
     write_video,
 )
 from pipeline.frames import read_frames
@@ -176,6 +177,7 @@ def test_the_committed_manifests_are_what_the_code_makes(monkeypatch: pytest.Mon
         "digits.csv": clips[:1000],
         "digits_long_tail.csv": long_tail(clips[:1000]),
         "digit_crowds.csv": [render_crowd(index, config=CONFIG)[0] for index in range(700)],
+        "digit_numbers.csv": [render_number(index, config=CONFIG)[0] for index in range(700)],
         "digits_4000.parquet": clips[:4000],
         "digits_6000.parquet": clips,
         "digit_images.csv": images,
@@ -270,6 +272,17 @@ def test_the_digits_of_a_crowd_are_there_when_its_labels_say_so() -> None:
     assert 5 < num_overlapping < 23
     with pytest.raises(ValueError, match="digit_size 40 is more than half of size 64"):
         render_crowd(0, config=DigitsConfig(digit_size=40, max_speed=1.6))
+
+
+def test_the_digits_of_a_number_stand_one_after_another() -> None:
+    for index in range(28):
+        clip, frames = render_number(index, config=CONFIG)
+        # Background, or a digit that stands somewhere: frames change where one comes, goes, or gives way.
+        shown = frames.min(axis=3).max(axis=(1, 2)) > 150  # (T,)
+        changed = np.append(True, (frames[1:] != frames[:-1]).any(axis=(1, 2, 3)))
+        assert (shown & changed).sum() == len(clip.captions[0].split())
+        lengths = np.diff(np.flatnonzero(changed), append=len(frames))[shown[changed]]
+        assert set(lengths) <= {2, 3, 4}
 
 
 def test_an_image_and_a_video_of_one_scan_are_in_the_same_split() -> None:

@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from pipeline.learn.metrics.text import cider_scores, measure_texts
+from pipeline.learn.metrics.text import cider_scores, measure_texts, measure_word_errors
 from pipeline.learn.vocabulary import measured_words
 
 # The example of aac-metrics' README, after its tokenizer (which drops punctuation), and its scores.
@@ -82,6 +82,21 @@ def test_bleu_clips_counts_as_in_example_2_of_papineni():
 )
 def test_rouge_l_equals_the_example_of_lin(answer, score):
     assert metrics_of([answer], [["police killed the gunman"]])["rouge_l"] == pytest.approx(score)
+
+
+def test_the_word_error_rate_equals_torchmetrics():
+    from torchmetrics.functional.text import word_error_rate
+
+    answers = ["a b c", "", "a a", "c b a", "b"]
+    references = ["a c", "b c", "a a", "a b", "a b c a"]
+    measured = measure_word_errors(answers, [(text,) for text in references])
+    expected = word_error_rate(answers, references).item()
+    assert measured(np.ones(5))["word_error_rate"] == pytest.approx(expected)
+    chosen = [0, 0, 3, 4]
+    expected = word_error_rate([answers[n] for n in chosen], [references[n] for n in chosen]).item()
+    assert measured(np.bincount(chosen))["word_error_rate"] == pytest.approx(expected)
+    # Of several references, the one with the smallest share of errors: one in four, not one in one.
+    assert measure_word_errors(["a b c"], [("d", "a b c d")])(np.ones(1))["word_error_rate"] == 1 / 4
 
 
 def test_bleu_and_rouge_equal_torchmetrics():

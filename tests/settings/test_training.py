@@ -85,11 +85,15 @@ def test_live_settings_leave_out_what_does_nothing_and_are_a_config_that_trains_
     assert (baseline.cell, baseline.live("baseline")) == ("lstm", config.live("baseline"))
 
 
-def test_an_evaluation_searches_captions_alone_and_compares_lengths_in_a_beam_alone() -> None:
+def test_an_evaluation_searches_words_alone_and_compares_lengths_in_a_beam_alone() -> None:
     captioning = TrainConfig(task="captioning")
-    of_captions = "it needs task captioning"
-    assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": of_captions, "length_power": of_captions}
+    searched, said = "it needs task captioning or ctc", "it needs task captioning"
+    assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": searched, "length_power": said}
     whole = {"chunk_frames": "the task 'captioning' reads clips in one piece"}
+    assert EvaluateConfig().unused(TrainConfig(task="ctc")) == {
+        "length_power": said,
+        "chunk_frames": "the task 'ctc' reads clips in one piece",
+    }
     assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1", **whole}
     assert EvaluateConfig(beam_size=2).unused(captioning) == whole
     assert EvaluateConfig(beam_size=2).live(captioning)["beam_size"] == 2

@@ -77,9 +77,9 @@ OTHERS: dict[str, tuple[object, ...]] = {
 }
 # `task` and `tap` say what is trained on what; `train` applies the threads.
 OF_EVERY_RUN = {"task", "tap", "intra_op_threads"}
-# Whether another epoch is the best, whether training stops, and which segments answers have depends on the
-# data.
-OF_SOME_DATA = {"monitor", "patience", "segments.background", "segments.min_seconds"}
+# Whether another epoch is the best, whether training stops, which segments answers have, and whether a beam
+# finds other words depends on the data.
+OF_SOME_DATA = {"monitor", "patience", "segments.background", "segments.min_seconds", "words.beam_size"}
 
 
 def small_config(values: dict[str, Any]) -> TrainConfig:

@@ -15,9 +15,10 @@ from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory
 from pipeline.frames import read_frames
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.learn.ctc import ctc_losses, likeliest_words
 from pipeline.learn.decoding import beam_search
 from pipeline.learn.models.attention import Memory
-from pipeline.learn.vocabulary import END, pad_groups
+from pipeline.learn.vocabulary import END, START, UNKNOWN, pad_groups
 from pipeline.settings.weights import WeightsConfig
 from stages import console, predict
 from tests.support.checkpoints import CLASSES, TASKS, make_checkpoint
@@ -225,6 +226,22 @@ def test_words_are_read_off_the_frames(capsys, workspace, weights):
     words = (logits[0, :, [END, *range(4, logits.shape[2])]]).argmax(dim=1).tolist()
     numbers = [END if word == 0 else word + 3 for word in words]
     assert row["caption"] == TASKS["frame_words"].vocabulary.decode(numbers)
+
+
+def test_what_frames_say_is_searched_by_the_trained_beam(capsys, workspace, weights):
+    arguments = ["media/clips/video.mp4", "--checkpoint", "checkpoints/ctc", "--json"]
+    ((row,),) = [result["answers"] for result in json.loads(run(capsys, workspace, *arguments)[0])]
+    checkpoint = load_checkpoint(workspace / "checkpoints/ctc")
+    network = EndToEnd(checkpoint.model, contract=checkpoint.contract, weights=weights).eval()
+    (batch,) = read_frames([workspace / "media/clips/video.mp4"], sampling=checkpoint.contract.sampling)
+    with torch.no_grad():
+        logits = network(preprocess(torch.from_numpy(batch.pixels), checkpoint.contract.preprocessing)[None])
+    likelihoods = logits[0].double().log_softmax(dim=1)
+    likelihoods[:, [START, END, UNKNOWN]] = -torch.inf
+    words = likeliest_words(likelihoods.numpy(), beam_size=3)
+    assert row["caption"] == TASKS["ctc"].vocabulary.decode(words)
+    losses = ctc_losses(logits, torch.tensor([words]), torch.tensor([logits.shape[1]]))
+    assert row["log_probability"] == pytest.approx(-losses.item(), rel=1e-3)
 
 
 def test_questions_are_asked_of_every_source(capsys, workspace, weights):

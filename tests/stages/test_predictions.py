@@ -216,6 +216,24 @@ def test_metrics_of_captions_follow_from_the_predictions(tmp_path, monkeypatch, 
         assert np.mean(hits) == metrics[model]["exact_match"]
 
 
+def test_metrics_of_what_frames_say_follow_from_the_predictions(tmp_path, monkeypatch):
+    metrics, table = evaluated(tmp_path, monkeypatch, task="ctc")
+    assert table.column_names == ["model", "clip_id", "truth", "answer", "loss", "loss_weight"]
+    for model in MODELS:
+        rows = rows_of(table, model)
+        assert [row["loss_weight"] for row in rows] == [1] * 5  # words of the first caption
+        assert mean_loss(rows) == pytest.approx(metrics[model]["loss"])
+        hits = [measured_words(row["answer"]) in map(measured_words, row["truth"]) for row in rows]
+        assert np.mean(hits) == metrics[model]["exact_match"]
+        # All captions are one word: at best it is said, and each other word is one too many.
+        said = [measured_words(row["answer"]) for row in rows]
+        errors = [
+            max(len(words), 1) - any(text in words for text in row["truth"])
+            for words, row in zip(said, rows, strict=True)
+        ]
+        assert sum(errors) / 5 == metrics[model]["word_error_rate"]
+
+
 def test_metrics_of_answers_to_questions_follow_from_the_predictions(tmp_path, monkeypatch):
     metrics, table = evaluated(tmp_path, monkeypatch, task="question_answering")
     assert json.loads(table.schema.metadata[b"classes"]) == ["one", "two"]

@@ -102,6 +102,7 @@ def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsys):
     ("task", "metric", "num_asked", "baseline"),
     [
         ("frame_words", "exact_match", 5, "mean-pool + linear"),
+        ("ctc", "exact_match", 5, "mean-pool + linear"),
         (
             "question_answering",
             "accuracy",
@@ -112,7 +113,7 @@ def test_captions_are_trained_measured_and_drawn(tmp_path, monkeypatch, capsys):
 )
 def test_other_tasks_of_words_are_measured(tmp_path, monkeypatch, capsys, task, metric, num_asked, baseline):
     workspace = words_workspace(tmp_path, task=task)
-    if task == "frame_words":  # the shortest clip has 2 frames
+    if task in ("frame_words", "ctc"):  # the shortest clip has 2 frames
         manifest = workspace / "manifests/toy.csv"
         manifest.write_text(manifest.read_text().replace('"up, then down|up"', "up"))
     metrics = run_here(workspace, monkeypatch)

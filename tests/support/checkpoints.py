@@ -11,6 +11,7 @@ from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.tasks import (
     Captioning,
     Classification,
+    Ctc,
     FrameLabels,
     FrameWords,
     QuestionAnswering,
@@ -30,6 +31,7 @@ TASKS: dict[str, Task] = {
         Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(max_words=6)
     ),
     "frame_words": FrameWords(Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig()),
+    "ctc": Ctc(Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(beam_size=3)),
     "question_answering": QuestionAnswering(Vocabulary.from_texts(["which is it?"]), ("one", "two", "yes")),
 }
 

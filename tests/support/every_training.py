@@ -71,6 +71,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "scan": "rows",
     },
     "frame words": {"task": "frame_words", **SMALL_WORDS},
+    "ctc": {"task": "ctc", **SMALL_WORDS},
     "questions": {"task": "question_answering", **SMALL_WORDS},
     "questions about rows": {"task": "question_answering", **SMALL_WORDS, "scan": "rows", "bucketing": True},
 }

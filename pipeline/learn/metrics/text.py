@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.learn.metrics.numbers import Measure
+from pipeline.learn.metrics.segments import edit_distance
 from pipeline.learn.vocabulary import measured_words
 
 Words = list[str]
@@ -53,6 +54,39 @@ def measure_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
         }
 
     return count_texts
+
+
+def measure_word_errors(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
+    """`word_error_rate` and `exact_match` of N answers, each with its references.
+
+    The word error rate is the number of words that must be inserted, deleted or replaced to make the answers
+    right, divided by the number of words of the references: 0 is perfect, and it may be above 1. Of several
+    references of an answer, the one with the smallest share of errors counts.
+    """
+    errors, lengths = np.array(
+        [
+            min((_word_errors(answer, text) for text in texts), key=lambda pair: pair[0] / max(pair[1], 1))
+            for answer, texts in zip(answers, references, strict=True)
+        ],
+        dtype=float,
+    ).T
+
+    def count_errors(counts: np.ndarray) -> dict[str, float]:
+        total = float(counts @ lengths)
+        return {
+            "word_error_rate": float(counts @ errors) / total if total else math.nan,
+            "exact_match": float(np.average(errors == 0, weights=counts)),
+        }
+
+    return count_errors
+
+
+def _word_errors(answer: str, reference: str) -> tuple[int, int]:
+    """The number of wrong words of an answer, and the number of words of the reference."""
+    ours, theirs = measured_words(answer), measured_words(reference)
+    numbers = {word: number for number, word in enumerate({*ours, *theirs})}
+    said, right = (np.array([numbers[word] for word in words], dtype=int) for words in (ours, theirs))
+    return edit_distance(said, right), len(theirs)
 
 
 def cider_scores(answers: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from pipeline.learn.tasks.captions import Captioning
 from pipeline.learn.tasks.classification import Classification, FrameLabels
+from pipeline.learn.tasks.ctc import Ctc
 from pipeline.learn.tasks.multilabel import FrameMultilabel, Multilabel
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
@@ -16,6 +17,7 @@ _KINDS: tuple[type[Task], ...] = (
     Regression,
     Captioning,
     FrameWords,
+    Ctc,
     QuestionAnswering,
 )
 TASK_CLASSES = {kind.name: kind for kind in _KINDS}
@@ -24,6 +26,7 @@ __all__ = [
     "TASK_CLASSES",
     "Captioning",
     "Classification",
+    "Ctc",
     "FrameLabels",
     "FrameMultilabel",
     "FrameWords",

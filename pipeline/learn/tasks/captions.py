@@ -1,7 +1,7 @@
 """Captioning: a decoder says a caption of the clip."""
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import Predictions
-from pipeline.learn.tasks.words import WordsTask, perplexity, word_scores
+from pipeline.learn.tasks.words import Said, WordsTask, perplexity, word_scores
 from pipeline.learn.vocabulary import PAD, join_words, pad_groups
 from pipeline.settings.model import ModelConfig
 
@@ -46,10 +46,6 @@ class Captioning(WordsTask):
         """Word numbers (B, R, S) of each clip's captions, each with its END; PAD elsewhere."""
         sentences = [[self.vocabulary.encode(text) for text in clip.captions] for clip in batch.clips]
         return pad_groups(sentences)
-
-    def with_search(self, **options: Any) -> Self:
-        """The task, searching captions with other values of these fields of WordsConfig."""
-        return replace(self, config=self.config.model_copy(update=options))
 
     def run_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores (B, R, S, 3) of each word of the references, which the model reads (teacher forcing).
@@ -107,10 +103,10 @@ class Captioning(WordsTask):
         """The log-probabilities of the references' words, and that of the caption."""
         return torch.cat([output.scores[:, 0], torch.tensor([output.sentence.log_probability])])
 
-    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
-        """What the decoder says of each clip, and the log-likelihoods (M,) of all words of its references."""
+    def read(self, predictions: Predictions) -> list[Said]:
+        """What the decoder says of each clip; all its captions count."""
         captions: tuple[Caption, ...] = predictions.outputs
-        return [(caption.text, caption.scores[:, 0]) for caption in captions]
+        return [Said.of(caption.text, caption.scores[:, 0]) for caption in captions]
 
     def render(
         self,

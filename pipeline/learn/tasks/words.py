@@ -4,8 +4,8 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,19 @@ from pipeline.settings.tasks import TaskConfig
 from pipeline.settings.words import WordsConfig
 
 log = logging.getLogger(__name__)
+
+
+class Said(NamedTuple):
+    """What a model says of a clip, and what it makes of the clip's captions."""
+
+    text: str
+    loss: float  # the negative log-likelihood of all words of the captions
+    num_words: int  # of the captions, with their ENDs if the task has them
+
+    @classmethod
+    def of(cls, text: str, likelihoods: Tensor) -> Self:
+        """A text, and the log-likelihoods (M,) of the words of the captions."""
+        return cls(text, -float(likelihoods.double().sum()), len(likelihoods))
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,10 @@ class WordsTask(Task):
         """The number of words, V."""
         return len(self.vocabulary)
 
+    def with_search(self, **options: Any) -> Self:
+        """The task, searching captions with other values of these fields of WordsConfig."""
+        return replace(self, config=self.config.model_copy(update=options))
+
     def check(self, clips: Sequence[Clip]) -> None:
         """Raise ManifestError for a clip without a caption; warn of unknown words."""
         self._refuse_missing(clips)
@@ -96,31 +113,30 @@ class WordsTask(Task):
             )
 
     @abstractmethod
-    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
-        """Of each clip: the model's caption, and the log-likelihoods (M,) of the words of its references."""
+    def read(self, predictions: Predictions) -> list[Said]:
+        """What the model says of each clip."""
 
     def measure(self, predictions: Predictions) -> Measure:
         """Metrics of the captions, and the loss and perplexity of their references."""
-        texts, likelihoods = zip(*self.read(predictions), strict=True)
-        losses = np.array([-float(values.double().sum()) for values in likelihoods])  # (N,)
-        measure_reading = measure_loss(losses, np.array([len(values) for values in likelihoods]))
+        readings = self.read(predictions)
+        measure_reading = measure_loss(*losses_of(readings))
 
         def count_perplexity(counts: np.ndarray) -> dict[str, float]:
             return {"perplexity": perplexity(measure_reading(counts)["loss"])}
 
-        said = measure_texts(texts, [clip.captions for clip in predictions.clips])
+        said = measure_texts([said.text for said in readings], [clip.captions for clip in predictions.clips])
         return measure_together(said, measure_reading, count_perplexity)
 
     def tabulate(self, predictions: Predictions) -> pa.Table:
         """A row a clip: all its captions, the model's, and the mean loss of a word of its captions."""
-        texts, likelihoods = zip(*self.read(predictions), strict=True)
-        captions = [clip.captions for clip in predictions.clips]
+        readings = self.read(predictions)
+        losses, num_words = map(torch.from_numpy, losses_of(readings))
         return answer_table(
             predictions.clips,
-            truth=pa.array(captions, pa.list_(pa.string())),
-            answer=pa.array(texts),
-            losses=torch.stack([-values.double().mean() for values in likelihoods]),
-            loss_weights=torch.tensor([len(values) for values in likelihoods]),
+            truth=pa.array([clip.captions for clip in predictions.clips], pa.list_(pa.string())),
+            answer=pa.array([said.text for said in readings]),
+            losses=losses / num_words,
+            loss_weights=num_words,
         )
 
     def interpret(self, outputs: Tensor) -> Tensor:
@@ -168,10 +184,12 @@ class FrameWords(WordsTask):
         loss = -float(outputs[:, 0].mean())
         return {"loss": loss, "perplexity": perplexity(loss), "frame_accuracy": float(outputs[:, 1].mean())}
 
-    def read(self, predictions: Predictions) -> list[tuple[str, Tensor]]:
-        """The likeliest words of each clip, and the log-likelihoods (M,) of those of its first caption."""
+    def read(self, predictions: Predictions) -> list[Said]:
+        """The likeliest words of each clip; of its captions, the first counts."""
         pairs = zip(predictions.outputs, predictions.targets, strict=True)
-        return [(self._text(logits), self.keep_rows(logits, words)[0][:, 0]) for logits, words in pairs]
+        return [
+            Said.of(self._text(logits), self.keep_rows(logits, words)[0][:, 0]) for logits, words in pairs
+        ]
 
     def render(
         self,
@@ -199,3 +217,8 @@ def word_scores(logits: Tensor, words: Tensor) -> Tensor:
     """Scores (..., 2) of words (...) by logits (..., V): log-likelihood; 1 for the first choice, or 0."""
     likelihoods = logits.float().log_softmax(dim=-1).gather(-1, words[..., None])  # (..., 1)
     return torch.cat([likelihoods, (logits.argmax(dim=-1) == words)[..., None].float()], dim=-1)
+
+
+def losses_of(readings: Sequence[Said]) -> tuple[np.ndarray, np.ndarray]:
+    """The loss (N,) of each clip's captions, and the numbers (N,) of their words."""
+    return np.array([said.loss for said in readings]), np.array([said.num_words for said in readings])
