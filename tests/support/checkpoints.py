@@ -12,7 +12,9 @@ from pipeline.learn.tasks import (
     Captioning,
     Classification,
     FrameLabels,
+    FrameMultilabel,
     FrameWords,
+    Multilabel,
     QuestionAnswering,
     Regression,
     Task,
@@ -25,6 +27,8 @@ CLASSES = ("left", "right", "up")
 TASKS: dict[str, Task] = {
     "classification": Classification(CLASSES),
     "frame_labels": FrameLabels(CLASSES),
+    "multilabel": Multilabel(CLASSES, thresholds=(0.3, 0.5, 0.6)),
+    "frame_multilabel": FrameMultilabel(CLASSES, thresholds=(0.3, 0.5, 0.6)),
     "regression": Regression((10.0, -5.0), (2.0, 0.5)),
     "captioning": Captioning(
         Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(max_words=6)
