@@ -326,6 +326,18 @@ def test_intervals_of_several_labels_overlap_and_come_by_their_starts():
     assert found == [(0.0, 0.2, "talk", 0.7), (0.1, 0.3, "walk", 0.95), (0.3, 0.4, "talk", 0.7)]
 
 
+def test_each_frame_has_a_row_for_each_of_its_labels_and_one_without_a_label():
+    task = FrameMultilabel(("talk", "walk"), thresholds=(0.5, 0.9))
+    probabilities = torch.tensor([[0.6, 0.1], [0.8, 0.95], [0.1, 0.2]], dtype=torch.float64)
+    rows = task.render_frames(probabilities.logit(), torch.tensor([0.0, 0.5, 1.0]))
+    assert [tuple(row.values()) for row in rows] == [
+        (0.0, "talk", pytest.approx(0.6)),
+        (0.5, "walk", pytest.approx(0.95)),
+        (0.5, "talk", pytest.approx(0.8)),
+        (1.0,),
+    ]
+
+
 def test_the_windows_of_a_clip_are_joined_with_the_labels_of_their_frames():
     task = FrameMultilabel(("talk", "walk"))
     clip = make_clip("a", frame_labels=OVERLAP)

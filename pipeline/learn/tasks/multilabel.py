@@ -218,6 +218,17 @@ class FrameMultilabel(Multilabel):
             )
         ]
 
+    def render_frames(self, output: Tensor, frame_seconds: Tensor) -> list[dict[str, str | float]]:
+        """Logits (T, K) as a row for each label of a frame, the likeliest first, with the frame's time.
+
+        A frame without a label has a row with its time alone.
+        """
+        return [
+            {"frame_seconds": seconds, **row}
+            for logits, seconds in zip(output, frame_seconds.tolist(), strict=True)
+            for row in Multilabel.render(self, logits, frame_seconds) or [{}]
+        ]
+
     @classmethod
     def _amounts(cls, clip: Clip) -> dict[str, float]:
         """The seconds of each label in the clip."""
