@@ -1,7 +1,7 @@
 """Answers: the headline metric of a recorded table of answers, for any draw of its clips."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,21 +65,12 @@ def _count_errors(rows: pa.Table, clips: np.ndarray) -> _Counts:
 
 def _count_labels(rows: pa.Table, clips: np.ndarray) -> _Counts:
     """mAP, which ranks the rows of all clips; of a clip, how few labels a row are wrong."""
-    truth, said = (_marks(rows, name) for name in ("truth", "answer"))  # (M, K)
+    classes = json.loads(rows.schema.metadata[b"classes"])
+    truth, said = (label_marks(rows[name], classes) for name in ("truth", "answer"))  # (M, K)
     probabilities = pc.list_flatten(rows["probabilities"]).to_numpy().reshape(truth.shape)
     ranked = mean_average_precision(probabilities, truth)
     num_wrong = np.bincount(clips, (truth ^ said).sum(axis=1)) / np.bincount(clips)  # (N,)
     return lambda counts: ranked(counts[clips]), -num_wrong, "has fewer wrong labels than {}"
-
-
-def _marks(rows: pa.Table, column: str) -> np.ndarray:
-    """(M, K) bool: which of the classes are in a column of lists."""
-    classes = json.loads(rows.schema.metadata[b"classes"])
-    lists = rows[column].combine_chunks()
-    numbers = pc.index_in(lists.flatten(), pa.array(classes))
-    marks = np.zeros((len(rows), len(classes)), dtype=bool)
-    marks[pc.list_parent_indices(lists), numbers] = True
-    return marks
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -106,6 +97,16 @@ def hits(rows: pa.Table) -> np.ndarray:
     if pa.types.is_floating(truth.type):
         return np.zeros(len(rows), bool)
     found: np.ndarray = pc.equal(truth, answer).to_numpy()
+    return found
+
+
+def label_marks(labels: pa.ChunkedArray, classes: Sequence[str]) -> np.ndarray:
+    """Where rows (M, K) have each class, from a column of the table: a class a row, or a list of them."""
+    found = np.zeros((len(labels), len(classes)), dtype=bool)
+    is_list = pa.types.is_list(labels.type)
+    rows = pc.list_parent_indices(labels).to_numpy() if is_list else np.arange(len(labels))
+    names = pc.list_flatten(labels) if is_list else labels
+    found[rows, pc.index_in(names, pa.array(classes)).to_numpy()] = True
     return found
 
 
