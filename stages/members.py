@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.settings.sweep import SweepConfig, sweep_points
+from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import AnyTrainConfig, TrainConfig
 from pipeline.settings.unused import without
 from stages.overrides import overlaid
@@ -169,9 +170,26 @@ def _problems_together(sweep: SweepConfig, members: Sequence[SweepMember], *, pa
     for tap in sorted({member.config.tap for member in members}):
         if not (FEATURES / tap).is_dir():
             yield f"{FEATURES / tap} is missing. Run `dvc repro extract` to make it, or `dvc pull`."
+    if keys := _keys_of_loss(members):
+        named = ", ".join(keys)
+        if sweep.halving:
+            yield f"{path}: halving compares val losses, whose scale depends on {named}. Leave halving out."
+        if members[0].config.resolved_monitor == "loss":
+            yield f"{path}: train.monitor loss has a scale that depends on {named}. Choose another monitor."
     fewest = min(member.config.epochs for member in members)
     if sweep.halving and sweep.halving.rungs[-1] >= fewest:
         yield f"{path}: halving.rungs: {sweep.halving.rungs[-1]} is not below train.epochs, {fewest}."
+
+
+def _keys_of_loss(members: Sequence[SweepMember]) -> list[str]:
+    """The keys that differ among members and change the scale of the val loss."""
+    keys = ["train.class_weights", "train.effective_number_beta", "train.focal_gamma"]
+    if any(member.config.class_weights for member in members):  # which come from the train clips
+        keys.append("corpus.manifest")
+    if not TASKS[members[0].config.task].takes_questions:  # whose loss is about answers
+        keys.append("train.words.min_count")
+    settings = [member.params.model_dump(mode="json") for member in members]
+    return [key for key in keys if len({_at(each, key) for each in settings}) > 1]
 
 
 def _val_clips(path: Path) -> set[str]:

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--frames",
         action="store_true",
-        help="print one label a frame, with its time, of a model that labels frames; without: intervals",
+        help="print the labels of each frame, with its time, if the model labels frames; without: intervals",
     )
     parser.add_argument(
         "--chunk-frames",

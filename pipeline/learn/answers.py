@@ -1,6 +1,7 @@
 """Answers: the headline metric of a recorded table of answers, for any draw of its clips."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.learn.metrics import mean_average_precision
 from pipeline.learn.vocabulary import measured_words
 from pipeline.settings.tasks import TASKS
 
@@ -15,47 +17,64 @@ from pipeline.settings.tasks import TASKS
 _ASKED = ("frame_seconds", "value", "question", "truth")
 
 
+_Counts = tuple[Callable[[np.ndarray], float], np.ndarray, str]  # metric, by_clip and ahead of a `Tally`
+
+
 @dataclass(frozen=True)
 class Tally:
-    """What a model's answers about N clips, sorted by their ids, add to its task's headline metric."""
+    """How good a model's answers about N clips are, by its task's headline metric; clips are sorted by id."""
 
     clip_ids: tuple[str, ...]  # N
-    amounts: np.ndarray  # (V, N) right answers of each clip, V = 1; or squared errors of its V values
-    num_answers: np.ndarray  # (N,) that each clip counts; 1 for numbers
-    is_error: bool  # amounts are squared errors
+    metric: Callable[[np.ndarray], float]  # from how often clips count (N,); NaN where none counts
+    by_clip: np.ndarray  # (N,) of each clip alone; more is better
+    ahead: str  # of a model for which that is more than for another, `{}`
     loss: float  # of all clips; NaN: no answer has one
-
-    def metric(self, counts: np.ndarray) -> float:
-        """The headline metric where clips count so often (N,); NaN where none counts."""
-        total = counts @ self.num_answers
-        if not total:
-            return float("nan")
-        means = self.amounts @ counts / total  # (V,)
-        return float((np.sqrt(means) if self.is_error else means).mean())
-
-    def by_clip(self) -> np.ndarray:
-        """(N,) the share of right answers; of numbers, the root of the mean squared error."""
-        means: np.ndarray = self.amounts.mean(axis=0) / self.num_answers
-        return np.sqrt(means) if self.is_error else means
 
 
 def tally(predictions: pa.Table, *, model: str = "recurrent") -> Tally:
     """Count one model's answers in a table that `pipeline.learn.evaluation.prediction_table` describes."""
     rows = predictions.filter(pc.field("model") == model)
     clip_ids, clips = np.unique(rows["clip_id"].to_numpy(), return_inverse=True)  # (N,), (M,)
-    is_error = TASKS[task_of(predictions)].headline == "rmse"
-    if is_error:
-        values = rows["value"].to_numpy() - 1
-        amounts = np.zeros((values.max() + 1, len(clip_ids)))
-        amounts[values, clips] = np.square(rows["answer"].to_numpy() - rows["truth"].to_numpy())
-        num_answers = np.ones(len(clip_ids))
-    else:
-        amounts = np.bincount(clips, hits(rows), minlength=len(clip_ids))[None]
-        num_answers = np.bincount(clips, minlength=len(clip_ids)).astype(float)
+    count = {"mAP": _count_labels, "rmse": _count_errors}.get(
+        TASKS[task_of(predictions)].headline, _count_hits
+    )
     losses, weights = (rows[name].to_numpy() for name in ("loss", "loss_weight"))
     known = ~np.isnan(losses)
     loss = float(np.average(losses[known], weights=weights[known])) if weights[known].any() else float("nan")
-    return Tally(tuple(clip_ids.tolist()), amounts, num_answers, is_error, loss)
+    return Tally(tuple(clip_ids.tolist()), *count(rows, clips), loss)
+
+
+def _count_hits(rows: pa.Table, clips: np.ndarray) -> _Counts:
+    """The share of answers that are right."""
+    num_right, num_answers = np.bincount(clips, hits(rows)), np.bincount(clips)  # (N,)
+    ahead = "is right and {} wrong" if num_answers.max() == 1 else "has more right answers than {}"
+    return lambda counts: _ratio(num_right @ counts, num_answers @ counts), num_right / num_answers, ahead
+
+
+def _count_errors(rows: pa.Table, clips: np.ndarray) -> _Counts:
+    """The root of the mean squared error; of several values, the mean of theirs."""
+    values = rows["value"].to_numpy() - 1
+    squares = np.zeros((values.max() + 1, clips.max() + 1))  # (V, N)
+    squares[values, clips] = np.square(rows["answer"].to_numpy() - rows["truth"].to_numpy())
+
+    def root_mean_square(counts: np.ndarray) -> float:
+        return float(np.mean([_ratio(each @ counts, counts.sum()) ** 0.5 for each in squares]))
+
+    return root_mean_square, -np.sqrt(squares.mean(axis=0)), "is closer than {}"
+
+
+def _count_labels(rows: pa.Table, clips: np.ndarray) -> _Counts:
+    """mAP, which ranks the rows of all clips; of a clip, how few labels a row are wrong."""
+    classes = json.loads(rows.schema.metadata[b"classes"])
+    truth, said = (label_marks(rows[name], classes) for name in ("truth", "answer"))  # (M, K)
+    probabilities = pc.list_flatten(rows["probabilities"]).to_numpy().reshape(truth.shape)
+    ranked = mean_average_precision(probabilities, truth)
+    num_wrong = np.bincount(clips, (truth ^ said).sum(axis=1)) / np.bincount(clips)  # (N,)
+    return lambda counts: ranked(counts[clips]), -num_wrong, "has fewer wrong labels than {}"
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def task_of(predictions: pa.Table) -> str:
@@ -78,6 +97,16 @@ def hits(rows: pa.Table) -> np.ndarray:
     if pa.types.is_floating(truth.type):
         return np.zeros(len(rows), bool)
     found: np.ndarray = pc.equal(truth, answer).to_numpy()
+    return found
+
+
+def label_marks(labels: pa.ChunkedArray, classes: Sequence[str]) -> np.ndarray:
+    """Where rows (M, K) have each class, from a column of the table: a class a row, or a list of them."""
+    found = np.zeros((len(labels), len(classes)), dtype=bool)
+    is_list = pa.types.is_list(labels.type)
+    rows = pc.list_parent_indices(labels).to_numpy() if is_list else np.arange(len(labels))
+    names = pc.list_flatten(labels) if is_list else labels
+    found[rows, pc.index_in(names, pa.array(classes)).to_numpy()] = True
     return found
 
 

@@ -102,12 +102,11 @@ class RunComparison:
 
     def duels(self) -> list[Duel]:
         """The best run against each other one, clip by clip."""
-        best, *others = (each.by_clip() for each in self.tallies)
-        sign = -1 if self.tallies[0].is_error else 1
+        best, *others = (each.by_clip for each in self.tallies)
         clip_ids = self.tallies[0].clip_ids
         found = []
         for run, other in zip(self.runs[1:], others, strict=True):
-            ahead = sign * (best - other)  # (N,)
+            ahead = best - other  # (N,)
             first, last = (
                 tuple(clip_ids[n] for n in np.argsort(-leads, kind="stable") if leads[n] > _EQUAL)
                 for leads in (ahead, -ahead)
@@ -193,13 +192,7 @@ class RunComparison:
 
     def _lines(self, duel: Duel) -> Iterator[str]:
         """Which of the two is ahead about which clips."""
-        counted = self.tallies[0]
-        ahead = "has more right answers than {}"
-        if counted.is_error:
-            ahead = "is closer than {}"
-        elif counted.num_answers.max() == 1:
-            ahead = "is right and {} wrong"
-        best = self.runs[0].name
+        best, ahead = self.runs[0].name, self.tallies[0].ahead
         for first, second, clips in ((best, duel.name, duel.best_ahead), (duel.name, best, duel.best_behind)):
             names = f": {few(clips, at_most=_MAX_CLIPS)}" if clips else ""
             yield f"{first} {ahead.format(second)} about {_clips(clips)}{names}."
@@ -221,14 +214,11 @@ def compare_runs(
         seed: of the draws.
 
     Raises:
-        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits, or a
-            task with several labels.
+        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits.
         UnequalClipsError: for runs that were asked about other clips, or have other right answers for them.
     """
     if len(runs) < 2:
         raise RunError("Comparing takes at least two runs.")
-    if runs[0].facts.is_multilabel:
-        raise RunError(f"Runs of the task {runs[0].task} can't be compared: mAP is no mean over clips.")
     for first, second in combinations(runs, 2):
         _check_pair(first, second)
     answers = {run.name: _answers(run) for run in runs}

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.learn.answers import label_marks
 from pipeline.learn.member import Metrics
 from pipeline.learn.metrics import class_scores, json_numbers
 from pipeline.settings.tasks import TASKS
@@ -59,20 +59,10 @@ def write_tables(folder: Path, predictions: pa.Table) -> None:
 
 
 def _write_classes(path: Path, answers: pa.Table, *, classes: list[str]) -> None:
-    predicted, actual = (_marks(answers[name], classes) for name in ("predicted", "actual"))
+    predicted, actual = (label_marks(answers[name], classes) for name in ("predicted", "actual"))
     scores = [asdict(score) for score in class_scores(predicted, actual)]
     rows = ([name, *score.values()] for name, score in zip(classes, scores, strict=True))
     write_csv(path, ["class", *scores[0]], rows)
-
-
-def _marks(labels: pa.ChunkedArray, classes: list[str]) -> np.ndarray:
-    """Where rows (M, K) have each class; a label is a class, or a list of them."""
-    found = np.zeros((len(labels), len(classes)), dtype=bool)
-    is_list = pa.types.is_list(labels.type)
-    rows = pc.list_parent_indices(labels).to_numpy() if is_list else np.arange(len(labels))
-    names = pc.list_flatten(labels) if is_list else labels
-    found[rows, pc.index_in(names, pa.array(classes)).to_numpy()] = True
-    return found
 
 
 def _rows(table: pa.Table, columns: list[str]) -> Iterable[Sequence[object]]:

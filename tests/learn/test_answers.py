@@ -57,7 +57,7 @@ def test_shares_of_right_answers_are_counted_clip_by_clip() -> None:
     table = answer_table(["b", "b", "a", "a"], task="frame_labels", truth=list("xxyy"), answer=list("xyyy"))
     counted = tally(table)
     assert counted.clip_ids == ("a", "b")
-    assert counted.by_clip().tolist() == [1.0, 0.5]
+    assert counted.by_clip.tolist() == [1.0, 0.5]
     assert counted.metric(np.array([1, 1])) == 0.75
     assert counted.metric(np.array([0, 3])) == 0.5
     assert np.isnan(counted.metric(np.array([0, 0])))
@@ -72,7 +72,7 @@ def test_errors_of_several_values_are_roots_of_means_clip_by_clip() -> None:
         value=[1, 2, 1, 2],
     )
     counted = tally(table)
-    np.testing.assert_allclose(counted.by_clip(), [np.sqrt(12.5), np.sqrt(2)])
+    np.testing.assert_allclose(counted.by_clip, [-np.sqrt(12.5), -np.sqrt(2)])
     expected = (np.sqrt(9 / 2) + np.sqrt((16 + 4) / 2)) / 2
     assert counted.metric(np.ones(2)) == pytest.approx(expected)
     assert not hits(table).any()

@@ -82,7 +82,7 @@ def test_localisation_is_measured_at_25_equally_spaced_frames_of_each_clip():
 
 
 def test_f1_of_several_labels_equals_that_of_scikit_learn_for_clips_that_count_several_times():
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import average_precision_score, f1_score
 
     clips = np.repeat(range(12), 5)
     probabilities, positive = some_rows(60, 4)
@@ -94,12 +94,10 @@ def test_f1_of_several_labels_equals_that_of_scikit_learn_for_clips_that_count_s
     for average in ("micro", "macro"):
         expected = f1_score(positive[:, :3], said[:, :3], average=average, sample_weight=weights)
         assert metrics[f"{average}_f1"] == pytest.approx(expected)
-    repeated = np.repeat(np.arange(60), weights)
-    assert metrics["mAP"] == pytest.approx(
-        measure_labels(
-            probabilities[repeated], positive[repeated], thresholds=thresholds, clips=np.arange(len(repeated))
-        )(np.ones(len(repeated)))["mAP"]
-    )
+    by_class = [
+        average_precision_score(positive[:, k], probabilities[:, k], sample_weight=weights) for k in range(3)
+    ]
+    assert metrics["mAP"] == pytest.approx(np.mean(by_class))
     assert list(
         measure_labels(probabilities, positive, thresholds=thresholds, clips=clips, ranked=False)(counts)
     ) == [
@@ -298,6 +296,25 @@ def test_thresholds_are_chosen_by_answers_about_the_val_split_and_kept():
     )
 
 
+@pytest.mark.parametrize("kind", [Multilabel, FrameMultilabel])
+def test_predictions_say_the_labels_that_evaluation_says_also_at_the_thresholds_themselves(kind):
+    classes, clips = tuple("abcde"), [make_clip(f"c{number}", label="a|b|c|d|e") for number in range(40)]
+    clips = [
+        replace(clip, frame_labels=intervals(*((0.0, 1.0, name) for name in classes))) for clip in clips[:20]
+    ] + clips[20:]
+    shape = (1, 5) if kind is FrameMultilabel else (5,)
+    task = kind(classes)
+    predictions = predictions_of(task, clips, 3 * torch.randn(40, *shape))
+    tuned = task.tuned(predictions)
+    table = tuned.tabulate(predictions)
+    for output, answer, found in zip(
+        predictions.outputs, table["answer"].to_pylist(), table["probabilities"].to_pylist(), strict=True
+    ):
+        rows = tuned.render(output, torch.tensor([0.0]))
+        assert sorted(row["label"] for row in rows) == answer
+        assert {row["probability"] for row in rows} <= set(found)
+
+
 def test_intervals_of_several_labels_overlap_and_come_by_their_starts():
     task = FrameMultilabel(("talk", "walk"), thresholds=(0.5, 0.9))
     probabilities = torch.tensor([[0.6, 0.1], [0.8, 0.95], [0.1, 0.95], [0.7, 0.5]])
@@ -307,6 +324,18 @@ def test_intervals_of_several_labels_overlap_and_come_by_their_starts():
         for row in rows
     ]
     assert found == [(0.0, 0.2, "talk", 0.7), (0.1, 0.3, "walk", 0.95), (0.3, 0.4, "talk", 0.7)]
+
+
+def test_each_frame_has_a_row_for_each_of_its_labels_and_one_without_a_label():
+    task = FrameMultilabel(("talk", "walk"), thresholds=(0.5, 0.9))
+    probabilities = torch.tensor([[0.6, 0.1], [0.8, 0.95], [0.1, 0.2]], dtype=torch.float64)
+    rows = task.render_frames(probabilities.logit(), torch.tensor([0.0, 0.5, 1.0]))
+    assert [tuple(row.values()) for row in rows] == [
+        (0.0, "talk", pytest.approx(0.6)),
+        (0.5, "walk", pytest.approx(0.95)),
+        (0.5, "talk", pytest.approx(0.8)),
+        (1.0,),
+    ]
 
 
 def test_the_windows_of_a_clip_are_joined_with_the_labels_of_their_frames():

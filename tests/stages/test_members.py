@@ -116,6 +116,29 @@ def test_what_no_sweep_can_do_is_refused(workspace: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"halving": {"rungs": [1]}},
+            "halving compares val losses, whose scale depends on train.class_weights, train.focal_gamma."
+            " Leave halving out.",
+        ),
+        (
+            {"list": [{"train.monitor": "loss"}]},
+            "train.monitor loss has a scale that depends on train.class_weights, train.focal_gamma. Choose"
+            " another monitor.",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("workspace")
+def test_losses_of_different_scales_choose_no_member(options: dict[str, Any], reason: str) -> None:
+    grid = {"train.class_weights": [None, "balanced"], "train.focal_gamma": [0, 2]}
+    assert problems(grid=grid, **options) == [f"mine.yaml: {reason}"]
+    assert len(members(grid={"train.hidden_size": [4, 6]}, **options)) == 2
+    assert len(members(grid=grid)) == 4
+
+
 def test_a_wrong_params_yaml_is_named_first(workspace: Path) -> None:
     base = yaml.safe_load((workspace / "params.yaml").read_text())
     (workspace / "params.yaml").write_text(yaml.safe_dump({**base, "train": {"cell": "gr"}}))

@@ -13,7 +13,9 @@ from pipeline.learn.tasks import (
     Classification,
     Ctc,
     FrameLabels,
+    FrameMultilabel,
     FrameWords,
+    Multilabel,
     QuestionAnswering,
     Regression,
     Task,
@@ -26,6 +28,8 @@ CLASSES = ("left", "right", "up")
 TASKS: dict[str, Task] = {
     "classification": Classification(CLASSES),
     "frame_labels": FrameLabels(CLASSES),
+    "multilabel": Multilabel(CLASSES, thresholds=(0.3, 0.5, 0.6)),
+    "frame_multilabel": FrameMultilabel(CLASSES, thresholds=(0.3, 0.5, 0.6)),
     "regression": Regression((10.0, -5.0), (2.0, 0.5)),
     "captioning": Captioning(
         Vocabulary.from_texts(["one moves left", "two stays"]), WordsConfig(max_words=6)

@@ -174,22 +174,31 @@ def mean_average_precision(scores: np.ndarray, positive: np.ndarray) -> Callable
     `positive` (M, K) says where the classes are right, and `scores` (M, K) how likely they are for the model:
     equal ones are one step of the curve. A class that is right nowhere does not count; NaN where none is.
     """
-    order = np.argsort(-scores, axis=0, kind="stable")  # (M, K): the rows by falling score
-    ranked = np.take_along_axis(scores, order, axis=0)
-    is_end = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, scores.shape[1]), dtype=bool)])
-    positions = np.where(is_end, np.arange(len(scores))[:, None], len(scores))
-    ends = np.minimum.accumulate(positions[::-1], axis=0)[::-1]  # the last row of the same score
-    ranked_positive = np.take_along_axis(positive, order, axis=0)
+    occurring = positive.any(axis=0)
+    if not occurring.any():
+        return lambda _: math.nan
+    scores, positive = scores.T[occurring], positive.T[occurring]  # (K, M)
+    order = np.argsort(-scores, axis=1, kind="stable")  # the rows of each class by falling score
+    ranked = np.take_along_axis(scores, order, axis=1)
+    num_classes, num_rows = order.shape
+    is_end = np.hstack([ranked[:, 1:] != ranked[:, :-1], np.ones((num_classes, 1), dtype=bool)])
+    (steps,) = is_end.ravel().nonzero()  # where the curves have their points, among all places
+    (right,) = np.take_along_axis(positive, order, axis=1).ravel().nonzero()  # (P,) places of right rows
+    rows = order.ravel()[right]
+    ends = steps[np.searchsorted(steps, right)]  # (P,) the last place of the same class and score
+    last = np.searchsorted(right, ends, side="right") - 1  # (P,) the last right row up to there
+    classes = right // num_rows
+    firsts = np.searchsorted(classes, np.arange(num_classes))  # (K,) the first right row of each class
 
     def mean_over_classes(weights: np.ndarray) -> float:
-        counted = weights[order]  # (M, K)
-        true = counted * ranked_positive
-        precision = true.cumsum(axis=0) / np.maximum(counted.cumsum(axis=0), 1)
-        num_positive = true.sum(axis=0)  # (K,)
-        sums = (true * np.take_along_axis(precision, ends, axis=0)).sum(axis=0)
-        if not num_positive.any():
+        true = weights[rows]
+        num_true = np.add.reduceat(true, firsts)  # (K,)
+        if not num_true.any():
             return math.nan
-        return float((sums / np.maximum(num_positive, 1))[num_positive > 0].mean())
+        found = true.cumsum()[last] - (num_true.cumsum() - num_true)[classes]
+        said = weights[order].cumsum(axis=1).ravel()[ends]
+        sums = np.add.reduceat(true * found / np.maximum(said, 1), firsts)
+        return float((sums / np.maximum(num_true, 1))[num_true > 0].mean())
 
     return mean_over_classes
 

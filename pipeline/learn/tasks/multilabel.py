@@ -50,7 +50,7 @@ class Multilabel(Classification):
         if predictions is None:
             return replace(self, thresholds=None)
         outputs, targets, _ = predictions.rows(per_frame=self.facts.per_frame)
-        probabilities = self.interpret(outputs.double()).numpy()
+        probabilities = self._probabilities(outputs).numpy()
         return replace(self, thresholds=best_thresholds(probabilities, targets.numpy() == 1))
 
     def targets(self, batch: Batch) -> Tensor:
@@ -75,7 +75,7 @@ class Multilabel(Classification):
         return measure_together(
             measure_loss(losses * weights, weights, clips=clips),
             measure_labels(
-                self.interpret(outputs.double()).numpy(),
+                self._probabilities(outputs).numpy(),
                 targets.numpy() == 1,
                 thresholds=self._thresholds(),
                 clips=clips,
@@ -98,7 +98,7 @@ class Multilabel(Classification):
         """A row a clip, or a frame with its `frame_seconds`; truth and answer are lists of labels."""
         outputs, targets, clips = predictions.rows(per_frame=self.facts.per_frame)
         losses, weights = self._losses(outputs.double(), targets)
-        probabilities = self.interpret(outputs.double())
+        probabilities = self._probabilities(outputs)
         places = {}
         if self.facts.per_frame:
             places["frame_seconds"] = pa.array(torch.cat(predictions.frame_seconds).numpy())
@@ -125,12 +125,16 @@ class Multilabel(Classification):
         num_answers: int = 1,  # noqa: ARG002
     ) -> list[dict[str, str | float]]:
         """Logits (K,) as all classes that are said and their probabilities, the likeliest first."""
-        values, numbers = self.interpret(output).sort(descending=True)
+        values, numbers = self._probabilities(output).sort(descending=True)
         return [
             {"label": self.classes[number], "probability": value}
             for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
             if value >= self._thresholds()[number]
         ]
+
+    def _probabilities(self, outputs: Tensor) -> Tensor:
+        """Logits (..., K) as float32 probabilities, which thresholds, metrics and tables have in common."""
+        return self.interpret(outputs.double()).float()
 
     def _thresholds(self) -> np.ndarray:
         return np.array(self.thresholds or [0.5] * self.num_outputs)
@@ -194,7 +198,7 @@ class FrameMultilabel(Multilabel):
 
         They end as those of `FrameLabels.render` do, and so does the probability mean the same.
         """
-        values = self.interpret(output)
+        values = self._probabilities(output)
         said = (values.numpy() >= self._thresholds()).astype(np.int8)  # (T, K)
         changes = np.diff(said, axis=0, prepend=0, append=0)  # (T + 1, K)
         seconds = frame_edges(frame_seconds).tolist()
@@ -212,6 +216,17 @@ class FrameMultilabel(Multilabel):
                     *((column == sign).nonzero()[0].tolist() for sign in (1, -1)), strict=True
                 )
             )
+        ]
+
+    def render_frames(self, output: Tensor, frame_seconds: Tensor) -> list[dict[str, str | float]]:
+        """Logits (T, K) as a row for each label of a frame, the likeliest first, with the frame's time.
+
+        A frame without a label has a row with its time alone.
+        """
+        return [
+            {"frame_seconds": seconds, **row}
+            for logits, seconds in zip(output, frame_seconds.tolist(), strict=True)
+            for row in Multilabel.render(self, logits, frame_seconds) or [{}]
         ]
 
     @classmethod

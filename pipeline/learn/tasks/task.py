@@ -149,7 +149,7 @@ class Task(Protocol):
         ...
 
     def render_frames(self, output: Any, frame_seconds: Tensor) -> list[dict[str, str | float]]:  # noqa: ARG002
-        """A clip's output of `Predictions` as a row a frame. Raises ConfigError for other answers."""
+        """A clip's output of `Predictions` as rows of each frame. Raises ConfigError for other answers."""
         raise ConfigError(f"The model's task is {self.name}: it has no answer for each frame.")
 
     def tabulate(self, predictions: Predictions) -> pa.Table:

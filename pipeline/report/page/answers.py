@@ -4,20 +4,34 @@ import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.html import number
+from pipeline.report.page.timelines import Timeline, timeline, timeline_of_labels
 
 NUM_EXTREME = 24  # so many clips with the highest loss are shown first, and so many with the lowest last
 _NUM_RANKED = 3  # classes that are named with their probabilities
 
-Cell = tuple[str, str]  # the right class, and the model's
+Cell = tuple[str, str]  # the right class, and the model's; of several labels, a label and its Outcome
+
+Outcome = Literal[
+    "found", "missed", "wrong"
+]  # a label is right and said; is right, not said; is said, not right
+
+
+@dataclass(frozen=True)
+class Label:
+    """One of several labels at once."""
+
+    name: str
+    probability: float
+    outcome: Outcome | None  # None: the label is neither right nor said
 
 
 @dataclass(frozen=True)
@@ -29,23 +43,11 @@ class Answer:
     answer: str
     is_right: bool | None  # None: numbers are more or less wrong
     ranked: tuple[tuple[str, float], ...] = ()  # the likeliest classes and their probabilities
+    labels: tuple[Label, ...] = ()  # of several at once: all that are right or said, and likely ones
 
-
-@dataclass(frozen=True)
-class Stretch:
-    """Frames in a row with the same class, from start_seconds to end_seconds."""
-
-    start_seconds: float
-    end_seconds: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The classes of a clip's frames, in time."""
-
-    truth: tuple[Stretch, ...]
-    answer: tuple[Stretch, ...]
+    def num_labels(self, outcome: Outcome) -> int:
+        """How many of its labels have this outcome."""
+        return sum(label.outcome == outcome for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ClipAnswers:
     answers: tuple[Answer, ...]
     num_right: int
     num_rows: int  # answers or labelled frames
-    cells: frozenset[Cell]  # of its rows, where the model chooses among classes
+    cells: frozenset[Cell]  # of its rows, where there are classes
     timeline: Timeline | None = None  # of a task with an answer a frame
 
     @property
@@ -77,6 +79,9 @@ class ClassRow:
     precision: float  # 0 where the class was never answered
     recall: float
     f1: float
+    # Of several labels at once:
+    average_precision: float | None = None  # None: no row has the class
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict)  # the number of rows
 
 
 class Answers:
@@ -86,14 +91,22 @@ class Answers:
         metadata = predictions.schema.metadata or {}
         self.task = metadata.get(b"task", b"").decode()
         self.table = predictions.filter(pc.equal(predictions["model"], model))
-        several = pa.types.is_list(predictions.schema.field("answer").type)  # labels at once
-        for name in ("truth", "answer") if several else ():
-            place = self.table.column_names.index(name)
-            self.table = self.table.set_column(place, name, pc.binary_join(self.table[name], ", "))
-        self.chooses = "probabilities" in predictions.column_names and not several  # among classes
+        self.has_labels = pa.types.is_list(predictions.schema.field("answer").type)  # several at once
+        self.chooses = "probabilities" in predictions.column_names and not self.has_labels  # among classes
         self.has_values = "value" in predictions.column_names
         self.has_frames = "frame_seconds" in predictions.column_names
         self.known: list[str] = json.loads(metadata.get(b"classes", b"[]"))
+
+    @functools.cached_property
+    def names(self) -> dict[str, int]:
+        """The number of each class: of those among which the model chooses, and of others that are right."""
+        truths = [] if self.has_labels else pc.unique(self.table["truth"]).to_pylist()
+        return {name: number for number, name in enumerate(dict.fromkeys([*self.known, *sorted(truths)]))}
+
+    def token(self, cell: Cell) -> str:
+        """What stands for a cell in a page's links."""
+        first, second = cell
+        return f"{self.names[first]}:{second if self.has_labels else self.names[second]}"
 
     @functools.cached_property
     def losses(self) -> dict[str, float]:
@@ -119,6 +132,8 @@ class Answers:
 
     def classes(self) -> list[ClassRow]:
         """A row a class: those among which the model chooses, and others that are right."""
+        if self.has_labels:
+            return list(self._label_rows())
         cells = self.confusion()
         actual, predicted, hits = Counter[str](), Counter[str](), Counter[str]()
         for (truth, answer), count in cells.items():
@@ -133,8 +148,30 @@ class Answers:
                 hits[name] / max(actual[name], 1),
                 2 * hits[name] / max(actual[name] + predicted[name], 1),
             )
-            for name in dict.fromkeys([*self.known, *sorted(actual)])
+            for name in self.names
         ]
+
+    def _label_rows(self) -> Iterator[ClassRow]:
+        from pipeline.learn.answers import label_marks  # imports torch, which takes seconds
+        from pipeline.learn.metrics import class_scores, mean_average_precision
+
+        truth, said = (label_marks(self.table[name], self.known) for name in ("truth", "answer"))  # (M, K)
+        likely = pc.list_flatten(self.table["probabilities"]).to_numpy().reshape(truth.shape)
+        scores = class_scores(said, truth)
+        for name, score, right, answered, each in zip(
+            self.known, scores, truth.T, said.T, likely.T, strict=True
+        ):
+            precision = mean_average_precision(each[:, None], right[:, None])(np.ones(len(right)))
+            outcomes = {"found": right & answered, "missed": right & ~answered, "wrong": answered & ~right}
+            yield ClassRow(
+                name,
+                score.num_rows,
+                score.precision,
+                score.recall,
+                score.f1,
+                None if math.isnan(precision) else precision,
+                {outcome: int(rows.sum()) for outcome, rows in outcomes.items()},
+            )
 
     def choose(self, *, at_most: int) -> dict[str, str]:
         """The clips to show, the highest loss first, each with its place: worst, between or best.
@@ -175,27 +212,35 @@ class Answers:
         return sorted(clips, key=lambda clip: ranks[clip])[:num_clips]
 
     def _clip(self, clip_id: str, rows: list[dict[str, Any]]) -> ClipAnswers:
-        timeline = None
+        shown = None
         if self.has_frames:
             rows = sorted(rows, key=lambda row: row["frame_seconds"])
-            timeline = Timeline(*(_stretches(rows, name) for name in ("truth", "answer")))
+            shown = timeline_of_labels(rows, self.known) if self.has_labels else timeline(rows)
         answers = tuple(map(self._answer, rows)) if not self.has_frames else ()
         right = [self._is_right(row) for row in rows]
-        cells = frozenset((row["truth"], row["answer"]) for row in rows) if self.chooses else frozenset()
         return ClipAnswers(
             clip_id,
             self.losses.get(clip_id, math.nan),
             answers,
             sum(map(bool, right)),
             len(rows),
-            cells,
-            timeline,
+            frozenset(cell for row in rows for cell in self._cells(row)),
+            shown,
         )
+
+    def _cells(self, row: dict[str, Any]) -> Iterable[Cell]:
+        if self.has_labels:
+            names = {*row["truth"], *row["answer"]}
+            return ((name, outcome) for name in names if (outcome := _outcome(row, name)))
+        return [(row["truth"], row["answer"])] if self.chooses else ()
 
     def _answer(self, row: dict[str, Any]) -> Answer:
         if self.has_values:
             about = f"value {row['value']}" if self.num_values > 1 else ""
             return Answer(about, (number(row["truth"]),), number(row["answer"]), None)
+        if self.has_labels:
+            labels, said = tuple(self._labels(row)), ", ".join(row["answer"])
+            return Answer("", tuple(row["truth"]), said, self._is_right(row), labels=labels)
         truth = row["truth"] if isinstance(row["truth"], list) else [row["truth"]]
         ranked: tuple[tuple[str, float], ...] = ()
         if self.chooses:
@@ -203,6 +248,14 @@ class Answers:
             order = np.argsort(-probabilities, kind="stable")[:_NUM_RANKED]
             ranked = tuple((self.known[i], float(probabilities[i])) for i in order)
         return Answer(row.get("question", ""), tuple(truth), row["answer"], self._is_right(row), ranked)
+
+    def _labels(self, row: dict[str, Any]) -> Iterator[Label]:
+        """All labels that are right or said, and at least three; the likeliest first."""
+        ranked = sorted(zip(self.known, row["probabilities"], strict=True), key=lambda each: -each[1])
+        for place, (name, probability) in enumerate(ranked):
+            outcome = _outcome(row, name)
+            if outcome or place < _NUM_RANKED:
+                yield Label(name, probability, outcome)
 
     @property
     def num_values(self) -> int:
@@ -213,22 +266,15 @@ class Answers:
         if self.has_values:
             return None
         truth = row["truth"]
-        if isinstance(truth, list):
+        if isinstance(truth, list) and not self.has_labels:
             from pipeline.learn.vocabulary import measured_words  # imports torch
 
             return measured_words(row["answer"]) in map(measured_words, truth)
         return bool(row["answer"] == truth)
 
 
-def _stretches(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Stretch, ...]:
-    """Runs of frames with the same class; a frame is shown until the next, as far as frames are dense."""
-    times = np.array([row["frame_seconds"] for row in rows])
-    gaps = np.diff(times)
-    usual = float(np.median(gaps)) if len(gaps) else 1.0
-    ends = times + np.append(np.minimum(gaps, 1.5 * usual), usual)
-    found: list[Stretch] = []
-    for row, start, end in zip(rows, times.tolist(), ends.tolist(), strict=True):
-        if found and found[-1].label == row[name] and found[-1].end_seconds >= start - 1e-9:
-            start = found.pop().start_seconds
-        found.append(Stretch(start, end, row[name]))
-    return tuple(found)
+def _outcome(row: Mapping[str, Any], name: str) -> Outcome | None:
+    """What became of a label, in a row with several."""
+    if name in row["truth"]:
+        return "found" if name in row["answer"] else "missed"
+    return "wrong" if name in row["answer"] else None

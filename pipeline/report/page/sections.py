@@ -13,6 +13,7 @@ from pipeline.report.runs import Run, differing_settings
 
 _MAX_CLASSES = 30  # of a confusion matrix
 _MAX_ROWS = 400  # of a table
+_MAX_LABELS = 20  # of a clip that has several at once
 _MODELS = {
     "recurrent": "the trained model",
     "shuffled": "the same model, which reads the frames of each clip in a random order",
@@ -125,30 +126,41 @@ def _confusion(context: Context) -> dict[str, Any] | None:
         if truth != answer:
             mistakes[truth] += count
             mistakes[answer] += count
-    names = list(dict.fromkeys([*answers.known, *sorted(totals)]))
+    names = list(answers.names)
     most = {name for name, _ in mistakes.most_common(_MAX_CLASSES)}
     classes = names if len(names) <= _MAX_CLASSES else [name for name in names if name in most]
-    shown: dict[Cell, list[int]] = {}
-    for clip in context.gallery.clips:
-        for cell in clip.first.cells:
-            shown.setdefault(cell, []).append(clip.number)
     return {
         "classes": classes,
         "num_classes": len(names),
-        "numbers": {name: number for number, name in enumerate(names)},
+        "answers": answers,
         "cells": cells,
         "totals": totals,
-        "shown": shown,
+        "shown": _shown(context),
         "noun": _noun(context),
     }
 
 
 def _classes(context: Context) -> dict[str, Any] | None:
     answers = context.answers[0]
-    if len(context.runs) > 1 or not answers.chooses:
+    if len(context.runs) > 1 or not (answers.chooses or answers.has_labels):
         return None
     rows = answers.classes()
-    return {"rows": rows[:_MAX_ROWS], "num_rows": len(rows), "noun": _noun(context)}
+    return {
+        "rows": rows[:_MAX_ROWS],
+        "num_rows": len(rows),
+        "noun": _noun(context),
+        "answers": answers,
+        "shown": _shown(context),
+    }
+
+
+def _shown(context: Context) -> dict[Cell, list[int]]:
+    """The numbers of the clips on the page that have each cell."""
+    shown: dict[Cell, list[int]] = {}
+    for clip in context.gallery.clips:
+        for cell in clip.first.cells:
+            shown.setdefault(cell, []).append(clip.number)
+    return shown
 
 
 def _noun(context: Context) -> str:
@@ -170,7 +182,6 @@ def _values(context: Context) -> dict[str, Any] | None:
 
 
 def _clips(context: Context) -> dict[str, Any]:
-    confusion = _confusion(context)
     answers = context.answers[0]
     names = (
         dict.fromkeys(label for run in context.answers for label in run.known) if answers.has_frames else {}
@@ -178,7 +189,9 @@ def _clips(context: Context) -> dict[str, Any]:
     return {
         "gallery": context.gallery,
         "single": len(context.runs) == 1,
-        "numbers": confusion["numbers"] if confusion else {},
+        "answers": answers,
+        "tokens": lambda clip: sorted(map(answers.token, clip.first.cells)),
+        "max_labels": _MAX_LABELS,
         "colours": {name: 1 + number % 7 for number, name in enumerate(names)},
         "num_shown": len(list(context.gallery.clips)),
         "facts": context.run.facts,
