@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.comparison import answer_split
@@ -119,7 +120,9 @@ class Trainings:
         try:
             self._train(names, "recurrent", None, on_batch=note_batch)
         except _Probed:
-            return (times[-1] - times[0]) / (len(times) - 1) * sum(num_left.values())
+            # Members of other batch sizes, for example, have not begun: they count as the mean of the others.
+            num_batches = fmean(num_left.values()) * len(names)
+            return (times[-1] - times[0]) / (len(times) - 1) * num_batches
         return 0.0
 
     def _inputs(self, name: str) -> dict[str, str]:

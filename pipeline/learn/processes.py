@@ -1,74 +1,124 @@
 """Trainings in processes side by side: on a GPU, one process spends most of its time in Python."""
 
+import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.learn.member import Metrics
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig
+from pipeline.system.devices import resolve_device
+
+log = logging.getLogger(__name__)
 
 OnBatch = Callable[[str, int, int], None]  # of a model's name, the number of batches done, and of all
+OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
 
 
 class Train(Protocol):
     """`train_many` with some of its arguments."""
 
-    def __call__(self, *, members: Sequence[MemberConfig], machine: Machine, on_batch: OnBatch) -> object:
+    def __call__(
+        self, *, members: Sequence[MemberConfig], machine: Machine, on_batch: OnBatch, on_epoch: OnEpoch
+    ) -> object:
         """Train these members."""
         ...
 
 
 def train_in_processes(
-    train: Train, members: Sequence[MemberConfig], *, machine: Machine, on_batch: OnBatch
+    train: Train, members: Sequence[MemberConfig], *, machine: Machine, on_batch: OnBatch, on_epoch: OnEpoch
 ) -> None:
     """Train members in `machine.num_trainings` processes, which keep their states where `train` says.
 
-    Whoever trains the same members afterwards goes on from these states. A process that ends by an error
-    leaves the rest to him, and so the error. With `device: auto`, the processes take all GPUs in turn.
+    Whoever trains the same members afterwards goes on from these states. A process that ends by an error or a
+    signal leaves the rest of its members to the caller, who also meets the error. With `device: auto`, the
+    processes take all GPUs in turn.
     """
     context = multiprocessing.get_context("spawn")
-    number = min(machine.num_trainings, len(members))
-    heard: list[Connection] = []
+    machines = _shares(machine, min(machine.num_trainings, len(members)))
+    running: dict[Connection, BaseProcess] = {}
     with ExitStack() as stack:
-        for position in range(number):
-            ours, theirs = context.Pipe(duplex=False)
-            part = members[position::number]
-            process = context.Process(
-                target=_work, args=(train, part, _share(machine, number, position), theirs), daemon=True
-            )
-            process.start()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-            theirs.close()
-            heard.append(ours)
-        while heard:
-            ready = set(wait(heard))
-            for connection in [each for each in heard if each in ready]:
+        with _interrupts_held_back():  # the processes never get them: Ctrl-C is for the caller, who ends them
+            for position, share in enumerate(machines):
+                ours, theirs = context.Pipe(duplex=False)
+                part = members[position :: len(machines)]
+                process = context.Process(
+                    target=_work, args=(train, part, share, torch.get_num_threads(), theirs), daemon=True
+                )
+                process.start()
+                stack.callback(process.join)
+                stack.callback(process.terminate)
+                theirs.close()
+                running[ours] = process
+        while running:
+            ready = set(wait(list(running)))
+            for connection in [each for each in running if each in ready]:
                 try:
-                    on_batch(*connection.recv())
-                except EOFError:
-                    heard.remove(connection)
+                    name, *progress = connection.recv()
+                except (EOFError, OSError):  # OSError: it ended within a message
+                    _say_end(running.pop(connection))
+                else:
+                    (on_epoch if len(progress) == 1 else on_batch)(name, *progress)
 
 
-def _share(machine: Machine, number: int, position: int) -> Machine:
-    """The part of the machine that one of `number` processes takes."""
+def _shares(machine: Machine, number: int) -> list[Machine]:
+    """What each of `number` processes takes of the machine."""
+    device = resolve_device(machine.device)
+    devices = [machine.device]
+    if machine.device == "auto" and device.type == "cuda":
+        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    num_on_each = -(-number // len(devices))
     changes: dict[str, object] = {"num_trainings": 1, "resident_mb": machine.resident_mb // number}
-    if machine.resident_gpu_mb is not None:
-        changes["resident_gpu_mb"] = machine.resident_gpu_mb // number
-    elif torch.cuda.is_available():
-        changes["resident_gpu_mb"] = (torch.cuda.mem_get_info()[0] >> 21) // number
-    if machine.device == "auto" and torch.cuda.is_available():
-        changes["device"] = f"cuda:{position % torch.cuda.device_count()}"
-    return machine.model_copy(update=changes)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of trainings before; other processes can't use it
+        free_mb = min(torch.cuda.mem_get_info(each)[0] for each in map(resolve_device, devices)) >> 20
+        limit_mb = free_mb // 2 if machine.resident_gpu_mb is None else machine.resident_gpu_mb
+        changes["resident_gpu_mb"] = limit_mb // num_on_each
+    return [
+        machine.model_copy(update={**changes, "device": devices[position % len(devices)]})
+        for position in range(number)
+    ]
 
 
-def _work(train: Train, members: Sequence[MemberConfig], machine: Machine, told: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    with suppress(PipelineError, BrokenPipeError):  # the parent is gone, or meets the error itself
-        train(members=members, machine=machine, on_batch=lambda *batch: told.send(batch))
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold back Ctrl-C from this thread for a moment, and for ever from processes that are started in it."""
+    resource_tracker.ensure_running()  # started later, it would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _say_end(process: BaseProcess) -> None:
+    """Warn of a process that ended otherwise than by an error that the caller meets, too."""
+    process.join()
+    if code := process.exitcode:
+        cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        log.warning(
+            "A training process ended %s. Its models are trained after the others, in one process.", cause
+        )
+
+
+def _work(
+    train: Train, members: Sequence[MemberConfig], machine: Machine, num_threads: int, told: Connection
+) -> None:
+    logging.disable(logging.WARNING)  # the caller has the same to say when it goes on
+    torch.set_num_threads(num_threads)
+    with suppress(PipelineError, BrokenPipeError):  # BrokenPipeError: the caller is gone
+        train(
+            members=members,
+            machine=machine,
+            on_batch=lambda *progress: told.send(progress),
+            on_epoch=lambda *progress: told.send(progress),
+        )

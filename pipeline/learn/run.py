@@ -3,7 +3,7 @@
 import copy
 import functools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.identity import input_digests, loaded_code, refuse_changes, state_path
 from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.metrics import json_numbers
-from pipeline.learn.processes import OnBatch, train_in_processes
+from pipeline.learn.processes import OnBatch, OnEpoch, train_in_processes
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import fit_many
@@ -26,9 +26,6 @@ from pipeline.store import FeatureView, open_view
 from pipeline.system.files import file_lock
 
 log = logging.getLogger(__name__)
-
-
-OnEpoch = Callable[[str, Metrics], None]  # of a model's name, and its metrics of the epoch
 
 
 @dataclass(frozen=True)
@@ -153,10 +150,19 @@ def train_many(
         As `train` does, but for the loss of a member.
     """
     loaded_code()
+    num_told: Counter[str] = Counter()  # epochs that a process has told of, by member
     if machine.num_trainings > 1 and len(members) > 1:
-        ahead = functools.partial(train_many, features, manifest, until=until, weights=weights, state=state)
+
+        def tell_first(name: str, metrics: Metrics) -> None:
+            num_told[name] += 1
+            on_epoch(name, metrics)
+
         train_in_processes(
-            ahead, [each._replace(checkpoint=None) for each in members], machine=machine, on_batch=on_batch
+            functools.partial(train_many, features, manifest, until=until, weights=weights, state=state),
+            [each._replace(checkpoint=None) for each in members],
+            machine=machine,
+            on_batch=on_batch,
+            on_epoch=tell_first,
         )
     inputs = input_digests(features, manifest)
     outcomes: dict[str, Outcome] = {}
@@ -167,7 +173,10 @@ def train_many(
 
     def tell_epoch(member: Member, metrics: Metrics) -> None:
         for each in asked[member.state_path]:
-            on_epoch(each.name, metrics)
+            if num_told[each.name]:
+                num_told[each.name] -= 1
+            else:
+                on_epoch(each.name, metrics)
 
     def keep(member: Member, shared: Shared) -> None:
         """Note the outcomes of a training; at its end, write its checkpoints instead of its state."""

@@ -236,6 +236,17 @@ def test_the_plan_names_groups_that_share_batches_and_the_time(
     assert "2 of them are trained, and are not trained again:\n  {}\n  {}\n".format(*NAMES[:2]) in stdout
 
 
+def test_members_that_wait_for_others_count_in_the_time_of_a_sweep(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.sweep_training, "_PROBE_SECONDS", 0.0)
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)  # each batch takes a second
+    monkeypatch.setattr(stages.sweep_training, "time", clock)
+    stdout, _ = sweep(workspace, "grid", "-S", "train.batch_size=100,99", "--no-experiments", "--plan")
+    # One member has done two of its four batches when the time is taken. The other one counts as much.
+    assert stdout.splitlines()[-1] == "At most 8 epochs, 0.50 s each: 4 s."
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
