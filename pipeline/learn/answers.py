@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.learn.metrics import mean_average_precision
+from pipeline.learn.metrics.text import count_word_errors
 from pipeline.learn.vocabulary import measured_words
 from pipeline.settings.tasks import TASKS
 
@@ -35,9 +36,8 @@ def tally(predictions: pa.Table, *, model: str = "recurrent") -> Tally:
     """Count one model's answers in a table that `pipeline.learn.evaluation.prediction_table` describes."""
     rows = predictions.filter(pc.field("model") == model)
     clip_ids, clips = np.unique(rows["clip_id"].to_numpy(), return_inverse=True)  # (N,), (M,)
-    count = {"mAP": _count_labels, "rmse": _count_errors}.get(
-        TASKS[task_of(predictions)].headline, _count_hits
-    )
+    counters = {"mAP": _count_labels, "rmse": _count_errors, "word_error_rate": _count_words}
+    count = counters.get(TASKS[task_of(predictions)].headline, _count_hits)
     losses, weights = (rows[name].to_numpy() for name in ("loss", "loss_weight"))
     known = ~np.isnan(losses)
     loss = float(np.average(losses[known], weights=weights[known])) if weights[known].any() else float("nan")
@@ -61,6 +61,18 @@ def _count_errors(rows: pa.Table, clips: np.ndarray) -> _Counts:
         return float(np.mean([_ratio(each @ counts, counts.sum()) ** 0.5 for each in squares]))
 
     return root_mean_square, -np.sqrt(squares.mean(axis=0)), "is closer than {}"
+
+
+def _count_words(rows: pa.Table, clips: np.ndarray) -> _Counts:
+    """The word error rate of a clip's answer, of which there is one."""
+    errors, lengths = count_word_errors(rows["answer"].to_pylist(), rows["truth"].to_pylist())
+    num_wrong, num_words = np.bincount(clips, errors), np.bincount(clips, lengths)  # (N,)
+    rates = num_wrong / np.maximum(num_words, 1)
+    return (
+        lambda counts: _ratio(num_wrong @ counts, num_words @ counts),
+        -rates,
+        "has fewer wrong words than {}",
+    )
 
 
 def _count_labels(rows: pa.Table, clips: np.ndarray) -> _Counts:

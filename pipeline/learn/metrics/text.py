@@ -63,13 +63,7 @@ def measure_word_errors(answers: Sequence[str], references: Sequence[Sequence[st
     right, divided by the number of words of the references: 0 is perfect, and it may be above 1. Of several
     references of an answer, the one with the smallest share of errors counts.
     """
-    errors, lengths = np.array(
-        [
-            min((_word_errors(answer, text) for text in texts), key=lambda pair: pair[0] / max(pair[1], 1))
-            for answer, texts in zip(answers, references, strict=True)
-        ],
-        dtype=float,
-    ).T
+    errors, lengths = count_word_errors(answers, references)
 
     def count_errors(counts: np.ndarray) -> dict[str, float]:
         total = float(counts @ lengths)
@@ -81,12 +75,22 @@ def measure_word_errors(answers: Sequence[str], references: Sequence[Sequence[st
     return count_errors
 
 
-def _word_errors(answer: str, reference: str) -> tuple[int, int]:
-    """The number of wrong words of an answer, and the number of words of the reference."""
-    ours, theirs = measured_words(answer), measured_words(reference)
-    numbers = {word: number for number, word in enumerate({*ours, *theirs})}
-    said, right = (np.array([numbers[word] for word in words], dtype=int) for words in (ours, theirs))
-    return edit_distance(said, right), len(theirs)
+def count_word_errors(
+    answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The wrong words (N,) of `measure_word_errors`, and the words (N,) of the references that count."""
+    pairs = zip(answers, references, strict=True)
+    counts = np.array([_fewest_errors(answer, texts) for answer, texts in pairs], dtype=float)
+    return counts[:, 0], counts[:, 1]
+
+
+def _fewest_errors(answer: str, references: Sequence[str]) -> tuple[int, int]:
+    """The number of wrong words of an answer, and the number of words of the reference that counts."""
+    said, counts = measured_words(answer), []
+    for right in map(measured_words, references):
+        _, numbers = np.unique([*said, *right], return_inverse=True)
+        counts.append((edit_distance(numbers[: len(said)], numbers[len(said) :]), len(right)))
+    return min(counts, key=lambda count: count[0] / max(count[1], 1))
 
 
 def cider_scores(answers: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
