@@ -69,8 +69,7 @@ LENGTHS = (1, NUM_FRAMES, 9)  # in frames; files are traced with NUM_FRAMES
         ),
         ("classification", {"cell": "rnn", "num_layers": 2, "bidirectional": False, "summary": "mean"}),
         ("classification", {"cell": "transformer", "hidden_size": 8, "bidirectional": False}),
-        ("frame_words", {"cell": "none"}),
-        ("ctc", {"cell": "lstm"}),
+        ("ctc", {"cell": "none"}),
     ],
 )
 def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and_frames(
