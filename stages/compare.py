@@ -14,8 +14,9 @@ from pathlib import Path
 from pipeline.learn.comparison import answer_split
 from pipeline.learn.evaluation import prediction_table
 from pipeline.manifest import SPLITS, clips_digest
+from pipeline.report.compare_runs import compare_runs
 from pipeline.report.page import Extras, write_page
-from pipeline.report.run_comparison import RunComparison, compare_runs
+from pipeline.report.run_comparison import RunComparison
 from pipeline.settings.evaluation import Split
 from stages import console
 from stages.machine import read_machine
@@ -50,6 +51,11 @@ def main() -> None:
     parser.add_argument(
         "--common", action="store_true", help="leave out clips that not all runs were asked the same about"
     )
+    parser.add_argument(
+        "--by",
+        metavar="COLUMN",
+        help="compare also on the clips with each value of this column, a meta_<name>",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table, with settings that differ")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
@@ -61,7 +67,7 @@ def main() -> None:
     if split:
         manifest = arguments.manifest or Path(read_params().corpus.manifest)
         found = [_answered(each, split=split, manifest=manifest) for each in found]
-    comparison = compare_runs([each.run for each in found], common=arguments.common)
+    comparison = compare_runs([each.run for each in found], common=arguments.common, by=arguments.by or "")
     if arguments.csv:
         comparison.write_csv(arguments.csv)
     if arguments.html:

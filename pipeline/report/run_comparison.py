@@ -1,27 +1,25 @@
-"""Several runs beside each other: their settings, their metric, and the clips about which they differ."""
+"""Runs beside each other: their settings, their metric, and the clips about which they differ, in words."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.errors import RunError, UnequalClipsError, few
-from pipeline.learn.answers import Tally, asked, tally
+from pipeline.errors import few
+from pipeline.learn.answers import Tally
 from pipeline.learn.evaluation import with_interval
-from pipeline.learn.metrics import Estimate, draw_clips, estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Candidate, Ranking, rank
+from pipeline.learn.metrics import Estimate, json_numbers
+from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Ranking
 from pipeline.report.runs import Run, differing_settings
 from pipeline.report.tables import aligned, write_csv
 
 _MAX_CLIPS = 8  # that a line names
 _MAX_NAMES = 8  # of runs in a sentence
 _MAX_DUELS = 5  # in the text: the best run against so many others
+EMPTY = "(empty)"  # stands for an empty cell of a manifest
 _EQUAL = 1e-9  # a smaller difference about a clip is rounding
 
 
@@ -42,7 +40,9 @@ class RunComparison:
     estimates: tuple[Estimate, ...]  # of each run: its metric
     tallies: tuple[Tally, ...]  # of each run; all have the same clips
     ranking: Ranking  # each run is a setting of its own
-    num_left_out: int  # clips that not all runs were asked about
+    num_left_out: int = 0  # clips that not all runs were asked about
+    column: str = ""  # meta_<name>, by whose values `by` has the clips; "": by none
+    by: Mapping[str, "RunComparison"] = field(default_factory=dict)  # of the clips with each value; "": empty
 
     @property
     def metric(self) -> str:
@@ -135,6 +135,9 @@ class RunComparison:
     def as_json(self) -> dict[str, Any]:
         """Everything, for JSON; None for what is not defined."""
         names = [run.name for run in self.runs]
+        groups = {
+            value: {"num_clips": each.num_clips, "runs": each.rows()} for value, each in self.by.items()
+        }
         return {
             "task": self.runs[0].task,
             "split": self.split,
@@ -147,6 +150,7 @@ class RunComparison:
             "runs": self.rows(),
             "settings": {key: dict(zip(names, row, strict=True)) for key, row in self.settings().items()},
             "clips": [asdict(duel) for duel in self.duels()],
+            **({"by": {self.column: groups}} if groups else {}),
         }
 
     def write_csv(self, path: Path) -> None:
@@ -171,6 +175,8 @@ class RunComparison:
             parts.append("No settings differ.")
         else:
             parts.append(aligned(table if len(table) >= len(self.runs) else list(zip(*table, strict=True))))
+        if self.by:
+            parts += [aligned(self._group_cells()), self.caution()]
         parts.append("\n".join(line for duel in self.duels()[:_MAX_DUELS] for line in self._lines(duel)))
         return "\n\n".join(filter(None, parts))
 
@@ -184,6 +190,23 @@ class RunComparison:
             rows.append([run.name, with_interval(value), difference, f"{counted.loss:.4f}"])
         return rows
 
+    def _group_cells(self) -> list[list[str]]:
+        """The cells of a table: a row a run for each value of the column, its best run first."""
+        rows = [[f"by {self.column}", "clips", "run", self._words, "difference", "loss"]]
+        for value, each in self.by.items():
+            firsts = iter([(value or EMPTY, str(each.num_clips))])
+            rows += ([*next(firsts, ("", "")), *cells] for cells in each._cells()[1:])
+        return rows
+
+    def caution(self) -> str:
+        """A sentence about comparisons of many groups of clips; "" without groups."""
+        if not self.by:
+            return ""
+        return (
+            f"Each value of {self.column} is a comparison by itself: the more of them, the likelier is a"
+            " difference by chance."
+        )
+
     def left_out(self) -> str:
         """A sentence about the clips that are left out; "" if there are none."""
         if not self.num_left_out:
@@ -195,120 +218,14 @@ class RunComparison:
         best, ahead = self.runs[0].name, self.tallies[0].ahead
         for first, second, clips in ((best, duel.name, duel.best_ahead), (duel.name, best, duel.best_behind)):
             names = f": {few(clips, at_most=_MAX_CLIPS)}" if clips else ""
-            yield f"{first} {ahead.format(second)} about {_clips(clips)}{names}."
+            yield f"{first} {ahead.format(second)} about {clips_text(clips)}{names}."
 
     @property
     def _words(self) -> str:
         return self.metric.replace("_", " ")
 
 
-def compare_runs(
-    runs: Sequence[Run], *, common: bool = False, num_resamples: int = 1000, seed: int = 0
-) -> RunComparison:
-    """Compare runs on the clips that they were asked about; see `rank`.
-
-    Args:
-        runs: two or more, of one task and split. Their order changes nothing: equal ones are sorted by name.
-        common: leave out the clips that not all runs were asked the same about.
-        num_resamples: draws of the clips.
-        seed: of the draws.
-
-    Raises:
-        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits.
-        UnequalClipsError: for runs that were asked about other clips, or have other right answers for them.
-    """
-    if len(runs) < 2:
-        raise RunError("Comparing takes at least two runs.")
-    for first, second in combinations(runs, 2):
-        _check_pair(first, second)
-    answers = {run.name: _answers(run) for run in runs}
-    questions = {name: asked(table) for name, table in answers.items()}
-    difference = next(_clip_differences(questions), "")
-    if difference and not common:
-        raise UnequalClipsError(difference)
-    ours, *theirs = questions.values()
-    clips = [clip for clip, rows in ours.items() if all(other.get(clip) == rows for other in theirs)]
-    if not clips:
-        raise RunError(f"There is no clip that all runs were asked the same about. {difference}")
-    tallies = {
-        name: tally(table.filter(pc.is_in(table["clip_id"], pa.array(clips))))
-        for name, table in answers.items()
-    }
-    facts = runs[0].facts
-    ranking = rank(
-        [
-            Candidate(name, name, each.metric, math.inf if math.isnan(each.loss) else each.loss)
-            for name, each in sorted(tallies.items(), reverse=True)  # of equal ones, the last is the best
-        ],
-        num_clips=len(clips),
-        sign=facts.monitors[facts.headline],
-        num_resamples=num_resamples,
-        seed=seed,
-    )
-    by_name, order = {run.name: run for run in runs}, [each.members[0] for each in ranking.settings]
-    draws = list(draw_clips(len(clips), num_resamples=num_resamples, seed=seed))
-    return RunComparison(
-        runs=tuple(by_name[name] for name in order),
-        estimates=tuple(
-            estimate(
-                facts.headline,
-                ranking.values[name],
-                np.array([tallies[name].metric(counts) for counts in draws]),
-                num_clips=len(clips),
-            )
-            for name in order
-        ),
-        tallies=tuple(tallies[name] for name in order),
-        ranking=ranking,
-        num_left_out=len({clip for each in questions.values() for clip in each}) - len(clips),
-    )
-
-
-def _check_pair(first: Run, second: Run) -> None:
-    """Raise RunError for two runs that can't be compared, whatever their clips are."""
-    for run in (first, second):
-        if run.predictions is None:
-            raise RunError(f"{run.name} has no answers to compare.")
-    if first.name == second.name:
-        raise RunError(f"{first.name} is named twice.")
-    if first.task != second.task:
-        raise RunError(
-            f"The task of {first.name} is {first.task}, that of {second.name} is {second.task}: they can't be"
-            " compared."
-        )
-    if first.split != second.split:
-        raise RunError(
-            f"{first.name} was evaluated on the {first.split} clips, {second.name} on the {second.split}"
-            " clips."
-        )
-    if not differing_settings([first, second]) and _answers(first).equals(_answers(second)):
-        raise RunError(
-            f"{first.name} and {second.name} are the same run: their settings and answers are equal."
-        )
-
-
-def _answers(run: Run) -> Any:
-    """The answers of the model, without those of its controls."""
-    return run.predictions.filter(pc.field("model") == "recurrent")
-
-
-def _clip_differences(questions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A sentence for each run that was not asked the same about the same clips as the first one."""
-    (first, ours), *others = questions.items()
-    for second, theirs in others:
-        if missing := ours.keys() ^ theirs.keys():
-            yield (
-                f"{first} was asked about {_clips(ours)}, {second} about {len(theirs)}; only one of"
-                f" them about {few(sorted(missing))}."
-            )
-        elif changed := [clip for clip, rows in ours.items() if theirs[clip] != rows]:
-            yield (
-                f"{first} and {second} were asked about other frames, or have other right answers, for"
-                f" {_clips(changed)}: {few(sorted(changed))}."
-            )
-
-
-def _clips(clips: Sized) -> str:
+def clips_text(clips: Sized) -> str:
     """`1 clip`, `2 clips`."""
     return f"{len(clips)} clip{'s' * (len(clips) != 1)}"
 

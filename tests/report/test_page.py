@@ -17,11 +17,20 @@ from pipeline.learn.evaluation import (
     with_interval,
 )
 from pipeline.learn.metrics import class_scores
-from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression, Task
+from pipeline.learn.tasks import (
+    Classification,
+    FrameLabels,
+    FrameMultilabel,
+    Multilabel,
+    Predictions,
+    Regression,
+    Task,
+)
 from pipeline.manifest import Clip, write_manifest
+from pipeline.report.compare_runs import compare_runs
 from pipeline.report.page import Change, Extras, Look, page, write_page
 from pipeline.report.page.page import render_page
-from pipeline.report.run_comparison import compare_runs
+from pipeline.report.page.timelines import timeline_of_labels
 from pipeline.report.runs import Curve, Run
 from tests.support.media import write_video
 from tests.support.page import Node, read_page
@@ -320,6 +329,114 @@ def test_frame_labels_have_timelines_of_truth_and_answer(tmp_path):
     ]
     assert "2 of 3 labelled frames are right" in clip.text()
     assert [node.text() for node in root.at("confusion").all("a")] == ["2", "1", "2"]
+
+
+LABELS = ("sing", "talk", "walk")
+LABEL_LOGITS = [[2.0, -2.0, -3.0], [2.0, 1.0, -1.0], [-1.0, 3.0, 3.0], [-4.0, -4.0, -4.0]]
+LABEL_MARKS = [[1, 0, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def with_labels(path: Path) -> Run:
+    """A run of four clips with several labels, three of which have a camera."""
+    clips = [make_clip(name, split="test", meta={"camera": "2"} if name != "d" else {}) for name in "abcd"]
+    return evaluated(Multilabel(LABELS), clips, LABEL_LOGITS, LABEL_MARKS, path)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return with_labels(tmp_path_factory.mktemp("labels"))
+
+
+def grouped(run: Run, by: dict[str, object]) -> Run:
+    """The run with metrics by columns meta_<name>."""
+    return dataclasses.replace(
+        run, metrics={**run.metrics, "recurrent": {**run.metrics["recurrent"], "by": by}}
+    )
+
+
+def test_each_of_several_labels_has_its_outcome_and_its_probability(labelled):
+    clips = {clip.text("h4"): clip for clip in shown(labelled).all("article")}
+    assert [node.text() for node in clips["a"].one(class_="labels").all("li")] == [
+        "sing ✓ found · 88.1 %",
+        "talk 11.9 %",
+        "walk ○ missed · 4.7 %",
+    ]
+    assert "✗ wrong 1 of 2 labels found" in clips["a"].text()
+    assert "✗ wrong 1 of 1 labels found, 1 wrong" in clips["b"].text()
+    assert "✓ correct 2 of 2 labels found" in clips["c"].text()
+    assert "✓ correct 0 of 0 labels found" in clips["d"].text()
+
+
+def test_the_table_of_several_labels_counts_outcomes_and_leads_to_their_clips(labelled):
+    root = shown(labelled)
+    header, *rows = root.at("classes").table()
+    assert header == ["class", "clips", "AP", "precision", "recall", "F1", "found", "missed", "wrong"]
+    assert rows == [
+        ["sing", "1", "0.5000", "0.5000", "1.0000", "0.6667", "1", "0", "1"],
+        ["talk", "2", "1.0000", "1.0000", "1.0000", "1.0000", "2", "0", "0"],
+        ["walk", "2", "0.8333", "1.0000", "0.5000", "0.6667", "1", "1", "0"],
+    ]
+    precisions = [float(row[2]) for row in rows]
+    assert np.mean(precisions) == pytest.approx(labelled.metrics["recurrent"]["mAP"], abs=1e-4)
+    links = {link.attributes["data-cell"]: link for link in root.at("classes").all("a")}
+    assert links.keys() == {"0:found", "0:wrong", "1:found", "2:found", "2:missed"}
+    for token, link in links.items():
+        first = root.at(link.attributes["href"].removeprefix("#"))
+        assert token in first.attributes["data-cells"].split()
+        cells = [clip.attributes["data-cells"].split() for clip in root.all("article")]
+        assert int(link.text()) == sum(token in each for each in cells)
+
+
+def test_clips_with_a_value_of_a_column_are_a_group_with_its_metrics(labelled):
+    score = {"mAP": 0.75, "loss": 0.25, "num_clips": 3, "intervals": {"mAP": [0.5, 0.9], "loss": None}}
+    none = {"mAP": None, "loss": 0.1, "num_clips": 1, "intervals": {"mAP": None, "loss": None}}
+    by = {
+        "meta_camera": {"num_values": 2, "values": {"": none, "2": score}},
+        "meta_day": {"num_values": 300, "values": None},
+    }
+    root = shown(grouped(labelled, by))
+    assert root.at("groups").table() == [
+        ["value", "clips", "mAP", "", "loss"],
+        ["(empty)", "1", "undefined [unknown]", "", "0.1000 [unknown]"],
+        ["2", "3", "0.7500 [0.500, 0.900]", "", "0.2500 [unknown]"],
+    ]
+    assert "meta_day has 300 values: too many for a table." in root.at("groups").text()
+    empty, two = (link.attributes["data-cell"] for link in root.at("groups").all("a"))
+    tokens = {clip.text("h4"): clip.attributes["data-cells"].split() for clip in root.all("article")}
+    assert {name for name, cells in tokens.items() if two in cells} == set("abc")
+    assert {name for name, cells in tokens.items() if empty in cells} == {"d"}
+    assert {
+        clip.text("h4"): [node.text() for node in clip.all(class_="meta")] for clip in root.all("article")
+    } == {
+        **{name: ["camera 2"] for name in "abc"},
+        "d": [],
+    }
+
+
+def test_each_of_several_labels_of_frames_has_lanes_of_truth_and_answer(tmp_path):
+    clips = [make_clip("a", split="test")]
+    outputs = [[[2.0, -1.0, -1.0], [2.0, 1.0, -1.0], [-1.0, 1.0, -1.0]]]
+    targets = [[[1, 0, 0], [1, 0, 0], [1, 1, 0]]]
+    root = shown(evaluated(FrameMultilabel(LABELS), clips, outputs, targets, tmp_path))
+    (clip,) = root.all("article")
+    tracks = [node.attributes["aria-label"] for node in clip.all("div") if "aria-label" in node.attributes]
+    assert tracks == [
+        "sing, truth: from 0 to 0.3 s",
+        "sing, answer: from 0 to 0.2 s",
+        "talk, truth: from 0.2 to 0.3 s",
+        "talk, answer: from 0.1 to 0.3 s",
+    ]
+    assert [node.text() for node in clip.all(class_="name")] == ["sing", "", "talk", ""]
+    assert "1 of 3 frames have all of their labels right, and no other" in clip.text()
+    assert root.at("classes").table()[0][:3] == ["class", "frames", "AP"]
+
+
+def test_of_very_many_labels_of_frames_those_of_most_frames_have_lanes():
+    names = [f"label{number:02}" for number in range(15)]
+    rows = [{"frame_seconds": 0.0, "truth": names, "answer": names[1:]}]
+    found = timeline_of_labels(rows, names)
+    assert [lane.name for lane in found.lanes[::2]] == names[1:13]
+    assert found.num_left_out == 3
 
 
 def test_values_are_dots_that_lead_to_their_clips(tmp_path):

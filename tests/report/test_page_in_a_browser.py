@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.page import Extras, write_page
-from tests.report.test_page import PAIRS, classified
+from tests.report.test_page import PAIRS, classified, grouped, with_labels
+from tests.support.browser import open_page
 from tests.support.media import write_video
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,4 +94,40 @@ def test_the_page_does_what_is_clicked_and_asks_for_nothing_outside(page: Path, 
         "sort": "descending",
         "video": [48, 64, None],
         "strip": 398,
+    }
+
+
+GROUPS = """(() => {
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((node) => node.textContent.trim());
+  const clips = () => texts(".clip:not([hidden]) h4").sort();
+  const click = (selector) => document.querySelector(selector).click();
+  const seen = { width: document.documentElement.scrollWidth - innerWidth };
+  click("#groups th:last-of-type button");
+  seen.sorted = texts("#groups tbody th");
+  click("#groups tbody a");
+  seen.group = clips();
+  click("#classes a[data-cell='2:missed']");
+  seen.missed = clips();
+  seen.words = document.querySelector(".filter span").textContent;
+  return seen;
+})()"""
+
+
+def test_groups_are_sorted_and_lead_to_their_clips_as_the_outcomes_of_labels_do(
+    tmp_path: Path,
+) -> None:
+    scores = {
+        value: {"mAP": 0.5, "loss": loss, "num_clips": 2, "intervals": {"mAP": None, "loss": None}}
+        for value, loss in (("", 0.3), ("2", 0.1))
+    }
+    run = grouped(with_labels(tmp_path), {"meta_camera": {"num_values": 2, "values": scores}})
+    write_page(tmp_path / "page.html", [run], title="Toy")
+    opened = open_page(tmp_path / "page.html", width=360, expression=GROUPS, folder=tmp_path, is_dark=True)
+    assert opened.console == []
+    assert opened.value.pop("width") <= 0
+    assert opened.value == {
+        "sorted": ["2", "(empty)"],
+        "group": ["a", "b", "c"],
+        "missed": ["a"],
+        "words": "1 clip: walk is right, but not said",
     }

@@ -4,14 +4,17 @@ import csv
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import RunError, UnequalClipsError
-from pipeline.report.run_comparison import Duel, RunComparison, compare_runs
+from pipeline.report.compare_runs import compare_runs
+from pipeline.report.run_comparison import Duel, RunComparison
 from pipeline.report.runs import Run, differing_settings
 from tests.support.runs import answer_table, make_run, right_about
 
@@ -196,6 +199,45 @@ def test_several_labels_are_ranked_again_in_each_draw_of_the_clips(task: str, nu
     ahead = {f"c{number:02}" for number in np.flatnonzero(wrong["good"] < wrong["bad"])}
     assert set(comparison.duels()[0].best_ahead) == ahead
     assert f"good has fewer wrong labels than bad about {len(ahead)} clips: " in comparison.text()
+
+
+def with_cameras(run: Run) -> Run:
+    """The run; of ten clips each the camera is east, unknown and west."""
+    cameras = np.repeat(["east", None, "west"], 10).tolist()
+    return replace(run, predictions=run.predictions.append_column("meta_camera", pa.array(cameras)))
+
+
+def test_clips_with_each_value_of_a_column_are_compared_by_themselves() -> None:
+    runs = [with_cameras(right_about("good", GOOD)), right_about("bad", BAD)]
+    comparison = compared(*runs, by="meta_camera")
+    assert compared(*runs).rows() == comparison.rows()
+    parts = {"": slice(10, 20), "east": slice(0, 10), "west": slice(20, 30)}
+    assert list(comparison.by) == list(parts)
+    for value, part in parts.items():
+        alone = compared(right_about("good", GOOD[part]), right_about("bad", BAD[part]))
+        assert comparison.by[value].rows() == alone.rows()
+    lines = comparison.text().splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith(("by ", "(empty)", "east", "west"))] == [
+        ["by", "meta_camera", "clips"],
+        ["(empty)", "10", "good"],
+        ["east", "10", "good"],
+        ["west", "10", "good"],
+    ]
+    assert comparison.caution() in lines
+    assert comparison.as_json()["by"]["meta_camera"]["west"]["runs"][0]["accuracy"] == 0.7
+
+
+def test_a_column_that_no_run_has_or_with_too_many_values_groups_nothing() -> None:
+    runs = [right_about("a", GOOD), right_about("b", BAD)]
+    with pytest.raises(RunError, match=r"no run have the column 'camera'. They have no columns meta_<name>"):
+        compared(*runs, by="camera")
+    runs[0] = with_cameras(runs[0])
+    with pytest.raises(RunError, match=r"no run have the column 'camera'. Columns: meta_camera"):
+        compared(*runs, by="camera")
+    days = pa.array([f"day {number}" for number in range(30)])
+    runs[1] = replace(runs[1], predictions=runs[1].predictions.append_column("meta_day", days))
+    with pytest.raises(RunError, match=r"meta_day has 30 values: clips are compared by at most 20\."):
+        compared(*runs, by="meta_day")
 
 
 def test_settings_that_differ_are_named_if_all_runs_have_their_section() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.manifest.clips import is_meta
 from pipeline.report.html import number
 from pipeline.report.page.timelines import Timeline, timeline, timeline_of_labels
 
@@ -61,6 +62,7 @@ class ClipAnswers:
     num_rows: int  # answers or labelled frames
     cells: frozenset[Cell]  # of its rows, where there are classes
     timeline: Timeline | None = None  # of a task with an answer a frame
+    meta: Mapping[str, str] = field(default_factory=dict)  # by column meta_<name>; "": an empty cell
 
     @property
     def is_right(self) -> bool | None:
@@ -162,7 +164,11 @@ class Answers:
             self.known, scores, truth.T, said.T, likely.T, strict=True
         ):
             precision = mean_average_precision(each[:, None], right[:, None])(np.ones(len(right)))
-            outcomes = {"found": right & answered, "missed": right & ~answered, "wrong": answered & ~right}
+            outcomes: dict[Outcome, np.ndarray] = {
+                "found": right & answered,
+                "missed": right & ~answered,
+                "wrong": answered & ~right,
+            }
             yield ClassRow(
                 name,
                 score.num_rows,
@@ -226,6 +232,7 @@ class Answers:
             len(rows),
             frozenset(cell for row in rows for cell in self._cells(row)),
             shown,
+            {name: rows[0][name] or "" for name in self.table.column_names if is_meta(name)},
         )
 
     def _cells(self, row: dict[str, Any]) -> Iterable[Cell]:

@@ -1,7 +1,8 @@
 "use strict";
 // Tables: a click on a heading sorts, the next one turns the order around.
 for (const table of document.querySelectorAll("table.sortable")) {
-  table.querySelectorAll("thead th").forEach((heading, column) => {
+  table.querySelectorAll("thead th").forEach((heading) => {
+    const column = heading.cellIndex;
     const button = document.createElement("button");
     button.append(...heading.childNodes);
     heading.append(button);

@@ -1,0 +1,171 @@
+"""Comparing runs: which one is better, on the clips that all were asked the same about."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import RunError, UnequalClipsError, few
+from pipeline.learn.answers import asked, tally
+from pipeline.learn.metrics import draw_clips, estimate
+from pipeline.learn.subgroups import MAX_VALUES
+from pipeline.learn.sweeps import Candidate, rank
+from pipeline.manifest.clips import is_meta
+from pipeline.report.run_comparison import RunComparison, clips_text
+from pipeline.report.runs import Run, differing_settings
+
+
+def compare_runs(
+    runs: Sequence[Run], *, common: bool = False, by: str = "", num_resamples: int = 1000, seed: int = 0
+) -> RunComparison:
+    """Compare runs on the clips that they were asked about; see `rank`.
+
+    Args:
+        runs: two or more, of one task and split. Their order changes nothing: equal ones are sorted by name.
+        by: a column meta_<name>: compare also on the clips with each of its values; "": none.
+        common: leave out the clips that not all runs were asked the same about.
+        num_resamples: draws of the clips.
+        seed: of the draws.
+
+    Raises:
+        RunError: for less than two runs, the same run twice, one without answers, other tasks or splits, or a
+            column that no run has, or that has too many values.
+        UnequalClipsError: for runs that were asked about other clips, or have other right answers for them.
+    """
+    if len(runs) < 2:
+        raise RunError("Comparing takes at least two runs.")
+    for first, second in combinations(runs, 2):
+        _check_pair(first, second)
+    answers = {run.name: _answers(run) for run in runs}
+    questions = {name: asked(table) for name, table in answers.items()}
+    difference = next(_clip_differences(questions), "")
+    if difference and not common:
+        raise UnequalClipsError(difference)
+    ours, *theirs = questions.values()
+    clips = [clip for clip, rows in ours.items() if all(other.get(clip) == rows for other in theirs)]
+    if not clips:
+        raise RunError(f"There is no clip that all runs were asked the same about. {difference}")
+    chosen = {name: _of(table, clips) for name, table in answers.items()}
+    comparison = replace(
+        _compare(runs, chosen, num_resamples=num_resamples, seed=seed),
+        num_left_out=len({clip for each in questions.values() for clip in each}) - len(clips),
+    )
+    if not by:
+        return comparison
+    groups = {
+        value: _compare(
+            runs,
+            {name: _of(table, members) for name, table in chosen.items()},
+            num_resamples=num_resamples,
+            seed=seed,
+        )
+        for value, members in _clips_by_value(by, chosen.values()).items()
+    }
+    return replace(comparison, column=by, by=groups)
+
+
+def _compare(
+    runs: Sequence[Run], answers: Mapping[str, pa.Table], *, num_resamples: int, seed: int
+) -> RunComparison:
+    """Compare runs by their answers about the same clips."""
+    tallies = {name: tally(table) for name, table in answers.items()}
+    num_clips = len(tallies[runs[0].name].clip_ids)
+    facts = runs[0].facts
+    ranking = rank(
+        [
+            Candidate(name, name, each.metric, math.inf if math.isnan(each.loss) else each.loss)
+            for name, each in sorted(tallies.items(), reverse=True)  # of equal ones, the last is the best
+        ],
+        num_clips=num_clips,
+        sign=facts.monitors[facts.headline],
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    by_name, order = {run.name: run for run in runs}, [each.members[0] for each in ranking.settings]
+    draws = list(draw_clips(num_clips, num_resamples=num_resamples, seed=seed))
+    return RunComparison(
+        runs=tuple(by_name[name] for name in order),
+        estimates=tuple(
+            estimate(
+                facts.headline,
+                ranking.values[name],
+                np.array([tallies[name].metric(counts) for counts in draws]),
+                num_clips=num_clips,
+            )
+            for name in order
+        ),
+        tallies=tuple(tallies[name] for name in order),
+        ranking=ranking,
+    )
+
+
+def _of(answers: pa.Table, clips: Sequence[str]) -> pa.Table:
+    """The answers about these clips."""
+    return answers.filter(pc.is_in(answers["clip_id"], pa.array(clips)))
+
+
+def _clips_by_value(column: str, tables: Iterable[pa.Table]) -> dict[str, list[str]]:
+    """The clips with each value of a column, by the first table that has it; "" stands for an empty cell."""
+    columns = {
+        name: table for table in reversed(list(tables)) for name in table.column_names if is_meta(name)
+    }
+    if column not in columns:
+        names = f"Columns: {', '.join(sorted(columns))}." if columns else "They have no columns meta_<name>."
+        raise RunError(f"The answers of no run have the column {column!r}. {names}")
+    rows = columns[column].select(["clip_id", column]).to_pydict()
+    values = dict(zip(rows["clip_id"], rows[column], strict=True))
+    groups: dict[str, list[str]] = {}
+    for clip, value in sorted(values.items(), key=lambda item: item[1] or ""):
+        groups.setdefault(value or "", []).append(clip)
+    if len(groups) > MAX_VALUES:
+        raise RunError(f"{column} has {len(groups)} values: clips are compared by at most {MAX_VALUES}.")
+    return groups
+
+
+def _check_pair(first: Run, second: Run) -> None:
+    """Raise RunError for two runs that can't be compared, whatever their clips are."""
+    for run in (first, second):
+        if run.predictions is None:
+            raise RunError(f"{run.name} has no answers to compare.")
+    if first.name == second.name:
+        raise RunError(f"{first.name} is named twice.")
+    if first.task != second.task:
+        raise RunError(
+            f"The task of {first.name} is {first.task}, that of {second.name} is {second.task}: they can't be"
+            " compared."
+        )
+    if first.split != second.split:
+        raise RunError(
+            f"{first.name} was evaluated on the {first.split} clips, {second.name} on the {second.split}"
+            " clips."
+        )
+    if not differing_settings([first, second]) and _answers(first).equals(_answers(second)):
+        raise RunError(
+            f"{first.name} and {second.name} are the same run: their settings and answers are equal."
+        )
+
+
+def _answers(run: Run) -> Any:
+    """The answers of the model, without those of its controls."""
+    return run.predictions.filter(pc.field("model") == "recurrent")
+
+
+def _clip_differences(questions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence for each run that was not asked the same about the same clips as the first one."""
+    (first, ours), *others = questions.items()
+    for second, theirs in others:
+        if missing := ours.keys() ^ theirs.keys():
+            yield (
+                f"{first} was asked about {clips_text(ours)}, {second} about {len(theirs)}; only one of"
+                f" them about {few(sorted(missing))}."
+            )
+        elif changed := [clip for clip, rows in ours.items() if theirs[clip] != rows]:
+            yield (
+                f"{first} and {second} were asked about other frames, or have other right answers, for"
+                f" {clips_text(changed)}: {few(sorted(changed))}."
+            )
