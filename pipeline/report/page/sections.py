@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import starmap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.report.page.answers import Cell
 from pipeline.report.page.charts import axis_of, line_chart, scatter_chart
 from pipeline.report.page.context import Context
 from pipeline.report.page.gallery import Shown
+from pipeline.report.page.groups import group_token, groups_of_clips
 from pipeline.report.runs import Run, differing_settings
-
-if TYPE_CHECKING:  # imports torch, which takes seconds
-    from pipeline.learn.metrics import Estimate
 
 _MAX_CLASSES = 30  # of a confusion matrix
 _MAX_ROWS = 400  # of a table
@@ -174,75 +172,6 @@ def _noun(context: Context) -> str:
     return "frames" if facts.per_frame else "questions" if facts.takes_questions else "clips"
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The clips with one value of a column meta_<name>, and a model's metrics on them."""
-
-    value: str  # "": an empty cell
-    num_clips: int
-    run: str  # "": of the only one
-    metric: float | None  # the headline one
-    interval: Sequence[float] | None
-    others: Sequence[tuple[float | None, Sequence[float] | None]]
-    difference: "Estimate | None" = None  # from the best run
-
-
-def _groups(context: Context) -> dict[str, Any] | None:
-    metric, comparison = context.run.facts.headline, context.extras.comparison
-    columns: dict[str, list[_Group]] = {}
-    others: list[str] = []
-    untold: dict[str, int] = {}  # the number of values of columns that have too many
-    if comparison:
-        for value, each in comparison.by.items():
-            for run, estimate, ranked in zip(each.runs, each.estimates, each.ranking.settings, strict=True):
-                group = _Group(
-                    value, each.num_clips, run.name, estimate.value, estimate.interval, (), ranked.difference
-                )
-                columns.setdefault(comparison.column, []).append(group)
-    else:
-        for column, part in context.run.metrics["recurrent"].get("by", {}).items():
-            if part["values"] is None:
-                untold[column] = part["num_values"]
-            for value, scores in (part["values"] or {}).items():
-                others = [name for name in scores["intervals"] if name != metric]
-                ends = scores["intervals"]
-                group = _Group(
-                    value,
-                    scores["num_clips"],
-                    "",
-                    scores[metric],
-                    ends[metric],
-                    [(scores[name], ends[name]) for name in others],
-                )
-                columns.setdefault(column, []).append(group)
-    if not columns and not untold:
-        return None
-    rows = [group for groups in columns.values() for group in groups]
-    ends = [end for row in rows for end in (row.metric, *(row.interval or ()))]
-    return {
-        "columns": columns,
-        "untold": untold,
-        "metric": metric.replace("_", " "),
-        "others": [name.replace("_", " ") for name in others],
-        "caution": comparison.caution() if comparison else "",
-        "scale": axis_of((end for end in ends if end is not None), start=0, end=100),
-        "token": _group_token,
-        "shown": Counter(
-            (column, value) for clip in context.gallery.clips for column, value in clip.first.meta.items()
-        ),
-        "firsts": {
-            (column, value): clip.number
-            for clip in reversed([*context.gallery.clips])
-            for column, value in clip.first.meta.items()
-        },
-    }
-
-
-def _group_token(column: str, value: str) -> str:
-    """What stands for a value of a column in the page's links: no other token has an equals sign."""
-    return f"{column}={value.encode().hex()}"
-
-
 def _values(context: Context) -> dict[str, Any] | None:
     if not context.answers[0].has_values:
         return None
@@ -277,7 +206,7 @@ def _clips(context: Context) -> dict[str, Any]:
 def _tokens(context: Context, clip: Shown) -> list[str]:
     """What the links of the page find a clip by."""
     cells = clip.first.cells if len(context.runs) == 1 else ()
-    groups = starmap(_group_token, clip.first.meta.items())
+    groups = starmap(group_token, clip.first.meta.items())
     return [*sorted(map(context.answers[0].token, cells)), *groups]
 
 
@@ -327,7 +256,7 @@ SECTIONS = (
     Section("curves", "Learning curves", _curves),
     Section("confusion", "Confusion", _confusion),
     Section("classes", "Classes", _classes),
-    Section("groups", "Groups of clips", _groups),
+    Section("groups", "Groups of clips", groups_of_clips),
     Section("values", "Values", _values),
     Section("clips", "Clips", _clips),
     Section("extraction", "Extraction", _extraction),
