@@ -124,7 +124,7 @@ def evaluate(
     """
     found = {name: load_checkpoint(Path(checkpoints) / name) for name in MODELS}
     _check_equal(**found)
-    loaded = {name: as_searched(checkpoint, config) for name, checkpoint in found.items()}
+    loaded = {name: as_asked(checkpoint, config) for name, checkpoint in found.items()}
     recurrent, baseline = loaded["recurrent"], loaded["baseline"]
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
@@ -227,11 +227,11 @@ def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
         )
 
 
-def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
-    """The checkpoint, its task searching as the config says where the config says something."""
-    options = {"beam_size": config.beam_size, "length_power": config.length_power}
-    changes = {name: value for name, value in options.items() if value is not None}
-    return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
+def as_asked(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
+    """The checkpoint, its task answering as the config says where the config says something."""
+    names = ("beam_size", "length_power", "min_seconds")
+    options = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return replace(checkpoint, task=checkpoint.task.with_options(**options)) if options else checkpoint
 
 
 def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.learn.checkpoint import check_contract, load_checkpoint
-from pipeline.learn.comparison import as_searched
+from pipeline.learn.comparison import as_asked
 from pipeline.learn.models import SequenceModel
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Loader, make_loader, with_features
@@ -36,7 +36,7 @@ def find_looks(
     `features` are those of its tap, and `config` says how captions are searched. Nothing where no attention
     chooses among frames; clips without features are left out. Raises as `evaluate` does.
     """
-    trained, device = as_searched(load_checkpoint(checkpoint), config), resolve_device(machine.device)
+    trained, device = as_asked(load_checkpoint(checkpoint), config), resolve_device(machine.device)
     model = trained.model.to(device)
     with open_view(features) as view:
         check_contract(trained.contract, view.contract, path=view.path)

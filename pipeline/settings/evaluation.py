@@ -22,6 +22,8 @@ class EvaluateConfig(BaseModel):
     seed: NonNegativeInt = 0  # of the draws, and of the order of shuffled frames
     beam_size: PositiveInt | None = None  # of captions; null: as trained (words.beam_size)
     length_power: Annotated[float, Field(ge=0)] | None = None  # null: as trained (words.length_power)
+    # Shorter segments of answers join the longer neighbour; null: as trained (segments.min_seconds).
+    min_seconds: Annotated[float, Field(ge=0)] | None = None
     batch_size: PositiveInt = 32  # samples at once
     # Read each clip whole, so many frames at a time: a long one takes no more memory, and has the answer that
     # it has in one piece, also of a model that was trained on windows. null: as in training.
@@ -40,6 +42,8 @@ class EvaluateConfig(BaseModel):
             unused["length_power"] = reason
         elif (self.beam_size or train.words.beam_size) == 1:
             unused["length_power"] = "it needs a beam_size above 1"
+        if reason := only_of("task", train.task, TASKS, "has_segments"):
+            unused["min_seconds"] = reason
         if reason := needs_whole_clips(train):
             unused["chunk_frames"] = reason
         elif self.chunk_frames:

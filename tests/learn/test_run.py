@@ -190,7 +190,9 @@ def test_the_metric_of_the_model_and_both_controls_is_the_headline_of_an_evaluat
 
 def test_a_setting_of_evaluation_that_does_nothing_is_refused(tmp_path):
     trained = run(tmp_path)
-    with pytest.raises(ConfigError, match="beam_size 3 does nothing: it needs task captioning; take it out"):
+    with pytest.raises(
+        ConfigError, match="beam_size 3 does nothing: it needs task captioning or ctc; take it out"
+    ):
         evaluate(
             trained.checkpoints,
             tmp_path / "features/layer4",

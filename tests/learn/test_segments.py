@@ -1,6 +1,7 @@
 """Temporal segmentation: metrics by hand and against the definition, the smoothing loss, short segments."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,13 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pipeline.errors import ConfigError
+from pipeline.learn.checkpoint import Checkpoint
+from pipeline.learn.comparison import as_asked
 from pipeline.learn.metrics import UNLABELLED, edit_distance, measure_segments
 from pipeline.learn.tasks import Classification, FrameLabels, Predictions
 from pipeline.learn.tasks.segments import frame_edges, merge_short_segments, smoothing_loss
 from pipeline.manifest import FrameLabel
+from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.tasks import SegmentsConfig, TaskConfig
+from pipeline.settings.training import TrainConfig
+from tests.support.features import make_contract
 from tests.support.toy import make_clip
 
 
@@ -235,3 +242,12 @@ def test_background_is_named_by_labels_of_the_train_split():
 def test_a_task_about_clips_has_no_answer_for_each_frame():
     with pytest.raises(ConfigError, match="task is classification: it has no answer for each frame"):
         Classification(("a", "b")).render_frames(torch.zeros(2), torch.zeros(3))
+
+
+def test_an_evaluation_may_clean_answers_otherwise_than_training() -> None:
+    task, config = FrameLabels(("A", "B", "C"), segments=SegmentsConfig(background=("C",))), TrainConfig()
+    trained = Checkpoint("recurrent", nn.Identity(), task, config, make_contract(), (1, 1, 1), {}, "")
+    assert as_asked(trained, EvaluateConfig()) is trained
+    cleaned = as_asked(trained, EvaluateConfig(min_seconds=0.2)).task
+    assert cleaned == replace(task, segments=SegmentsConfig(background=("C",), min_seconds=0.2))
+    assert as_asked(replace(trained, task=cleaned), EvaluateConfig(min_seconds=0)).task == task

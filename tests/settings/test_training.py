@@ -88,10 +88,12 @@ def test_live_settings_leave_out_what_does_nothing_and_are_a_config_that_trains_
 def test_an_evaluation_searches_words_alone_and_compares_lengths_in_a_beam_alone() -> None:
     captioning = TrainConfig(task="captioning")
     searched, said = "it needs task captioning or ctc", "it needs task captioning"
-    assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": searched, "length_power": said}
-    whole = {"chunk_frames": "the task 'captioning' reads clips in one piece"}
+    segments = {"min_seconds": "it needs task frame_labels"}
+    assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": searched, "length_power": said, **segments}
+    whole = {"chunk_frames": "the task 'captioning' reads clips in one piece", **segments}
     assert EvaluateConfig().unused(TrainConfig(task="ctc")) == {
         "length_power": said,
+        **segments,
         "chunk_frames": "the task 'ctc' reads clips in one piece",
     }
     assert EvaluateConfig().unused(captioning) == {"length_power": "it needs a beam_size above 1", **whole}

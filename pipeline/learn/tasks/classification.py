@@ -288,6 +288,10 @@ class FrameLabels(Classification):
         """Classes, their weights, and the settings of segments."""
         return {**super().describe(), "segments": self.segments.model_dump(mode="json")}
 
+    def with_options(self, **options: Any) -> Self:
+        """The task, cleaning answers with other values of these fields of SegmentsConfig."""
+        return replace(self, segments=self.segments.model_copy(update=options))
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """As `Classification.loss`, from logits (B, T, K), and with `segments.smoothing` its weighted loss.
 

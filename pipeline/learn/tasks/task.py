@@ -99,8 +99,8 @@ class Task(Protocol):
             needs = "needs" if self.facts.takes_questions else "takes no"
             raise QuestionsError(f"The model's task is {self.name}, which {needs} questions.")
 
-    def with_search(self, **options: Any) -> Self:  # noqa: ARG002
-        """The same task, but for these fields of `WordsConfig`, if it searches its answers."""
+    def with_options(self, **options: Any) -> Self:  # noqa: ARG002
+        """The same task, answering with other values of these settings of `EvaluateConfig`."""
         return self
 
     def tuned(self, predictions: Predictions | None) -> Self:  # noqa: ARG002

@@ -86,7 +86,7 @@ class WordsTask(Task):
         """The number of words, V."""
         return len(self.vocabulary)
 
-    def with_search(self, **options: Any) -> Self:
+    def with_options(self, **options: Any) -> Self:
         """The task, searching captions with other values of these fields of WordsConfig."""
         return replace(self, config=self.config.model_copy(update=options))
 
