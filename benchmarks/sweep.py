@@ -28,7 +28,7 @@ from benchmarks.corpora import default_device
 from benchmarks.read import drop_cache
 from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.member import Member
 from pipeline.learn.streaming import (
     Features,

@@ -30,7 +30,7 @@ from benchmarks.writers import write_rates
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction import Target
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.member import Member
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import ResidentFeatures, channel_statistics, keep_resident, make_loader

@@ -11,9 +11,10 @@ from pipeline.backbone.weights import find_weights
 from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
+from pipeline.learn.answering import Answering
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
-from pipeline.learn.evaluation import Answering
 from pipeline.learn.streaming import make_loader
+from pipeline.learn.tasks import Rows
 from pipeline.manifest import Clip, Question, is_image, is_video
 from pipeline.settings.evaluation import needs_whole_clips
 from pipeline.system.devices import resolve_device
@@ -129,7 +130,7 @@ def answer_clip(
     num_answers: int = 1,
     each_frame: bool = False,
     chunk_frames: int | None = None,
-) -> list[dict[str, str | float]]:
+) -> Rows:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
     Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them

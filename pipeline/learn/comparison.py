@@ -14,11 +14,10 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
+from pipeline.learn.answering import Answering, answer_batches
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
-    Answering,
     Score,
-    answer_batches,
     baseline_sentence,
     comparison_table,
     order_sentence,

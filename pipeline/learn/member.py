@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.learn.evaluation import Answering, answer_batches
+from pipeline.learn.answering import Answering, answer_batches
 from pipeline.learn.models.draws import ModelDraws
 from pipeline.learn.optimisation import learning_rate_share, make_optimizer, resolve_precision
 from pipeline.learn.streaming import Batch, Loader

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.answers import asked, hits, tally
-from pipeline.learn.evaluation import answer_batches, prediction_table, score_predictions
+from pipeline.learn.evaluation import prediction_table, score_predictions
 from pipeline.learn.metrics import draw_clips
 from pipeline.learn.streaming import Loader
 from pipeline.learn.tasks import Predictions

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError, NonFiniteFeaturesError
-from pipeline.learn.evaluation import Answering, answer_batches
+from pipeline.learn.answering import Answering, answer_batches
 from pipeline.learn.models import ClipModel, build_model
 from pipeline.learn.models.chunks import answer_in_chunks
 from pipeline.learn.streaming import Loader, Standardisation

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import TooFewFramesError
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.ctc import ctc_losses, frames_needed, likeliest_words
-from pipeline.learn.evaluation import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.streaming import Batch, Loader
 from pipeline.learn.tasks import Ctc

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.evaluation import (
     Score,
-    answer_batches,
     baseline_sentence,
     comparison_table,
     order_sentence,

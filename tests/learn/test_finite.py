@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import NonFiniteError
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_resident
 from pipeline.learn.streaming.features import is_finite

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pipeline.errors import ManifestError
-from pipeline.learn.evaluation import _Answer, _merge, prediction_table
+from pipeline.learn.answering import _Answer, _merge
+from pipeline.learn.evaluation import prediction_table
 from pipeline.learn.metrics import UNLABELLED, best_thresholds, measure_classes, measure_labels
 from pipeline.learn.streaming import make_loader
 from pipeline.learn.streaming.samples import Sample, draw_equally

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.member import Member
 from pipeline.learn.run import train
 from pipeline.learn.streaming import Loader, keep_resident

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ManifestError
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.streaming import Batch, Loader
 from pipeline.learn.tasks import Predictions, QuestionAnswering

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, NonFiniteError
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.member import Fit, Member, best_epoch
 from pipeline.learn.models import build_model
 from pipeline.learn.optimisation import SCHEDULES, learning_rate_share, make_optimizer

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ManifestError, ShapeError
-from pipeline.learn.evaluation import answer_batches
+from pipeline.learn.answering import answer_batches
 from pipeline.learn.metrics import UNLABELLED
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch, Loader

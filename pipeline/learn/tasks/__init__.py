@@ -1,12 +1,13 @@
 """Tasks: questions about clips, and how their answers are trained and measured."""
 
 from pipeline.learn.tasks.captions import Captioning
-from pipeline.learn.tasks.classification import Classification, FrameLabels
+from pipeline.learn.tasks.classification import Classification
 from pipeline.learn.tasks.ctc import Ctc
+from pipeline.learn.tasks.frame_labels import FrameLabels
 from pipeline.learn.tasks.multilabel import FrameMultilabel, Multilabel
 from pipeline.learn.tasks.questions import QuestionAnswering
 from pipeline.learn.tasks.regression import Regression
-from pipeline.learn.tasks.task import Predictions, Task
+from pipeline.learn.tasks.task import Predictions, Rows, Task
 from pipeline.learn.tasks.words import FrameWords
 
 _KINDS: tuple[type[Task], ...] = (
@@ -34,5 +35,6 @@ __all__ = [
     "Predictions",
     "QuestionAnswering",
     "Regression",
+    "Rows",
     "Task",
 ]

@@ -11,7 +11,7 @@ from pipeline.learn.models import ClipModel
 from pipeline.learn.models.attention import Memory
 from pipeline.learn.models.captioning import CaptionModel
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions
+from pipeline.learn.tasks.task import Predictions, Rows
 from pipeline.learn.tasks.words import Said, WordsTask, perplexity, word_scores
 from pipeline.learn.vocabulary import PAD, join_words, pad_groups
 from pipeline.settings.model import ModelConfig
@@ -108,13 +108,7 @@ class Captioning(WordsTask):
         captions: tuple[Caption, ...] = predictions.outputs
         return [Said.of(caption.text, caption.scores[:, 0]) for caption in captions]
 
-    def render(
-        self,
-        output: Caption,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Caption, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """The caption, and the log-probability of all its words."""
         return [{"caption": output.text, "log_probability": output.sentence.log_probability}]
 

@@ -11,7 +11,7 @@ from pipeline.learn.ctc import ctc_losses, frames_needed, likeliest_words
 from pipeline.learn.metrics import UNLABELLED, Measure, measure_loss, measure_together
 from pipeline.learn.metrics.text import measure_word_errors
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions
+from pipeline.learn.tasks.task import Predictions, Rows
 from pipeline.learn.tasks.words import Said, WordsTask, losses_of
 from pipeline.learn.vocabulary import END, PAD, START, UNKNOWN, join_words
 from pipeline.manifest import Clip
@@ -76,13 +76,7 @@ class Ctc(WordsTask):
             measure_loss(*losses_of(readings)),
         )
 
-    def render(
-        self,
-        output: Tensor,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Tensor, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """The caption, and the log-probability that the frames say it, in whatever way."""
         words = self._said(output)
         losses = ctc_losses(

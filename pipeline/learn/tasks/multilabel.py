@@ -20,10 +20,12 @@ from pipeline.learn.metrics import (
     measure_together,
 )
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.classification import Classification, focal_losses, label_seconds, shown_labels
+from pipeline.learn.tasks.classification import Classification, focal_losses
+from pipeline.learn.tasks.frame_labels import label_seconds, shown_labels
 from pipeline.learn.tasks.segments import frame_edges
 from pipeline.learn.tasks.task import (
     Predictions,
+    Rows,
     answer_table,
 )
 from pipeline.manifest import Clip
@@ -117,13 +119,7 @@ class Multilabel(Classification):
         """Logits (..., K) as probabilities, each of its class alone."""
         return outputs.sigmoid()
 
-    def render(
-        self,
-        output: Tensor,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Tensor, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """Logits (K,) as all classes that are said and their probabilities, the likeliest first."""
         values, numbers = self._probabilities(output).sort(descending=True)
         return [
@@ -187,13 +183,7 @@ class FrameMultilabel(Multilabel):
             rows[seconds.isnan()] = UNLABELLED
         return targets
 
-    def render(
-        self,
-        output: Tensor,
-        frame_seconds: Tensor,
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Tensor, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """Logits (T, K) as intervals like the manifest's, by their starts: runs of frames with a class.
 
         They end as those of `FrameLabels.render` do, and so does the probability mean the same.
@@ -218,7 +208,7 @@ class FrameMultilabel(Multilabel):
             )
         ]
 
-    def render_frames(self, output: Tensor, frame_seconds: Tensor) -> list[dict[str, str | float]]:
+    def render_frames(self, output: Tensor, frame_seconds: Tensor) -> Rows:
         """Logits (T, K) as a row for each label of a frame, the likeliest first, with the frame's time.
 
         A frame without a label has a row with its time alone.

@@ -20,6 +20,7 @@ from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import (
     ExtraInput,
     Predictions,
+    Rows,
     Task,
     answer_table,
     masked_cross_entropy,
@@ -216,13 +217,7 @@ class QuestionAnswering(Task):
         """Logits (..., K) as the probabilities of `known_answers`."""
         return outputs[..., 1:].softmax(dim=-1)
 
-    def render(
-        self,
-        output: Answers,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Answers, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """The likeliest answers to each question."""
         probabilities = self.interpret(output.logits).topk(min(num_answers, len(self.known_answers)), dim=1)
         return [

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.learn.metrics import Measure, measure_loss, measure_together, measure_values
 from pipeline.learn.streaming import Batch
-from pipeline.learn.tasks.task import Predictions, Task, answer_table, raise_if_any
+from pipeline.learn.tasks.task import Predictions, Rows, Task, answer_table, raise_if_any
 from pipeline.manifest import Clip
 from pipeline.settings.tasks import TaskConfig
 
@@ -110,13 +110,7 @@ class Regression(Task):
         """Outputs (..., V) in the manifest's unit."""
         return outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)
 
-    def render(
-        self,
-        output: Tensor,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Tensor, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """The values (V,) in the manifest's unit: `value`, or `value 1`, `value 2`, ..."""
         values = self.interpret(output.double()).tolist()
         names = ["value"] if len(values) == 1 else [f"value {number + 1}" for number in range(len(values))]

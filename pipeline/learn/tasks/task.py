@@ -19,6 +19,8 @@ from pipeline.manifest import Clip
 from pipeline.settings.model import ModelConfig
 from pipeline.settings.tasks import TASKS, TaskConfig, TaskFacts
 
+Rows = list[dict[str, str | float]]  # of a table for people, each by column
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -139,16 +141,14 @@ class Task(Protocol):
         """Turn outputs (..., K) into probabilities, or values in the manifest's unit. Can be exported."""
         ...
 
-    def render(
-        self, output: Any, frame_seconds: Tensor, *, num_answers: int = 1
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Any, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:
         """A clip's output of `Predictions` as rows of a table for people.
 
         Where a task ranks answers, there are `num_answers` of them, the likeliest first.
         """
         ...
 
-    def render_frames(self, output: Any, frame_seconds: Tensor) -> list[dict[str, str | float]]:  # noqa: ARG002
+    def render_frames(self, output: Any, frame_seconds: Tensor) -> Rows:  # noqa: ARG002
         """A clip's output of `Predictions` as rows of each frame. Raises ConfigError for other answers."""
         raise ConfigError(f"The model's task is {self.name}: it has no answer for each frame.")
 

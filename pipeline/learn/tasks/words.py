@@ -18,6 +18,7 @@ from pipeline.learn.metrics.text import measure_texts
 from pipeline.learn.streaming import Batch
 from pipeline.learn.tasks.task import (
     Predictions,
+    Rows,
     Task,
     answer_table,
     masked_cross_entropy,
@@ -191,13 +192,7 @@ class FrameWords(WordsTask):
             Said.of(self._text(logits), self.keep_rows(logits, words)[0][:, 0]) for logits, words in pairs
         ]
 
-    def render(
-        self,
-        output: Tensor,
-        frame_seconds: Tensor,  # noqa: ARG002
-        *,
-        num_answers: int = 1,  # noqa: ARG002
-    ) -> list[dict[str, str | float]]:
+    def render(self, output: Tensor, frame_seconds: Tensor, *, num_answers: int = 1) -> Rows:  # noqa: ARG002
         """The caption of the likeliest words."""
         return [{"caption": self._text(output)}]
 
