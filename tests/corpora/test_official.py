@@ -21,10 +21,14 @@ def write(path: Path, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def clips_in(path: Path, *, root: Path) -> dict[str, Clip]:
-    manifest = read_manifest(path)
-    check_sources(manifest, root=root)
-    return {clip.clip_id: clip for clip in manifest}
+def built(
+    run: Builder, root: Path, command: str, *options: str, videos: str = "videos", lists: str
+) -> tuple[dict[str, Clip], str]:
+    """The clips of the manifest that the command makes, by their ids, and what it prints."""
+    output = run(command, videos, "--lists", lists, "--out", "made.csv", *options)
+    manifest = read_manifest(root / "made.csv")
+    check_sources(manifest, root=root / videos)
+    return {clip.clip_id: clip for clip in manifest}, output
 
 
 def hmdb51(root: Path) -> None:
@@ -40,8 +44,7 @@ def hmdb51(root: Path) -> None:
 
 def test_hmdb51_follows_its_split_files(run: Builder, tmp_path: Path) -> None:
     hmdb51(tmp_path)
-    output = run("hmdb51", "hmdb51_org", "--lists", "lists", "--split", "2", "--out", "hmdb.csv")
-    clips = clips_in(tmp_path / "hmdb.csv", root=tmp_path / "hmdb51_org")
+    clips, output = built(run, tmp_path, "hmdb51", "--split", "2", videos="hmdb51_org", lists="lists")
     assert clips["Film_c_wave_u_nm_np1_fr_goo_1"] == Clip(
         clip_id="Film_c_wave_u_nm_np1_fr_goo_1",
         sources=("wave/Film_c_wave_u_nm_np1_fr_goo_1.avi",),
@@ -96,8 +99,7 @@ def ssv2(root: Path, *, prefix: str = "") -> None:
 
 def test_something_something_follows_its_json_files(run: Builder, tmp_path: Path) -> None:
     ssv2(tmp_path)
-    output = run("ssv2", "videos", "--lists", "labels", "--out", "ssv2.csv")
-    clips = clips_in(tmp_path / "ssv2.csv", root=tmp_path / "videos")
+    clips, output = built(run, tmp_path, "ssv2", lists="labels")
     assert clips["7"] == Clip(
         clip_id="7",
         sources=("7.webm",),
@@ -113,8 +115,7 @@ def test_something_something_follows_its_json_files(run: Builder, tmp_path: Path
 def test_something_something_without_answers_takes_test_from_validation(run: Builder, tmp_path: Path) -> None:
     ssv2(tmp_path, prefix="something-something-v2-")
     (tmp_path / "labels/test-answers.csv").unlink()
-    run("ssv2", "videos", "--lists", "labels", "--out", "ssv2.csv")
-    clips = clips_in(tmp_path / "ssv2.csv", root=tmp_path / "videos")
+    clips, _ = built(run, tmp_path, "ssv2", lists="labels")
     assert {name for name, clip in clips.items() if clip.split == "test"} == {"6", "7"}
     assert Counter((clip.label, clip.split) for clip in clips.values() if clip.split != "test") == {
         (label, split): count
@@ -181,8 +182,7 @@ def test_charades_without_overlap_becomes_a_manifest(run: Builder, tmp_path: Pat
     charades(tmp_path)
     path = tmp_path / "Charades/Charades_v1_test.csv"
     path.write_text(path.read_text().replace("c001 5.00", "c001 6.50"))
-    run("charades", "videos", "--lists", "Charades", "--out", "charades.csv")
-    clips = clips_in(tmp_path / "charades.csv", root=tmp_path / "videos")
+    clips, _ = built(run, tmp_path, "charades", lists="Charades")
     assert clips["T1"].frame_labels[1] == FrameLabel(6.5, 9, "Opening a door")
     path.write_text(path.read_text().replace("c001 0 1", "c999 0 1").replace("c000 0.00", "c000"))
     message = run("charades", "videos", "--lists", "Charades", "--out", "charades.csv", succeeds=False)
@@ -203,8 +203,7 @@ def test_labels_of_frames_become_intervals_that_meet_halfway(run: Builder, tmp_p
     names = [f"rgb-{subject:02d}-{number}" for subject in range(1, 6) for number in (1, 2)]
     mstcn(tmp_path, names, num_test=2)
     touch(tmp_path / "videos", *(f"{name}.avi" for name in names))
-    output = run("50salads", "videos", "--lists", "data", "--out", "salads.csv")
-    clips = clips_in(tmp_path / "salads.csv", root=tmp_path / "videos")
+    clips, output = built(run, tmp_path, "50salads", lists="data")
     assert clips["rgb-05-2"] == Clip(
         clip_id="rgb-05-2",
         sources=("rgb-05-2.avi",),
@@ -224,9 +223,8 @@ def test_labels_of_frames_become_intervals_that_meet_halfway(run: Builder, tmp_p
     assert Counter(clip.split for clip in clips.values()) == {"train": 6, "val": 2, "test": 2}
     assert len({clip.group for clip in clips.values() if clip.split == "val"}) == 1
     assert "They have 3 classes, but 19 are published" in output
-    run("50salads", "videos", "--lists", "data", "--out", "salads.csv", "--fps", "10")
-    clip = clips_in(tmp_path / "salads.csv", root=tmp_path / "videos")["rgb-01-1"]
-    assert [item.end_seconds for item in clip.frame_labels] == [0.25, 0.85, 1.0]
+    clips, _ = built(run, tmp_path, "50salads", "--fps", "10", lists="data")
+    assert [item.end_seconds for item in clips["rgb-01-1"].frame_labels] == [0.25, 0.85, 1.0]
 
 
 def test_breakfasts_videos_are_found_in_their_own_folders(run: Builder, tmp_path: Path) -> None:
@@ -235,8 +233,7 @@ def test_breakfasts_videos_are_found_in_their_own_folders(run: Builder, tmp_path
     for subject in ("P03", "P04", "P05"):
         own = (f"{subject}/cam01/{subject}_tea.avi", f"{subject}/stereo/{subject}_tea_ch1.avi")
         touch(tmp_path / "videos", *own, f"{subject}/stereo/{subject}_tea_ch0.avi")
-    run("breakfast", "videos", "--lists", "data", "--out", "breakfast.csv")
-    clips = clips_in(tmp_path / "breakfast.csv", root=tmp_path / "videos")
+    clips, _ = built(run, tmp_path, "breakfast", lists="data")
     assert clips.keys() == set(names)
     stereo = clips["P05_stereo01_P05_tea"]
     assert stereo.sources == ("P05/stereo/P05_tea_ch1.avi",)
@@ -251,7 +248,8 @@ def test_gteas_bundles_name_what_is_missing_or_not_as_published(run: Builder, tm
     arguments = ("gtea", "videos", "--lists", "data", "--out", "gtea.csv")
     assert "The lists name 4 clips: 3 are there, 1 are missing." in run(*arguments)
     assert (tmp_path / "gtea.missing.txt").read_text() == "S1_Tea_C1\n"
-    assert clips_in(tmp_path / "gtea.csv", root=tmp_path / "videos")["S4_Tea_C1"].meta == {"activity": "Tea"}
+    clips, _ = built(run, tmp_path, "gtea", lists="data")
+    assert clips["S4_Tea_C1"].meta == {"activity": "Tea"}
     write(tmp_path / "data/groundTruth/S3_Tea_C1.txt", "cut", "fly")
     assert "S3_Tea_C1.txt: 1 problem\n  line 2: 'fly' is not in mapping.txt." in run(
         *arguments, succeeds=False
