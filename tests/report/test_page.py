@@ -19,10 +19,11 @@ from pipeline.learn.evaluation import (
 from pipeline.learn.metrics import class_scores
 from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression, Task
 from pipeline.manifest import Clip, write_manifest
-from pipeline.report.page import Change, Extras, Look, page, write_page
+from pipeline.report.page import Change, Extras, Look, gallery, page, write_page
 from pipeline.report.page.page import render_page
 from pipeline.report.run_comparison import compare_runs
 from pipeline.report.runs import Curve, Run
+from tests.support.crashes import read_or_crash
 from tests.support.media import write_video
 from tests.support.page import Node, read_page
 from tests.support.runs import answer_table, make_run
@@ -271,6 +272,14 @@ def test_a_clip_without_frames_has_its_row_and_the_reason(run, tmp_path):
     root = shown(gone, root=tmp_path)
     assert len(root.all("article")) == len(PAIRS)
     assert "No manifest" in root.at("clips").all(class_="notice")[0].text()
+
+
+def test_a_clip_that_crashes_the_decoder_has_the_reason_and_the_others_stand(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "_read_in_time", read_or_crash)
+    clips = {clip.text("h4"): clip for clip in shown(run, root=tmp_path).all("article")}
+    reasons = {name: clip.text(class_="notice") for name, clip in clips.items()}
+    assert reasons.pop("clip002") == "No pictures: its decoder was ended by SIGSEGV"
+    assert set(reasons.values()) == {"No pictures: it is well"}
 
 
 def test_a_section_that_fails_is_a_notice_and_the_others_stand(run, caplog):
