@@ -348,6 +348,7 @@ def test_values_are_dots_that_lead_to_their_clips(tmp_path):
         "a: truth 2, answer 4",
         "b: truth -2, answer -2",
     ]
+    assert {link.attributes["tabindex"] for link in root.at("values").all("a")} == {"-1"}  # clips come later
     assert root.at(first.one("svg").all("a")[0].attributes["href"].removeprefix("#")).text("h4") == "a"
     assert "value 1 10 truth: 8" in root.all("article")[0].text()
 
