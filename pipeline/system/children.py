@@ -1,38 +1,54 @@
 """Child processes, which tell their caller what they do. A crash ends the child, and not the caller."""
 
-import multiprocessing
+import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar, cast
 
 from pipeline.system.parallel import in_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Unlike multiprocessing's, this process does not import the caller's script, which may have no `__main__`.
+_PROGRAM = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); pickle.load(sys.stdin.buffer)()"
+
 
 class Child:
     """A process that does some work. As a context manager it ends with the block, and Ctrl-C passes it by."""
 
     def __init__(self, work: Callable[..., object], *arguments: object) -> None:
-        """Start `work(*arguments, tell)` in a new process; `tell(message)` sends a message to this one."""
-        context = multiprocessing.get_context("spawn")
-        self.messages, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run, args=(work, arguments, theirs), daemon=True)
-        with _interrupts_held_back():
-            self._process.start()
-        theirs.close()
+        """Start `work(*arguments, tell)` in a new process; `tell(message)` sends a message to this one.
+
+        All of them are pickled.
+        """
+        readable, writable = os.pipe()
+        self.messages = Connection(readable, writable=False)
+        try:
+            order = pickle.dumps(sys.path) + pickle.dumps(partial(_run, work, arguments, writable))
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                pass_fds=[writable],
+                start_new_session=True,  # a terminal's Ctrl-C is for the caller alone
+            )
+        finally:
+            os.close(writable)
+        with suppress(BrokenPipeError), cast(IO[bytes], self._process.stdin) as stdin:
+            stdin.write(order)  # BrokenPipeError: the process has ended already
 
     def ending(self) -> str:
         """How the process ended, once it has no more messages: `by SIGSEGV`, `with exit code 1`; "": well."""
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.wait()
         if code < 0:
             return f"by {signal.Signals(-code).name}"
         return f"with exit code {code}" if code else ""
@@ -44,24 +60,13 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.join()
+        self._process.wait()
         self.messages.close()
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold back Ctrl-C from this thread for a moment, and for ever from processes that are started in it."""
-    resource_tracker.ensure_running()  # started later, it would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _run(work: Callable[..., object], arguments: Sequence[object], told: Connection) -> None:
+def _run(work: Callable[..., object], arguments: Sequence[object], writable: int) -> None:
     with suppress(BrokenPipeError):  # the caller is gone
-        work(*arguments, told.send)
+        work(*arguments, Connection(writable, readable=False).send)
 
 
 @dataclass(frozen=True)
