@@ -418,7 +418,12 @@ def test_several_runs_stand_side_by_side_with_the_clips_they_differ_on(tmp_path)
     assert root.at("result").text(class_="lead") == comparison.claim()
     labels = [node.text() for node in root.at("result").all(class_="figure")]
     assert labels == [with_interval(each) for each in comparison.estimates]
-    assert [row[1] for row in root.at("result").table()[1:]] == labels
+    rows = root.at("result").table()[1:]
+    assert [row[1] for row in rows] == labels
+    assert [row[2] for row in rows] == [
+        "best",
+        with_interval(comparison.ranking.settings[1].difference, sign="+"),
+    ]
     settings = root.at("settings").all("table")[0].all("tr")
     assert [row.text() for row in settings] == ["setting large small", "train.hidden_size 64 8"]
     group, rest = root.at("clips").all(class_="group")
