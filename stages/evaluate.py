@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def write_results(
     evaluation: Evaluation, *, folder: Path = Path(), confirm: Callable[[], None] = lambda: None
 ) -> None:
     """Write all that this stage writes, in the project `folder`; `confirm` is called before the metrics."""
+    shutil.rmtree(folder / "plots", ignore_errors=True)  # other tasks have other plots
     write_plots(folder / "plots", evaluation)
     write_predictions(folder / "reports/predictions.parquet", evaluation.predictions)
     write_json(folder / "reports/evaluate.json", evaluation.as_json())

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.errors import listed
+from pipeline.learn.sweeps import num_kept
 from pipeline.manifest import read_manifest
 from pipeline.settings.sweep import SweepConfig
 from pipeline.settings.training import LoaderConfig
@@ -16,13 +17,14 @@ from stages.sweep_training import Trainings
 
 def num_epochs(members: Collection[SweepMember], sweep: SweepConfig) -> int:
     """How many epochs are trained, of all members together, if none of them ends early."""
-    going = num_settings = len(settings_of(members))
-    total = done = 0
+    epochs = {member.name: member.config.epochs for member in members}
+    longest = sorted((epochs[names[0]] for names in settings_of(members)), reverse=True)  # of each setting
+    total, done, going = 0, 0, len(longest)
     for rung in sweep.halving.rungs if sweep.halving else ():
         total, done = total + going * (rung - done), rung
-        going = math.ceil(sweep.halving.keep * going) if sweep.halving else going
-    total += going * (max(member.config.epochs for member in members) - done)
-    return total * len(members) // num_settings
+        going = num_kept(going, sweep.halving.keep) if sweep.halving else going
+    total += sum(longest[:going]) - going * done
+    return total * len(members) // len(longest)
 
 
 def epoch_seconds(trainings: Trainings, names: Sequence[str]) -> float:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def show_epoch(bars: Bars, live: Live, name: str, metrics: Metrics) -> None:
 
 
 def open_log(name: str, *, folder: Path = Path()) -> Live:
-    """The log of a model's training in the project `folder`; it is empty."""
+    """The log of a model's training in the project `folder`; it is empty, without curves of other metrics."""
+    shutil.rmtree(folder / LOGS / name, ignore_errors=True)
     return Live(str(folder / LOGS / name), save_dvc_exp=False, dvcyaml=None)
 
 

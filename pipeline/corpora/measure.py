@@ -1,6 +1,7 @@
 """A look at every clip of a manifest: how many frames it gives, of which size, or why it can't be read."""
 
 import csv
+import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
@@ -12,8 +13,8 @@ from pipeline.errors import DecodeError, error_text
 from pipeline.frames import ClipInfo, Range, clip_range, probe
 from pipeline.manifest import Clip, fault_of
 from pipeline.settings.extract import Limits
+from pipeline.system.children import Crash, in_child
 from pipeline.system.files import write_atomically
-from pipeline.system.parallel import in_threads
 
 Found = TypeVar("Found")
 
@@ -41,17 +42,27 @@ def measure_clips(
     Sources are relative to `root`. A clip whose source is missing, damaged, above the limits or too small
     for the preprocessing gives a problem, not an error.
     """
+    clips = list(clips)
+    measure = functools.partial(
+        _measure, root=root, sampling=sampling, limits=limits, preprocessing=preprocessing
+    )
+    for clip, found in zip(clips, in_child(measure, clips, num_threads=num_threads), strict=True):
+        if isinstance(found, Crash):
+            yield Measured(clip.clip_id, problem=f"its decoder was ended {found.ending}")
+        else:
+            yield found
 
+
+def _measure(
+    clip: Clip, *, root: Path, sampling: Sampling, limits: Limits, preprocessing: Preprocessing
+) -> Measured:
     def info_of(files: Range) -> ClipInfo:
         return probe(**files, sampling=sampling, limits=limits, preprocessing=preprocessing)
 
-    def measured(clip: Clip) -> Measured:
-        found = readable(clip, root=root, read=info_of)
-        if isinstance(found, str):
-            return Measured(clip.clip_id, problem=found)
-        return Measured(clip.clip_id, found)
-
-    return in_threads(measured, clips, num_threads=num_threads)
+    found = readable(clip, root=root, read=info_of)
+    if isinstance(found, str):
+        return Measured(clip.clip_id, problem=found)
+    return Measured(clip.clip_id, found)
 
 
 def readable(clip: Clip, *, root: Path, read: Callable[[Range], Found]) -> Found | str:

@@ -30,7 +30,7 @@ from pipeline.learn.streaming import Loader, make_loader, with_features
 from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
-from pipeline.settings.evaluation import EvaluateConfig, Split
+from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
@@ -196,21 +196,29 @@ def answer_split(
     features: str | Path,
     manifest: str | Path,
     *,
-    split: Split = "val",
+    config: EvaluateConfig = EvaluateConfig(split="val"),
     machine: Machine = Machine(),
 ) -> Predictions:
-    """A trained model's answers about the clips of a split. Raises as `evaluate` does."""
-    device = resolve_device(machine.device)
+    """A trained model's answers about the clips of a split, as `evaluate` takes them, in batches as trained.
+
+    Raises as `evaluate` does.
+    """
+    trained, device = as_searched(checkpoint, config), resolve_device(machine.device)
     with open_view(Path(features)) as view:
-        check_contract(checkpoint.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split=split), view)
+        check_contract(trained.contract, view.contract, path=view.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), view)
         if not clips:
-            raise ManifestError(f"{manifest} has no {split} clips with features.")
-        checkpoint.task.check(clips)
-        loader = make_loader(view, clips, checkpoint.config, device=device, num_threads=machine.num_readers)
-        return answer_batches(
-            checkpoint.model.to(device), loader.epoch(), task=checkpoint.task, device=device
-        )
+            raise ManifestError(f"{manifest} has no {config.split} clips with features.")
+        trained.task.check(clips)
+        answering = Answering(trained.model.to(device), task=trained.task, device=device)
+        if config.chunk_frames:
+            for clip in clips:
+                answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
+        else:
+            loader = make_loader(view, clips, trained.config, device=device, num_threads=machine.num_readers)
+            for batch in loader.epoch():
+                answering.add(batch)
+        return answering.predictions()
 
 
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:

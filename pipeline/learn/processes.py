@@ -1,13 +1,9 @@
 """Trainings in processes side by side: on a GPU, one process spends most of its time in Python."""
 
 import logging
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import wait
 from typing import Protocol
 
 import torch
@@ -16,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.learn.member import Metrics
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig
+from pipeline.system.children import Child
 from pipeline.system.devices import resolve_device
 
 log = logging.getLogger(__name__)
@@ -43,29 +40,25 @@ def train_in_processes(
     signal leaves the rest of its members to the caller, who also meets the error. With `device: auto`, the
     processes take all GPUs in turn.
     """
-    context = multiprocessing.get_context("spawn")
     machines = _shares(machine, min(machine.num_trainings, len(members)))
-    running: dict[Connection, BaseProcess] = {}
     with ExitStack() as stack:
-        with _interrupts_held_back():  # the processes never get them: Ctrl-C is for the caller, who ends them
-            for position, share in enumerate(machines):
-                ours, theirs = context.Pipe(duplex=False)
-                part = members[position :: len(machines)]
-                process = context.Process(
-                    target=_work, args=(train, part, share, torch.get_num_threads(), theirs), daemon=True
-                )
-                process.start()
-                stack.callback(process.join)
-                stack.callback(process.terminate)
-                theirs.close()
-                running[ours] = process
+        running = {}
+        for position, share in enumerate(machines):
+            part = members[position :: len(machines)]
+            child = stack.enter_context(Child(_work, train, part, share, torch.get_num_threads()))
+            running[child.messages] = child
         while running:
             ready = set(wait(list(running)))
-            for connection in [each for each in running if each in ready]:
+            for messages in [each for each in running if each in ready]:
                 try:
-                    name, *progress = connection.recv()
+                    name, *progress = messages.recv()
                 except (EOFError, OSError):  # OSError: it ended within a message
-                    _say_end(running.pop(connection))
+                    if ending := running.pop(messages).ending():
+                        log.warning(
+                            "A training process ended %s. Its models are trained after the others, in one"
+                            " process.",
+                            ending,
+                        )
                 else:
                     (on_epoch if len(progress) == 1 else on_batch)(name, *progress)
 
@@ -89,36 +82,19 @@ def _shares(machine: Machine, number: int) -> list[Machine]:
     ]
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold back Ctrl-C from this thread for a moment, and for ever from processes that are started in it."""
-    resource_tracker.ensure_running()  # started later, it would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _say_end(process: BaseProcess) -> None:
-    """Warn of a process that ended otherwise than by an error that the caller meets, too."""
-    process.join()
-    if code := process.exitcode:
-        cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        log.warning(
-            "A training process ended %s. Its models are trained after the others, in one process.", cause
-        )
-
-
 def _work(
-    train: Train, members: Sequence[MemberConfig], machine: Machine, num_threads: int, told: Connection
+    train: Train,
+    members: Sequence[MemberConfig],
+    machine: Machine,
+    num_threads: int,
+    tell: Callable[[tuple[object, ...]], None],
 ) -> None:
     logging.disable(logging.WARNING)  # the caller has the same to say when it goes on
     torch.set_num_threads(num_threads)
-    with suppress(PipelineError, BrokenPipeError):  # BrokenPipeError: the caller is gone
+    with suppress(PipelineError):  # the caller meets it, too
         train(
             members=members,
             machine=machine,
-            on_batch=lambda *progress: told.send(progress),
-            on_epoch=lambda *progress: told.send(progress),
+            on_batch=lambda *progress: tell(progress),
+            on_epoch=lambda *progress: tell(progress),
         )

@@ -1,5 +1,6 @@
 """Where a trained model looks in clips: its attention, for the answer as a whole or for each word."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -51,26 +52,24 @@ def find_looks(
 
 
 def _of_answers(model: SequenceModel, loader: Loader, config: ModelConfig) -> dict[str, Look]:
-    """For each clip, the mean over its windows."""
-    looks: dict[str, Look] = {}
+    """For each clip, the mean over its windows, as its answer is the mean of theirs."""
+    windows: dict[str, list[Look]] = defaultdict(list)
     for batch in loader.epoch():
         weights = model.attention(batch.maps, batch.lengths).cpu().numpy()  # (B, T, P)
         rows = zip(batch.clips, batch.lengths.tolist(), weights, batch.frame_seconds.numpy(), strict=True)
         for clip, length, values, seconds in rows:
             maps = _placed(values[None, :length], config, model.steps.map_size)
-            look = Look(("",), maps, seconds[:length])
-            before = looks.get(clip.clip_id)
-            looks[clip.clip_id] = look if before is None else _joined(before, look)
-    return looks
+            windows[clip.clip_id].append(Look(("",), maps, seconds[:length]))
+    return {clip: _mean(looks) for clip, looks in windows.items()}
 
 
-def _joined(first: Look, second: Look) -> Look:
-    """Two windows of a clip; frames that are in both have the sum of their weights."""
-    seconds = np.union1d(first.frame_seconds, second.frame_seconds)
-    maps = np.zeros((1, len(seconds), *first.maps.shape[2:]), np.float32)
-    for look in (first, second):
-        maps[:, np.searchsorted(seconds, look.frame_seconds)] += look.maps
-    return Look(first.words, maps, seconds)
+def _mean(windows: Sequence[Look]) -> Look:
+    """The mean of a clip's windows: a frame has no weight in windows that it is not in."""
+    seconds = np.unique(np.concatenate([look.frame_seconds for look in windows]))
+    maps = np.zeros((1, len(seconds), *windows[0].maps.shape[2:]), np.float32)
+    for look in windows:
+        maps[:, np.searchsorted(seconds, look.frame_seconds)] += look.maps / len(windows)
+    return Look(windows[0].words, maps, seconds)
 
 
 def _of_words(

@@ -22,6 +22,7 @@ def templates() -> Environment:
     )
     environment.filters["data"] = _data
     environment.filters["number"] = number
+    environment.filters["of"] = counted
     environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
     # Our own files, which hold neither `</style` nor `</script`.
     environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
@@ -34,6 +35,11 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def counted(number: int, nouns: str) -> str:
+    """`1 clip`, `2 clips`, from a regular plural."""
+    return f"{number:,} {nouns if number != 1 else nouns.removesuffix('s')}"
 
 
 def _data(content: bytes, kind: str) -> str:

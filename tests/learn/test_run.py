@@ -19,7 +19,7 @@ from pipeline.errors import (
 )
 from pipeline.learn import identity
 from pipeline.learn.checkpoint import load_checkpoint
-from pipeline.learn.comparison import evaluate
+from pipeline.learn.comparison import answer_split, evaluate
 from pipeline.learn.run import Outcome, Trained, train, train_many
 from pipeline.learn.shared import Shared
 from pipeline.learn.tasks import Classification
@@ -425,6 +425,19 @@ def test_clips_that_are_read_in_chunks_have_the_scores_that_they_have_in_one_pie
         *((name, 1, 1) for name in models),  # a batch
         *((name, done, 2) for name in models for done in (1, 2)),  # two clips
     ]
+
+
+def test_a_split_is_answered_as_evaluate_answers_about_it(tmp_path):
+    trained = run(tmp_path, config=CONFIG.model_copy(update={"window": 2}))
+    inputs = (tmp_path / "features/layer4", tmp_path / "manifest.csv")
+    answers = []
+    for chunk_frames in (None, 2):
+        config = EvaluateConfig(num_resamples=10, chunk_frames=chunk_frames)
+        expected = evaluate(trained.checkpoints, *inputs, config=config).answers
+        found = answer_split(load_checkpoint(trained.checkpoints / "recurrent"), *inputs, config=config)
+        torch.testing.assert_close(found.outputs, expected.outputs)
+        answers.append(torch.stack(found.outputs))
+    assert not torch.allclose(*answers)  # of windows, and of the clips in one piece
 
 
 @pytest.mark.parametrize("task", ["multilabel", "frame_multilabel"])

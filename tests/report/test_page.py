@@ -28,10 +28,11 @@ from pipeline.learn.tasks import (
 )
 from pipeline.manifest import Clip, write_manifest
 from pipeline.report.compare_runs import compare_runs
-from pipeline.report.page import Change, Extras, Look, page, write_page
+from pipeline.report.page import Change, Extras, Look, gallery, page, write_page
 from pipeline.report.page.page import render_page
 from pipeline.report.page.timelines import timeline_of_labels
 from pipeline.report.runs import Curve, Run
+from tests.support.crashes import read_or_crash
 from tests.support.media import write_video
 from tests.support.page import Node, read_page
 from tests.support.runs import answer_table, make_run
@@ -282,6 +283,14 @@ def test_a_clip_without_frames_has_its_row_and_the_reason(run, tmp_path):
     assert "No manifest" in root.at("clips").all(class_="notice")[0].text()
 
 
+def test_a_clip_that_crashes_the_decoder_has_the_reason_and_the_others_stand(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "_read_in_time", read_or_crash)
+    clips = {clip.text("h4"): clip for clip in shown(run, root=tmp_path).all("article")}
+    reasons = {name: clip.text(class_="notice") for name, clip in clips.items()}
+    assert reasons.pop("clip002") == "No pictures: its decoder was ended by SIGSEGV"
+    assert set(reasons.values()) == {"No pictures: it is well"}
+
+
 def test_a_section_that_fails_is_a_notice_and_the_others_stand(run, caplog):
     with caplog.at_level(logging.ERROR):
         root = shown(dataclasses.replace(run, metrics={"recurrent": {}}))
@@ -456,6 +465,7 @@ def test_values_are_dots_that_lead_to_their_clips(tmp_path):
         "a: truth 2, answer 4",
         "b: truth -2, answer -2",
     ]
+    assert {link.attributes["tabindex"] for link in root.at("values").all("a")} == {"-1"}  # clips come later
     assert root.at(first.one("svg").all("a")[0].attributes["href"].removeprefix("#")).text("h4") == "a"
     assert "value 1 10 truth: 8" in root.all("article")[0].text()
 
@@ -525,7 +535,12 @@ def test_several_runs_stand_side_by_side_with_the_clips_they_differ_on(tmp_path)
     assert root.at("result").text(class_="lead") == comparison.claim()
     labels = [node.text() for node in root.at("result").all(class_="figure")]
     assert labels == [with_interval(each) for each in comparison.estimates]
-    assert [row[1] for row in root.at("result").table()[1:]] == labels
+    rows = root.at("result").table()[1:]
+    assert [row[1] for row in rows] == labels
+    assert [row[2] for row in rows] == [
+        "best",
+        with_interval(comparison.ranking.settings[1].difference, sign="+"),
+    ]
     settings = root.at("settings").all("table")[0].all("tr")
     assert [row.text() for row in settings] == ["setting large small", "train.hidden_size 64 8"]
     group, rest = root.at("clips").all(class_="group")

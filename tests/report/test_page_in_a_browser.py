@@ -35,6 +35,7 @@ addEventListener("load", async () => {
   seen.focus = document.activeElement.querySelector("h4").textContent;
   dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
   seen.after = names().length;
+  seen.back = document.activeElement.dataset.cell;
   click("#classes th:last-child button");
   seen.up = column();
   click("#classes th:last-child button");
@@ -89,6 +90,7 @@ def test_the_page_does_what_is_clicked_and_asks_for_nothing_outside(page: Path, 
         "words": "1 clip: truth down, answer left",
         "focus": "clip002",
         "after": len(PAIRS),
+        "back": "0:1",
         "up": ["left", "down", "up"],
         "down": ["down", "up", "left"],
         "sort": "descending",

@@ -5,13 +5,15 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 
 import stages.compare
 import stages.sweep
-from pipeline.learn.comparison import evaluate
+from pipeline.learn.comparison import answer_split, evaluate
+from pipeline.settings.evaluation import EvaluateConfig
 from stages.evaluate import write_results
 from stages.params import Params
 from stages.project.experiments import open_experiments
@@ -75,6 +77,18 @@ def test_members_of_a_sweep_are_compared_as_in_its_own_table(swept: Path) -> Non
         assert row["loss"] == pytest.approx(member["val_loss"])
         assert (row["from"], row["to"]) == (member["low"], member["high"])
         assert row["is_distinguishable"] == (member["is_distinguishable"] if row["difference"] else None)
+
+
+@pytest.mark.slow
+def test_models_answer_as_the_settings_of_their_evaluation_say(swept: Path, tmp_path: Path) -> None:
+    workspace = shutil.copytree(swept, tmp_path / "workspace", symlinks=True)
+    params = workspace / "params.yaml"
+    params.write_text(params.read_text().replace("num_resamples:", "chunk_frames: 3\n  num_resamples:"))
+    with mock.patch.object(stages.compare, "answer_split", wraps=answer_split) as answering:
+        compare(workspace, SWEEP)
+    assert [call.kwargs["config"] for call in answering.call_args_list] == [
+        EvaluateConfig(split="val", chunk_frames=3)
+    ] * 2
 
 
 @pytest.mark.slow

@@ -18,7 +18,9 @@ import stages.sweep
 import stages.sweep_training
 from pipeline.learn.run import train
 from pipeline.settings.machine import Machine
+from pipeline.settings.sweep import SweepConfig
 from stages.params import read_params
+from stages.sweep_plan import num_epochs
 from stages.sweep_training import Trainings
 from tests.stages.test_train import make_workspace
 from tests.support.in_process import run_main
@@ -234,6 +236,20 @@ def test_the_plan_names_groups_that_share_batches_and_the_time(
     sweep(workspace, "grid", "-S", "train.hidden_size=4", *GRID[3:])
     stdout, _ = sweep(workspace, *GRID, "--plan")
     assert "2 of them are trained, and are not trained again:\n  {}\n  {}\n".format(*NAMES[:2]) in stdout
+
+
+def test_the_epochs_of_a_sweep_are_counted_setting_by_setting() -> None:
+    members = [
+        SimpleNamespace(name=f"{epochs},{seed}", setting=str(epochs), config=SimpleNamespace(epochs=epochs))
+        for epochs in (5, 10, 100)
+        for seed in (0, 1)
+    ]
+    everything = SweepConfig.model_validate({"grid": {"train.seed": [0]}})
+    assert num_epochs(members, everything) == 2 * (5 + 10 + 100)
+    halving = SweepConfig.model_validate(
+        {"grid": {"train.seed": [0]}, "halving": {"rungs": [2, 4], "keep": 0.5}}
+    )
+    assert num_epochs(members, halving) == 2 * (3 * 2 + 2 * 2 + 96)
 
 
 def test_members_that_wait_for_others_count_in_the_time_of_a_sweep(

@@ -1,6 +1,5 @@
-"""What a process of `train_in_processes` runs in tests; Ctrl-C reaches it while it imports this."""
+"""What a process of `train_in_processes` runs in tests."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -9,9 +8,6 @@ import torch
 
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig
-
-if multiprocessing.parent_process() is not None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def train(

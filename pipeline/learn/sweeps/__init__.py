@@ -6,7 +6,7 @@ from pipeline.learn.sweeps.contributions import (
     contributions,
     is_number,
 )
-from pipeline.learn.sweeps.halving import TrainUntil, halve
+from pipeline.learn.sweeps.halving import TrainUntil, halve, num_kept
 from pipeline.learn.sweeps.ranking import (
     MIN_CLIPS_OF_VERDICT,
     Candidate,
@@ -27,6 +27,7 @@ __all__ = [
     "contributions",
     "halve",
     "is_number",
+    "num_kept",
     "rank",
     "val_metric",
 ]

@@ -30,9 +30,14 @@ def halve(
     for epochs in rungs:
         val_losses = train_until([name for setting in going for name in setting], epochs)
         losses = [_mean_loss(setting, val_losses, epochs=epochs) for setting in going]
-        best = sorted(range(len(going)), key=losses.__getitem__)[: math.ceil(keep * len(going))]
+        best = sorted(range(len(going)), key=losses.__getitem__)[: num_kept(len(going), keep)]
         going = [going[number] for number in sorted(best) if losses[number] < math.inf]
     train_until([name for setting in going for name in setting], None)
+
+
+def num_kept(number: int, keep: float) -> int:
+    """How many of so many settings go on after a rung."""
+    return math.ceil(round(keep * number, 6))  # 0.28 * 25 is 7.000000000000001
 
 
 def _mean_loss(setting: Sequence[str], losses: Mapping[str, Sequence[float]], *, epochs: int) -> float:

@@ -1,6 +1,7 @@
 """A survey of a corpus: some clips of each class and split are opened, for a few of their frames."""
 
 import bisect
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pipeline.manifest import Clip
 from pipeline.report.look.alike import LOOK_LENGTH, look_of
 from pipeline.report.page.pictures import strip_of
 from pipeline.settings.extract import Limits
-from pipeline.system.parallel import in_threads
+from pipeline.system.children import Crash, in_child
 
 _MAX_OPENED = 20_000  # clips, if nobody asks for another number
 
@@ -83,18 +84,24 @@ def survey_clips(
 
     A clip that is missing, damaged or above the limits has a problem instead.
     """
+    clips = list(clips)
+    found = in_child(functools.partial(_look_at, root=root, limits=limits), clips, num_threads=num_threads)
+    for clip, seen in zip(clips, found, strict=True):
+        if isinstance(seen, Crash):
+            yield Seen(clip, problem=f"its decoder was ended {seen.ending}")
+        else:
+            yield seen
 
-    def see(clip: Clip, files: Range) -> Seen:
+
+def _look_at(clip: Clip, *, root: Path, limits: Limits) -> Seen:
+    def see(files: Range) -> Seen:
         info = probe(**files, sampling=Sampling(), limits=limits)
         batches = read_frames(**files, sampling=_SAMPLING, batch_size=1, limits=limits)
         frames = [batch.pixels[0] for batch in batches]
         return Seen(clip, info, _strip(frames), look_of(frames))
 
-    def seen(clip: Clip) -> Seen:
-        found = readable(clip, root=root, read=lambda files: see(clip, files))
-        return Seen(clip, problem=found) if isinstance(found, str) else found
-
-    return in_threads(seen, clips, num_threads=num_threads)
+    found = readable(clip, root=root, read=see)
+    return Seen(clip, problem=found) if isinstance(found, str) else found
 
 
 def _strip(frames: Sequence[np.ndarray]) -> bytes:

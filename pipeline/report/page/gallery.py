@@ -1,5 +1,6 @@
 """The clips that a page shows, in groups, each with its pictures and with what every run answered."""
 
+import functools
 import logging
 import os
 import time
@@ -7,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import FeatureContract, Sampling
 from pipeline.errors import error_text
 from pipeline.manifest import Clip
 from pipeline.report.page.answers import NUM_EXTREME, Answers, ClipAnswers
 from pipeline.report.page.looks import Look, overlay
 from pipeline.report.page.pictures import Picture, read_picture, strip_of
 from pipeline.settings.extract import Limits
-from pipeline.system.parallel import in_threads
+from pipeline.system.children import Crash, in_child
 
 log = logging.getLogger(__name__)
 
@@ -157,28 +158,46 @@ def _pictures(
 ) -> dict[str, Picture]:
     """A picture of each clip, by its name; those with a video first, while there is time."""
     found = dict(zip(names, clips, strict=True))
+    if root is None:
+        return dict.fromkeys(found, Picture(reason="the corpus is not known"))
     order = [*with_video, *(name for name in found if name not in set(with_video))]
-    until = time.monotonic() + _MAX_SECONDS
+    videos = set(with_video)
+    read = functools.partial(
+        _read_in_time,
+        root=root,
+        sampling=contract.sampling,
+        limits=limits,
+        strip_bytes=_STRIP_BYTES // max(1, len(found)),
+        until=time.monotonic() + _MAX_SECONDS,
+    )
+    asked = [(found[name], _VIDEO_BYTES // _NUM_VIDEOS if name in videos else 0) for name in order]
+    pictures = in_child(read, asked, num_threads=len(os.sched_getaffinity(0)))
+    return {
+        name: Picture(reason=f"its decoder was ended {picture.ending}")
+        if isinstance(picture, Crash)
+        else picture
+        for name, picture in zip(order, pictures, strict=True)
+    }
 
-    def read(name: str) -> Picture:
-        clip = found[name]
-        if root is None:
-            return Picture(reason="the corpus is not known")
-        if clip is None:
-            return Picture(reason="the manifest no longer has it")
-        if time.monotonic() > until:
-            return Picture(reason=f"reading the clips before it took {_MAX_SECONDS} seconds")
-        return read_picture(
-            clip,
-            root=root,
-            sampling=contract.sampling,
-            limits=limits,
-            strip_bytes=_STRIP_BYTES // len(found),
-            video_bytes=_VIDEO_BYTES // _NUM_VIDEOS if name in with_video else 0,
-        )
 
-    pictures = in_threads(read, order, num_threads=len(os.sched_getaffinity(0)))
-    return dict(zip(order, pictures, strict=True))
+def _read_in_time(
+    asked: tuple[Clip | None, int],
+    *,
+    root: Path,
+    sampling: Sampling,
+    limits: Limits,
+    strip_bytes: int,
+    until: float,
+) -> Picture:
+    """The picture of a clip, with a video of at most so many bytes; none after the time `until`."""
+    clip, video_bytes = asked
+    if clip is None:
+        return Picture(reason="the manifest no longer has it")
+    if time.monotonic() > until:  # the clock of all processes
+        return Picture(reason=f"reading the clips before it took {_MAX_SECONDS} seconds")
+    return read_picture(
+        clip, root=root, sampling=sampling, limits=limits, strip_bytes=strip_bytes, video_bytes=video_bytes
+    )
 
 
 def _glances(look: Look, picture: Picture, contract: FeatureContract) -> Iterator[Glance]:

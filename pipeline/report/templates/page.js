@@ -22,6 +22,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 // Clips: a cell of the confusion matrix shows its clips alone.
 const filter = document.querySelector(".filter");
 const cards = [...document.querySelectorAll(".clip")];
+let chosen = null; // the cell whose clips are shown
 function show(isShown, words) {
   let count = 0;
   for (const card of cards) {
@@ -33,17 +34,22 @@ function show(isShown, words) {
   filter.firstElementChild.textContent = words ? `${count} ${count === 1 ? "clip" : "clips"}: ${words}` : "";
 }
 const showAll = () => show(() => true, "");
+function goBack() {
+  showAll();
+  chosen.focus(); // what had the focus is hidden, or is somewhere else now
+}
 for (const link of document.querySelectorAll("a[data-cell]")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
+    chosen = link;
     show((card) => card.dataset.cells.split(" ").includes(link.dataset.cell), link.dataset.words);
     document.getElementById("clips").scrollIntoView();
     cards.find((card) => !card.hidden).focus({ preventScroll: true });
   });
 }
 if (filter) {
-  filter.lastElementChild.addEventListener("click", showAll);
-  addEventListener("keydown", (event) => { if (event.key === "Escape" && !filter.hidden) showAll(); });
+  filter.lastElementChild.addEventListener("click", goBack);
+  addEventListener("keydown", (event) => { if (event.key === "Escape" && !filter.hidden) goBack(); });
   addEventListener("hashchange", () => {
     const target = document.getElementById(location.hash.slice(1));
     if (target && target.hidden) { showAll(); target.scrollIntoView(); }

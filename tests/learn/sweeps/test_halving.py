@@ -53,6 +53,12 @@ def test_the_share_is_rounded_up(keep: float, kept: int) -> None:
     assert len(finalists(settings, rungs=[2], keep=keep, train=Trainer())) == kept
 
 
+def test_a_share_that_is_a_whole_number_is_not_rounded_up() -> None:
+    assert 0.28 * 25 > 7
+    settings = [["good"]] * 25
+    assert len(finalists(settings, rungs=[2], keep=0.28, train=Trainer())) == 7
+
+
 def test_members_that_differ_in_the_seed_alone_go_on_together() -> None:
     # The best seed of the first setting beats both of the second; its mean does not.
     settings = [["best", "worst"], ["good", "same"]]
