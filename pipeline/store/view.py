@@ -2,7 +2,7 @@
 
     features/
       files.arrow                digests of the files that hold none of their own; sealed
-    features/<tap>/
+    features/<tap>/, features/<tap>@<view>/
       zarr.json, c/<i>/0/0/0     Zarr: the array (N, C, H, W), and shard i: the journal's file
       features.h5, shards/<i>.h5 HDF5: likewise
       records/<shard id>.record  a shard's record: the journal's file
@@ -83,10 +83,10 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
     partial.mkdir()
     with naming_full_disk(path):
         for view in views:
-            _build_tap(journal, view, partial / view.contract.tap)
+            _build_tap(journal, view, partial / view.contract.name)
         for name, data in files.items():
             (partial / name).write_bytes(data)
-        names = [*files, *(f"{view.contract.tap}/{CLIPS_NAME}" for view in views)]
+        names = [*files, *(f"{view.contract.name}/{CLIPS_NAME}" for view in views)]
         digests = {"name": names, "digest": [file_digest(partial / name) for name in names]}
         (partial / FILES_NAME).write_bytes(seal(pa.table(digests, schema=FILES_SCHEMA), {}))
         sync_directory(partial)
