@@ -148,7 +148,7 @@ class FrameView(BaseModel):
             elif part.startswith("scale"):
                 parts["scale"] = part.removeprefix("scale")
             elif value != "center":
-                raise ValueError(f"it is none of center, flip, {', '.join(get_args(Corner))}, {{scale: x}}")
+                raise ValueError(f"it is none of center, flip, {', '.join(get_args(Corner))}, scale0.8")
         return parts
 
     @model_serializer

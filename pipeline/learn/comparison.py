@@ -4,15 +4,17 @@ The controls are the same model on frames in a shuffled order, which tells wheth
 the baseline, which can't see order.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
@@ -21,13 +23,14 @@ from pipeline.learn.evaluation import (
     answer_batches,
     baseline_sentence,
     comparison_table,
+    mean_of_views,
     order_sentence,
     prediction_table,
     score_predictions,
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, open_views, with_features
 from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import read_manifest
@@ -35,10 +38,8 @@ from pipeline.settings.evaluation import EvaluateConfig, Split
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS
 from pipeline.settings.unused import explain_unused
-from pipeline.store import open_view
+from pipeline.store import FeatureView, open_view
 from pipeline.system.devices import resolve_device
-
-_Part = TypeVar("_Part")  # batches or clips
 
 # Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
 OnBatch = Callable[[str, int, int], None]
@@ -107,7 +108,8 @@ def evaluate(
 
     Args:
         checkpoints: the folder that `train` wrote, with the checkpoints of the model and of the baseline.
-        features: the features of the tap that they were trained on, such as features/layer4.
+        features: the features of the tap that they were trained on, such as features/layer4. Those of
+            `config.views` are beside them, such as features/layer4@flip.
         manifest: a CSV or Parquet manifest.
         config: how to measure; by default on the test split.
         machine: device and threads.
@@ -129,30 +131,37 @@ def evaluate(
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
     task, device = recurrent.task, resolve_device(machine.device)
-    with open_view(Path(features)) as view:
+    with open_views(Path(features), config.views) as views:
+        center = views[CENTER]
         for checkpoint in loaded.values():
-            check_contract(checkpoint.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), view)
+            check_contract(checkpoint.contract, center.contract, path=center.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), center)
         if not clips:
             raise ManifestError(f"{manifest} has no {config.split} clips with features.")
         task.check(clips)
 
-        def load(checkpoint: Checkpoint) -> Loader:
+        def load(checkpoint: Checkpoint, view: FeatureView) -> Loader:
             batches = checkpoint.config.model_copy(update={"batch_size": config.batch_size})
-            return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
+            shown = clips if view is center else with_features(clips, view)
+            return make_loader(view, shown, batches, device=device, num_threads=machine.num_readers)
 
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
-            answering = Answering(
-                checkpoint.model.to(device), task=checkpoint.task, device=device, shuffle_seed=shuffle_seed
-            )
-            if config.chunk_frames:
-                for clip in _counted(clips, name=name, number=len(clips), on_batch=on_batch):
-                    answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
-            else:
-                loader = load(checkpoint)
-                for batch in _counted(loader.epoch(), name=name, number=len(loader), on_batch=on_batch):
-                    answering.add(batch)
-            return answering.predictions()
+            model = checkpoint.model.to(device)
+            loaders = [load(checkpoint, views[view]) for view in config.views]
+            number = sum(len(loader.clips) if config.chunk_frames else len(loader) for loader in loaders)
+            numbers, found = itertools.count(1), []
+            for loader in loaders:
+                answering = Answering(model, task=checkpoint.task, device=device, shuffle_seed=shuffle_seed)
+                if config.chunk_frames:
+                    for clip in loader.clips:
+                        answering.add_clip(clip, loader.features, chunk_frames=config.chunk_frames)
+                        on_batch(name, next(numbers), number)
+                else:
+                    for batch in loader.epoch():
+                        answering.add(batch)
+                        on_batch(name, next(numbers), number)
+                found.append(answering.predictions())
+            return mean_of_views(found, task=checkpoint.task)
 
         answers = {
             "recurrent": answer("recurrent", recurrent),
@@ -160,7 +169,7 @@ def evaluate(
             "baseline": answer("baseline", baseline),
         }
         # With chunks, a clip may not fit into memory, nor its weights into a picture.
-        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
+        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent, center))
     tasks = {"recurrent": task, "shuffled": task, "baseline": baseline.task}
     scores = {
         name: score_predictions(
@@ -232,12 +241,6 @@ def as_searched(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     options = {"beam_size": config.beam_size, "length_power": config.length_power}
     changes = {name: value for name, value in options.items() if value is not None}
     return replace(checkpoint, task=checkpoint.task.with_search(**changes)) if changes else checkpoint
-
-
-def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:
-    for done, part in enumerate(parts, start=1):
-        yield part
-        on_batch(name, done, number)
 
 
 @torch.inference_mode()

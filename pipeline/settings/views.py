@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from pipeline.contract import Corner, FrameView
 
@@ -15,6 +15,8 @@ def _each_corner(views: Any) -> Any:
 
 
 def _each_once(views: tuple[FrameView, ...]) -> tuple[FrameView, ...]:
+    if not views:
+        raise ValueError("name at least one view")
     if twice := [view.name for view, count in Counter(views).items() if count > 1]:
         raise ValueError(f"{twice[0]!r} is there several times; name each view once")
     return views
@@ -23,6 +25,4 @@ def _each_once(views: tuple[FrameView, ...]) -> tuple[FrameView, ...]:
 _View = Annotated[FrameView, WithJsonSchema({"type": "string"})]
 
 # center, flip, corners or one of them (top_left, ...), {scale: 0.8}; {scale: 0.8, flip: true} is one view.
-Views = Annotated[
-    tuple[_View, ...], Field(min_length=1), BeforeValidator(_each_corner), AfterValidator(_each_once)
-]
+Views = Annotated[tuple[_View, ...], BeforeValidator(_each_corner), AfterValidator(_each_once)]

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import CENTER, FeatureContract, FrameView
 from pipeline.errors import DamagedError
 from pipeline.store.clips import StoredClip
 from pipeline.store.format.containers import CONTAINERS
@@ -58,6 +58,11 @@ CHUNKS_NAME = "chunks.arrow"
 CLIPS_NAME = "clips.parquet"
 RECORDS_NAME = "records"
 FILES_NAME = "files.arrow"
+
+
+def view_folder(features: Path, view: FrameView) -> Path:
+    """Where a view's features are: for features/layer4 and the view flip, features/layer4@flip."""
+    return features if view == CENTER else features.with_name(f"{features.name}@{view.name}")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_an_added_view_computes_itself_alone_and_leaves_the_features_of_others_a
         ({"views": ["flip"]}, "views lack center"),
         ({"views": ["center", "flip", "flip"]}, "'flip' is there several times"),
         ({"views": ["corners", "center", "top_left"]}, "'top_left' is there several times"),
-        ({"views": []}, "at least 1 item"),
+        ({"views": []}, "name at least one view"),
         ({"views": ["center", "left"]}, "none of center, flip, top_left"),
         (
             {"views": ["center", {"scale": 0.5}], "preprocessing": {"resize": None, "crop": 32}},

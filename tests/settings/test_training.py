@@ -89,8 +89,10 @@ def test_an_evaluation_searches_words_alone_and_compares_lengths_in_a_beam_alone
     captioning = TrainConfig(task="captioning")
     searched, said = "it needs task captioning or ctc", "it needs task captioning"
     assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": searched, "length_power": said}
-    whole = {"chunk_frames": "the task 'captioning' reads clips in one piece"}
+    labelled = "it needs task classification, frame_labels, multilabel, frame_multilabel or regression"
+    whole = {"views": labelled, "chunk_frames": "the task 'captioning' reads clips in one piece"}
     assert EvaluateConfig().unused(TrainConfig(task="ctc")) == {
+        "views": labelled,
         "length_power": said,
         "chunk_frames": "the task 'ctc' reads clips in one piece",
     }

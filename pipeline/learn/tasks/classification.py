@@ -194,6 +194,10 @@ class Classification(Task):
             loss_weights=weights,
         )
 
+    def mean_answer(self, outputs: Tensor) -> Tensor:
+        """As `Task.mean_answer`: the logarithms of the mean probabilities."""
+        return outputs.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(outputs))
+
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as probabilities."""
         return outputs.softmax(dim=-1)
