@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.corpora import VIDEO_FRAMES
 from benchmarks.report import Row, seconds_of
 from benchmarks.stores import clip_id, clip_key, make_target
+from pipeline.contract import FrameView
 from pipeline.extraction import PlannedClip, compute_clips
 from pipeline.extraction.runners import Outputs, Wait
 from pipeline.frames import FrameBatch
@@ -119,8 +120,8 @@ class InstantRunner:
             {"layer4": rows}, {"layer4": np.ones(len(rows), np.float32)}
         )
 
-    def prepare(self, pixels: Tensor) -> Tensor:
-        return pixels.permute(0, 3, 1, 2)
+    def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
+        return [pixels.permute(0, 3, 1, 2)] * len(views)
 
     def submit(self) -> Wait:
         return lambda: self._outputs

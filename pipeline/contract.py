@@ -8,9 +8,17 @@ features compares it.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 # Raise whenever our own code changes the value of a feature (decoding, resizing, forward pass).
 # A test compares golden features and fails when values move without it.
@@ -23,6 +31,7 @@ Precision = Literal["float32", "float16", "bfloat16"]  # of the network's weight
 Backend = Literal["eager", "inductor"]  # inductor: torch.compile
 Pooling = Literal["none", "avg", "max"]
 StoredDtype = Literal["float16", "float32"]
+Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
 
 _FORMS = {"every": "n", "fps": "x", "count": "n"}  # of a sampling that is not `all`; one at most
@@ -106,8 +115,74 @@ class Preprocessing(BaseModel):
         return self
 
 
+class FrameView(BaseModel):
+    """The part of a frame that the network sees, and whether it is mirrored; by default the centre crop.
+
+    A view has a name, which stands for it in JSON: `center`, or its parts, such as `flip`, `top_left`,
+    `scale0.8` or `top_left-scale0.8-flip`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corner: Corner | None = None  # of the resized frame, where the crop lies; null: its centre
+    scale: Annotated[float, Field(ge=0.1, le=1)] = 1.0  # 0.8: a part with 0.8 of the crop's sides, enlarged
+    flip: bool = False  # left and right exchanged
+
+    @property
+    def name(self) -> str:
+        """The view's parts, joined by hyphens."""
+        parts = [self.corner, f"scale{self.scale}" if self.scale < 1 else None, "flip" if self.flip else None]
+        return "-".join(filter(None, parts)) or "center"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts: dict[str, Any] = {}
+        for part in value.split("-"):
+            if part in get_args(Corner):
+                parts["corner"] = part
+            elif part == "flip":
+                parts["flip"] = True
+            elif part.startswith("scale"):
+                parts["scale"] = part.removeprefix("scale")
+            elif value != "center":
+                raise ValueError(f"it is none of center, flip, {', '.join(get_args(Corner))}, scale0.8")
+        return parts
+
+    @model_serializer
+    def _as_name(self) -> str:
+        return self.name
+
+    def zoomed(self, preprocessing: Preprocessing) -> Preprocessing:
+        """The preprocessing whose crop shows the view's part of a frame; unchanged without `resize`."""
+        sides = preprocessing.resize
+        if self.scale == 1 or sides is None:
+            return preprocessing
+        resize = (
+            (round(sides[0] / self.scale), round(sides[1] / self.scale))
+            if isinstance(sides, tuple)
+            else round(sides / self.scale)
+        )
+        return preprocessing.model_copy(update={"resize": resize})
+
+    def place(self, room: tuple[int, int]) -> tuple[int, int]:
+        """Top and left of the crop, where the frame is `room` = (rows, columns) larger than the crop."""
+        if self.corner is None:
+            return round(room[0] / 2), round(room[1] / 2)
+        side, end = self.corner.split("_")
+        return room[0] * (side == "bottom"), room[1] * (end == "right")
+
+
+CENTER = FrameView()
+
+
 class FeatureContract(BaseModel):
-    """What one tap's features were made with. Equal digest <=> interchangeable features."""
+    """What the features of one tap and view were made with. Equal digest <=> interchangeable features.
+
+    A field that is younger than stores is left out of JSON where it has its default: older digests stand.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,19 +199,33 @@ class FeatureContract(BaseModel):
     tap: str
     pooling: Pooling = "none"  # over H and W, before storing
     dtype: StoredDtype = "float16"  # as stored
+    view: FrameView = CENTER  # of each frame
+
+    @property
+    def name(self) -> str:
+        """The name of the features' folder: the tap, and behind an @ the view, if it is not the centre."""
+        return self.tap if self.view == CENTER else f"{self.tap}@{self.view.name}"
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if (key, value) not in _ABSENT}
 
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
         return _digest(self.model_dump(mode="json"))
 
     def forward_digest(self) -> str:
-        """Hex sha256 of all that a forward pass depends on: contracts with an equal one share the pass."""
-        return _digest(self.model_dump(mode="json", exclude={"tap", "pooling", "dtype"}))
+        """Hex sha256 of what all taps and views of a run share: they are computed together."""
+        return _digest(self.model_dump(mode="json", exclude={"tap", "pooling", "dtype", "view"}))
 
     def differences(self, other: "FeatureContract") -> dict[str, tuple[Any, Any]]:
         """Fields that differ, as {field: (here, there)}; fields of `preprocessing` have a dotted name."""
         here, there = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
         return {k: (here.get(k), there.get(k)) for k in {**here, **there} if here.get(k) != there.get(k)}
+
+
+_ABSENT = [("view", CENTER.name)]  # fields and values that JSON leaves out
 
 
 def _digest(value: dict[str, Any]) -> str:

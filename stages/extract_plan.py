@@ -52,8 +52,11 @@ def show_plan() -> None:
     num_clips = len(todo.to_extract)
     about = "" if cost.num_counted == num_clips else "about "
     print(f"Frames: {about}{cost.num_frames}, counted in {cost.num_counted} of {num_clips} clips.")
-    for tap, num_bytes in cost.bytes_by_tap.items():
-        print(f"  {FEATURES}/{tap}: {about}{size_text(num_bytes)} more, before compression.")
+    for folder, num_bytes in cost.bytes_by_folder.items():
+        print(f"  {FEATURES}/{folder}: {about}{size_text(num_bytes)} more, before compression.")
+    if len(job.config.views) > 1:
+        views = [f"{name} {_duration(seconds)}" for name, seconds in cost.seconds_by_view.items() if seconds]
+        print(f"To compute the views: about {', '.join(views)}.")
     print(
         f"Time: about {_duration(cost.seconds)} on {job.backbone.device}: a decoder gives"
         f" {cost.decode_frames_per_second:.0f} frames/s, the network {cost.compute_frames_per_second:.0f}"

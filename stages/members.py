@@ -13,12 +13,14 @@ from typing import Any
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
+from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.settings.sweep import SweepConfig, sweep_points
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import AnyTrainConfig, TrainConfig
 from pipeline.settings.unused import without
+from pipeline.store import view_folder
 from stages.overrides import overlaid
 from stages.params import Params, params_of, read_document, read_params
 from stages.places import FEATURES
@@ -167,9 +169,10 @@ def _problems_together(sweep: SweepConfig, members: Sequence[SweepMember], *, pa
     for other in others:
         if _val_clips(first) != _val_clips(other):
             yield f"{path}: {first} and {other} have different val clips, so their members can't be compared."
-    for tap in sorted({member.config.tap for member in members}):
-        if not (FEATURES / tap).is_dir():
-            yield f"{FEATURES / tap} is missing. Run `dvc repro extract` to make it, or `dvc pull`."
+    shown = {(member.config.tap, view) for member in members for view in (CENTER, *member.config.views)}
+    for folder in sorted({view_folder(FEATURES / tap, view) for tap, view in shown}):
+        if not folder.is_dir():
+            yield f"{folder} is missing. Run `dvc repro extract` to make it, or `dvc pull`."
     if keys := _keys_of_loss(members):
         named = ", ".join(keys)
         if sweep.halving:

@@ -50,6 +50,13 @@ def main() -> None:
         metavar="N",
         help="read each source whole, N frames at a time, even if the model was trained on windows",
     )
+    parser.add_argument(
+        "--view",
+        action="append",
+        metavar="NAME",
+        help="take the mean answer over these views: center, flip, corners, top_left, scale0.8, ...; may be"
+        " given several times (center)",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, ...; by default as in machine.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -63,6 +70,7 @@ def main() -> None:
             image_fps=arguments.image_fps,
             each_frame=arguments.frames,
             chunk_frames=arguments.chunk_frames,
+            views=arguments.view or ["center"],
             device=arguments.device or read_machine().device,
             on_progress=partial(bars.show, "predict"),
         )

@@ -133,6 +133,13 @@ def _tap_problems(params: Params) -> Iterator[str]:
         )
     elif train.tail and train.tail not in taps[taps.index(train.tap) + 1 :]:
         yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}. {available}"
+    for section, views in (("train", train.views), ("evaluate", params.evaluate.views)):
+        for view in views:
+            if view not in params.extract.views:
+                yield (
+                    f"{section}.views: {view.name!r} is not among extract.views"
+                    f" ({', '.join(each.name for each in params.extract.views)}). Add it there."
+                )
     if train.tail and params.extract.pooling != "none":
         yield (
             f"train.tail: {train.tail!r} reads whole maps, and extract.pooling is {params.extract.pooling!r}."

@@ -121,7 +121,7 @@ def _to_row(each: FeatureSet, view: Path) -> dict[str, str]:
         "where": str(each.path) if each.path.is_relative_to(view) else "journal",
         "arch": contract.arch,
         "weights": contract.weights_sha256[:8],
-        "tap": contract.tap,
+        "tap": contract.name,
         "pooling": contract.pooling,
         "sampling": str(contract.model_dump()["sampling"]),
         "input": f"{height}x{width}",
@@ -209,7 +209,7 @@ def _print_garbage(garbage: Garbage) -> None:
         [
             {
                 "arch": each.contract.arch,
-                "tap": each.contract.tap,
+                "tap": each.contract.name,
                 "contract": each.contract.digest()[:16],
                 "layout": each.layout_name,
                 "keep": total(each.kept),

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipeline.contract import FeatureContract, Preprocessing, Sampling
+from pipeline.contract import FeatureContract, FrameView, Preprocessing, Sampling
 from tests.support.features import make_contract
 
 
@@ -24,6 +24,7 @@ def test_the_digest_survives_json_and_names_the_value_not_the_object() -> None:
         ({"dtype": "float32"}, "dtype"),
         ({"precision": "bfloat16"}, "precision"),
         ({"backend": "inductor"}, "backend"),
+        ({"view": "flip"}, "view"),
     ],
 )
 def test_every_field_changes_the_digest_and_is_named(change: dict[str, object], field: str) -> None:
@@ -35,10 +36,47 @@ def test_every_field_changes_the_digest_and_is_named(change: dict[str, object], 
 def test_taps_of_one_pass_share_the_forward_digest() -> None:
     passes = {
         make_contract(**change).forward_digest()
-        for change in ({}, {"tap": "layer3"}, {"dtype": "float32"}, {"pooling": "avg"})
+        for change in ({}, {"tap": "layer3"}, {"dtype": "float32"}, {"pooling": "avg"}, {"view": "flip"})
     }
     assert len(passes) == 1
     assert make_contract(sampling={"every": 2}).forward_digest() not in passes
+
+
+def test_fields_that_are_younger_than_stores_change_no_digest_of_theirs() -> None:
+    contract = make_contract()
+    assert "view" not in contract.model_dump_json()
+    assert contract.digest() == "1130765b48bf96377af8657513254c0b7c70741d6c969daff643bacb8b4c8d5f"
+    assert contract.forward_digest() == "264fc81fb4a01172cf049e6686728a128fcc7a3271d49a5db40a6c6768bcee46"
+    older = FeatureContract.model_validate_json(contract.model_dump_json())
+    assert (older.view, older.name) == (FrameView(), "layer4")
+
+
+@pytest.mark.parametrize(
+    ("view", "name"),
+    [
+        ("center", "center"),
+        ({}, "center"),
+        ("flip", "flip"),
+        ("bottom_right", "bottom_right"),
+        ({"scale": 0.8}, "scale0.8"),
+        ({"flip": True, "scale": 0.5, "corner": "top_left"}, "top_left-scale0.5-flip"),
+    ],
+)
+def test_a_view_has_a_name_that_stands_for_it_and_names_its_features(view: object, name: str) -> None:
+    found = FrameView.model_validate(view)
+    assert found.name == found.model_dump() == name
+    assert FrameView.model_validate(name) == found
+    contract = make_contract(view=view)
+    assert contract.name == ("layer4" if name == "center" else f"layer4@{name}")
+    assert FeatureContract.model_validate_json(contract.model_dump_json()) == contract
+
+
+@pytest.mark.parametrize(
+    "view", ["left", "flip-center", "scale", {"scale": 0.05}, {"scale": 1.2}, {"zoom": 2}]
+)
+def test_impossible_views_are_refused(view: object) -> None:
+    with pytest.raises(ValidationError):
+        FrameView.model_validate(view)
 
 
 def test_sampling_reads_and_writes_its_short_forms() -> None:

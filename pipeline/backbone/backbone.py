@@ -17,7 +17,7 @@ from pipeline.backbone.networks import (
     split_into_stages,
 )
 from pipeline.backbone.resize import Window, crop, resize
-from pipeline.contract import Backend, Precision, Preprocessing, Triple
+from pipeline.contract import CENTER, Backend, FrameView, Precision, Preprocessing, Triple
 from pipeline.errors import ConfigError
 from pipeline.settings.weights import check_taps
 
@@ -175,8 +175,8 @@ def seconds_saved_by_compiling(eager_seconds: float, *, device: torch.device) ->
 _RESIZED_BYTES = 64 << 20  # of frames that are resized at once, before they are cropped
 
 
-def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Resize and centre-crop the frames of a clip as torchvision's transforms do.
+def preprocess(pixels: Tensor, preprocessing: Preprocessing, view: FrameView = CENTER) -> Tensor:
+    """Resize and crop the frames of a clip as torchvision's transforms do: its centre, or what `view` shows.
 
     Takes (T, H, W, 3) uint8 on any device, gives (T, 3, h, w) uint8 there, in channels-last memory, h x w
     being the crop; it may be a view of `pixels` where there is nothing to do.
@@ -186,11 +186,12 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
     Raises ValueError for frames that are not resized and are smaller than the crop.
     """
+    preprocessing = view.zoomed(preprocessing)
     x = pixels.permute(0, 3, 1, 2)  # (T, 3, H, W)
     height, width = x.shape[2:]
     size = preprocessing.resized_size(height, width)
     crop_height, crop_width = preprocessing.crop_size
-    top, left = round((size[0] - crop_height) / 2), round((size[1] - crop_width) / 2)
+    top, left = view.place((size[0] - crop_height, size[1] - crop_width))
     window = Window(top, left, crop_height, crop_width)
 
     def prepared(x: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
             x = crop(x, window)  # (T, 3, h, w)
         else:
             x = resize(x, size=size, window=window, interpolation=preprocessing.interpolation)
-        return x.contiguous(memory_format=torch.channels_last)
+        return (x.flip(3) if view.flip else x).contiguous(memory_format=torch.channels_last)
 
     # What is resized is larger than what is cropped from it, without bound for a narrow frame.
     num_at_once = max(1, _RESIZED_BYTES // (3 * max(height, size[0]) * max(width, size[1])))

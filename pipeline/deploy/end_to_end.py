@@ -91,10 +91,10 @@ def clip_pixels(
         **clip_range(clip, root=root),
         sampling=contract.sampling,
         batch_size=batch_size,
-        preprocessing=contract.preprocessing,
+        preprocessing=contract.view.zoomed(contract.preprocessing),
     ):
         yield (
-            preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing),
+            preprocess(torch.from_numpy(frames.pixels).to(device), contract.preprocessing, contract.view),
             frames.frame_seconds,
         )
 

@@ -6,17 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import find_weights
+from pipeline.contract import CENTER, FrameView
 from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
-from pipeline.learn.answering import Answering
+from pipeline.learn.answering import Answering, mean_of_views
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.learn.streaming import make_loader
 from pipeline.learn.tasks import Rows
 from pipeline.manifest import Clip, Question, is_image, is_video
 from pipeline.settings.evaluation import needs_whole_clips
+from pipeline.settings.views import Views
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory
 
@@ -45,6 +49,7 @@ def predict(
     image_fps: float = 1.0,
     each_frame: bool = False,
     chunk_frames: int | None = None,
+    views: Sequence[str | FrameView] = (CENTER,),
     device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[SourceAnswers]:
@@ -64,6 +69,8 @@ def predict(
         each_frame: give a label for each frame, see `Task.render_frames`, instead of intervals.
         chunk_frames: read each source whole, so many frames at a time, even if the model was trained on
             windows; None: windows as in training. Whole clips are also read in chunks then, if the model can.
+        views: probabilities and values are the mean over these views of each frame, such as center and flip.
+            Each one costs as much as the first.
         device: auto, cpu, cuda, cuda:1, ...
         on_progress: called with the number of sources that are done, and the number of all.
 
@@ -83,6 +90,11 @@ def predict(
         raise ConfigError(f"image_fps {image_fps}: give a rate above 0.")
     if chunk_frames is not None and chunk_frames < 1:
         raise ConfigError(f"chunk_frames {chunk_frames}: give at least 1.")
+    try:
+        frame_views = TypeAdapter(Views).validate_python(views)
+    except ValidationError as error:
+        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise ConfigError(f"views {list(map(str, views))}: {reasons}.") from None
     torch_device = resolve_device(device)
     trained = load_checkpoint(Path(checkpoint))
     trained.task.check_questions(questions)
@@ -90,6 +102,8 @@ def predict(
         raise ConfigError(f"The model's task is {trained.task.name}: it has no answer for each frame.")
     if chunk_frames and (reason := needs_whole_clips(trained.config)):
         raise ConfigError(f"The model can't read clips in chunks of {chunk_frames} frames: {reason}.")
+    if frame_views != (CENTER,) and not trained.task.facts.has_mean_answers:
+        raise ConfigError(f"The model's task is {trained.task.name}: answers in several views have no mean.")
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
     trained.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
@@ -110,6 +124,7 @@ def predict(
                 num_answers=num_answers,
                 each_frame=each_frame,
                 chunk_frames=chunk_frames,
+                views=frame_views,
             )
             results.append(SourceAnswers(source, tuple(answers)))
         except (DecodeError, NonFiniteError, OSError, MemoryError, RuntimeError) as error:
@@ -130,24 +145,29 @@ def answer_clip(
     num_answers: int = 1,
     each_frame: bool = False,
     chunk_frames: int | None = None,
+    views: Sequence[FrameView] = (CENTER,),
 ) -> Rows:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
     Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them
-    in chunks, if it can, so that a long clip takes no more memory. `each_frame` and `chunk_frames` are as in
-    `predict`. Raises what `clip_features` does.
+    in chunks, if it can, so that a long clip takes no more memory. `each_frame`, `chunk_frames` and `views`
+    are as in `predict`. Raises what `clip_features` does.
     """
     task, config = checkpoint.task, checkpoint.config
-    answering = Answering(checkpoint.model, task=task, device=backbone.device, labelled=False)
     if config.window is None and not needs_whole_clips(config):
         chunk_frames = chunk_frames or _CHUNK_FRAMES
-    with clip_features(clip, root=root, backbone=backbone, contract=checkpoint.contract) as features:
-        if chunk_frames:
-            answering.add_clip(clip, features, chunk_frames=chunk_frames)
-        else:
-            for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
-                answering.add(batch)
-    predictions = answering.predictions()
+    found = []
+    for view in views:
+        answering = Answering(checkpoint.model, task=task, device=backbone.device, labelled=False)
+        contract = checkpoint.contract.model_copy(update={"view": view})
+        with clip_features(clip, root=root, backbone=backbone, contract=contract) as features:
+            if chunk_frames:
+                answering.add_clip(clip, features, chunk_frames=chunk_frames)
+            else:
+                for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
+                    answering.add(batch)
+        found.append(answering.predictions())
+    predictions = mean_of_views(found, task=task)
     output, frame_seconds = predictions.outputs[0], predictions.frame_seconds[0]
     if each_frame:
         return task.render_frames(output, frame_seconds)

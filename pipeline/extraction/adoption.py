@@ -26,10 +26,10 @@ def adopt_files(journal: Journal, files: Mapping[str, Path]) -> int:
 
 
 def adoptable_keys(files: Mapping[str, Path], contracts: Sequence[FeatureContract]) -> dict[str, set[bytes]]:
-    """By tap, the clips for which `adopt_files` would give a journal features that serve these contracts."""
+    """By contract's name, the clips for which `adopt_files` would give a journal features that serve it."""
     records = [parse_record(data, path=shard) for data, shard, _ in _shards(files)]
     return {
-        contract.tap: stored_keys(
+        contract.name: stored_keys(
             record for record in records if record.contract in repackable_contracts(contract)
         )
         for contract in contracts
@@ -39,14 +39,14 @@ def adoptable_keys(files: Mapping[str, Path], contracts: Sequence[FeatureContrac
 def _shards(files: Mapping[str, Path]) -> Iterator[tuple[bytes, Path, str]]:
     """(record, the shard's file, the record's file) of each shard whose files are there."""
     for name, file in files.items():
-        tap, _, rest = name.partition("/")
+        folder, _, rest = name.partition("/")
         if rest != INDEX_NAME:
             continue
         for shard_id, shard_name in index_shards(file).items():
-            record_file = files.get(f"{tap}/{RECORDS_NAME}/{shard_id}{RECORD_SUFFIX}")
+            record_file = files.get(f"{folder}/{RECORDS_NAME}/{shard_id}{RECORD_SUFFIX}")
             if record_file is None or not record_file.exists():
                 continue
             data = record_file.read_bytes()
-            shard = files.get(f"{tap}/{shard_name}")
+            shard = files.get(f"{folder}/{shard_name}")
             if shard is not None and shard.exists():
                 yield data, shard, str(record_file)

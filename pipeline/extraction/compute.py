@@ -1,40 +1,48 @@
 """The compute loop's work: packs frames of any clips into batches, and hands out each clip's rows."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from pipeline.contract import CENTER, FrameView
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import Outputs, Runner, Wait
+from pipeline.extraction.targets import Target
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive frames of one clip inside a batch."""
+    """Consecutive frames of one clip inside a batch, seen in one view."""
 
     clip: PlannedClip
     frame_seconds: np.ndarray  # (T,)
+    view: FrameView = CENTER
 
 
 @dataclass(frozen=True)
 class Computed:
-    """A segment and the outputs for its frames, of the taps that its clip needs."""
+    """A segment and the outputs for its frames, of the targets that its clip needs."""
 
     segment: Segment
-    outputs: Outputs[np.ndarray]
+    outputs: Outputs[np.ndarray]  # by the targets' names
 
 
 class Packer:
-    """Packs frames of any clips into the runner's batches. Outputs come in the order of the frames.
+    """Packs frames of any clips into the runner's batches, once for each view that the clip needs.
+
+    Outputs of a clip's view come in the order of the frames.
 
     The last batch is padded, so that the network sees batches of one shape: a clip's features are the same
     bits whatever its neighbours are.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, targets: Sequence[Target]) -> None:
         self._runner = runner
+        self._contracts = {target.contract.name: target.contract for target in targets}
         self._used = 0
         self._packed: list[Segment | ClipEnd] = []
         self._under_way: deque[tuple[list[Segment | ClipEnd], Wait]] = deque()
@@ -59,13 +67,18 @@ class Packer:
         return self._take_done()
 
     def _pack(self, piece: Piece) -> None:
+        views = list(dict.fromkeys(self._contracts[name].view for name in piece.clip.targets))
+        for view, pixels in zip(views, self._runner.prepare(piece.pixels, views), strict=True):
+            self._pack_view(piece, view, pixels)
+
+    def _pack_view(self, piece: Piece, view: FrameView, pixels: Tensor) -> None:
+        """Pack the frames of a piece as a view shows them, `pixels` (T, 3, h, w)."""
         batch = self._runner.batch
-        pixels = self._runner.prepare(piece.pixels)  # (T, 3, h, w)
         seconds = piece.frame_seconds
         while len(pixels):
             count = min(len(pixels), len(batch) - self._used)
             batch[self._used : self._used + count] = pixels[:count]
-            self._packed.append(Segment(piece.clip, seconds[:count]))
+            self._packed.append(Segment(piece.clip, seconds[:count], view))
             self._used += count
             pixels, seconds = pixels[count:], seconds[count:]
             if self._used == len(batch):
@@ -91,9 +104,11 @@ class Packer:
                 self._done.append(item)
             else:
                 stop = start + len(item.frame_seconds)
+                contracts = [self._contracts[name] for name in item.clip.targets]
+                shown = [contract for contract in contracts if contract.view == item.view]
                 part = Outputs(
-                    {tap: outputs.rows[tap][start:stop] for tap in item.clip.taps},
-                    {tap: outputs.peaks[tap][start:stop] for tap in item.clip.taps},
+                    {contract.name: outputs.rows[contract.tap][start:stop] for contract in shown},
+                    {contract.name: outputs.peaks[contract.tap][start:stop] for contract in shown},
                 )
                 self._done.append(Computed(item, part))
                 start = stop

@@ -68,6 +68,7 @@ def decoding(
     are not those that were planned ends with InputChangedError.
     """
     lane = lanes["decode"]
+    largest = min(config.views, key=lambda view: view.scale).zoomed(config.preprocessing)
     ahead: ByteQueue[Piece | ClipEnd] = ByteQueue(_AHEAD_BYTES, producer=lane, consumer=lanes["compute"])
     todo = iter(planned)
     lock = threading.Lock()
@@ -91,7 +92,7 @@ def decoding(
                 **clip_range(clip.clip, root=root),
                 sampling=config.sampling,
                 limits=config.limits,
-                preprocessing=config.preprocessing,
+                preprocessing=largest,
                 stack=_stack_pinned if pinned else np.stack,
             )
             while True:

@@ -1,8 +1,8 @@
 """The engine: decode, compute and write side by side.
 
-Decoder threads turn clips into frames; the compute loop, on the calling thread, packs frames of any
-clips into batches of one fixed size; writer threads append the maps to shards. Between them are queues
-with a limit in bytes. What is committed to the journal is never computed again.
+Decoder threads turn clips into frames; the compute loop, on the calling thread, packs each view of the
+frames of any clips into batches of one fixed size; writer threads append the maps to shards. Between them are
+queues with a limit in bytes. What is committed to the journal is never computed again.
 """
 
 import threading
@@ -71,7 +71,7 @@ def compute_clips(
     result.setup_seconds = time.monotonic() - started
     shards = [
         {
-            target.contract.tap: ShardWriter(
+            target.contract.name: ShardWriter(
                 journal.directory(target.contract, target.layout),
                 contract=target.contract,
                 layout=target.layout,
@@ -81,7 +81,7 @@ def compute_clips(
         }
         for _ in range(lanes["write"].num_threads)
     ]
-    packer = Packer(runner)
+    packer = Packer(runner, targets)
     with (
         notes.judged(machine.stall_seconds),
         Writers(shards, targets, journal, result, on_progress, notes) as writers,

@@ -19,13 +19,13 @@ class Extracted:
     """What an extraction did and what it published. Clips are named by their ids."""
 
     num_clips: int  # of the manifest
-    clips_by_tap: Mapping[str, int]  # how many are in each tap's features; empty where clips have failed
-    left_out: Mapping[str, str]  # clips that lack the features of a tap or all, and why
+    clips_by_tap: Mapping[str, int]  # how many are in features/<name>, by name; empty where clips have failed
+    left_out: Mapping[str, str]  # clips that lack the features of a tap, a view or all, and why
     kept_damaged: Mapping[str, str]  # clips that are used up to a damage, and which
     failed: Mapping[str, str]  # clips with an error that may pass; while there are any, nothing is published
     contents: Contents  # of the sources whose features these are
     num_computed: int  # clips
-    num_frames: int  # computed
+    num_frames: int  # computed, once for each view
     num_bytes: int  # of the rows computed, before compression
     seconds: float  # of computing
     setup_seconds: float  # before it: compiling, starting workers
@@ -88,8 +88,8 @@ def log_facts(extracted: Extracted, *, features: str) -> None:
             extracted.limited_by,
             ", ".join(busy),
         )
-    for tap, count in extracted.clips_by_tap.items():
-        log.info("%s/%s: %d of %d clips.", features, tap, count, extracted.num_clips)
+    for name, count in extracted.clips_by_tap.items():
+        log.info("%s/%s: %d of %d clips.", features, name, count, extracted.num_clips)
     if left_out := extracted.left_out:
         log.warning(
             "Left out, of %d clips (%s/quarantine.csv):\n%s",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from pipeline.backbone import Backbone, seconds_saved_by_compiling
+from pipeline.contract import CENTER
 from pipeline.errors import DecodeError
 from pipeline.extraction.engine import default_batch_size, default_num_decoders
 from pipeline.extraction.lanes import make_lanes
@@ -33,8 +34,9 @@ class Forecast:
     """What the planned clips are expected to cost."""
 
     num_counted: int  # clips whose frames were counted; the others are assumed to have the mean number
-    num_frames: int
-    bytes_by_tap: Mapping[str, int]  # before compression
+    num_frames: int  # decoded
+    bytes_by_folder: Mapping[str, int]  # of each tap and view, before compression
+    seconds_by_view: Mapping[str, float]  # to compute what lacks in each view
     num_measured: int  # frames that were decoded to learn the rates
     decode_frames_per_second: float  # of one decoder alone
     compute_frames_per_second: float
@@ -78,26 +80,32 @@ def make_forecast(
 
     mean_frames = sum(num_frames_of.values()) / len(num_frames_of)
     num_frames = round(mean_frames * len(planned))
-    bytes_by_tap = {}
+    bytes_by_folder: dict[str, int] = {}
+    clips_by_view: dict[str, set[bytes]] = {}
     for target in targets:
-        num_clips = sum(target.contract.tap in clip.taps for clip in planned)
-        bytes_by_tap[target.contract.tap] = round(mean_frames * num_clips) * target.layout.row_bytes
+        keys = {clip.key for clip in planned if target.contract.name in clip.targets}
+        bytes_by_folder[target.contract.name] = round(mean_frames * len(keys)) * target.layout.row_bytes
+        clips_by_view.setdefault(target.contract.view.name, set()).update(keys)
+    seconds_by_view = {
+        view: mean_frames * len(keys) * compute_seconds for view, keys in clips_by_view.items()
+    }
+    forward_seconds = sum(seconds_by_view.values())
     num_decoders = machine.num_decoders or default_num_decoders(backbone.device)
     if backbone.device.type == "cuda":
-        seconds_each = max(compute_seconds, decode_seconds / num_decoders)
+        seconds = max(forward_seconds, num_frames * decode_seconds / num_decoders)
     else:  # decoders and network share the cores
-        seconds_each = compute_seconds + decode_seconds / torch.get_num_threads()
-    forward_seconds = num_frames * compute_seconds
+        seconds = forward_seconds + num_frames * decode_seconds / torch.get_num_threads()
     saved_seconds = seconds_saved_by_compiling(forward_seconds, device=backbone.device)
     is_compiled = config.backend == "inductor"
     return Forecast(
         num_counted=len(num_frames_of),
         num_frames=num_frames,
-        bytes_by_tap=bytes_by_tap,
+        bytes_by_folder=bytes_by_folder,
+        seconds_by_view=seconds_by_view,
         num_measured=num_measured,
         decode_frames_per_second=1 / decode_seconds,
         compute_frames_per_second=1 / compute_seconds,
-        seconds=num_frames * seconds_each - (saved_seconds if is_compiled else 0),
+        seconds=seconds - (saved_seconds if is_compiled else 0),
         seconds_saved_by_other_backend=-saved_seconds if is_compiled else saved_seconds,
     )
 
@@ -118,10 +126,10 @@ def _compute_seconds(
         lanes=make_lanes(num_decoders=1),
     )
 
-    runner.prepare(pixels)
+    runner.prepare(pixels, [CENTER])
     runner.submit()()
     started = time.monotonic()
-    runner.prepare(pixels)
+    runner.prepare(pixels, [CENTER])
     prepare_seconds = (time.monotonic() - started) / len(pixels)
     started = time.monotonic()
     num_batches = sum(runner.submit()() is not None for _ in _within(_COMPUTE_SECONDS, range(1000)))

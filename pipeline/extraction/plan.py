@@ -1,4 +1,4 @@
-"""The plan: which clips must be computed, for which taps, and why."""
+"""The plan: which clips must be computed, for which taps and views, and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ _MOST_OTHERS = 8  # contracts that are looked at for a reason
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """A clip to compute, why, and for which taps."""
+    """A clip to compute, why, and for which targets."""
 
     clip: Clip
     key: bytes
     reason: str
-    taps: tuple[str, ...]
+    targets: tuple[str, ...]  # their names, such as layer4 or layer4@flip
     keep_damaged: bool = False  # it is known to be damaged, and is used up to the damage
 
 
@@ -37,7 +37,7 @@ class Plan:
     to_extract: tuple[PlannedClip, ...]
     out_of_reach: tuple[PlannedClip, ...]  # lack features, too, and their sources can't be read here
     num_unchanged: int
-    num_quarantined: int  # in quarantine before this run, for every tap that is missing
+    num_quarantined: int  # in quarantine before this run, for every target that is missing
     unreadable: Mapping[str, str]  # clip id -> why its source can't be read, of clips that lack features
     num_to_copy: int = 0  # counted only when `copies` are given
 
@@ -73,13 +73,13 @@ def make_plan(
 ) -> Plan:
     """Compare the manifest's clips with the journal: which must be computed, and why.
 
-    `sources` has the clips' sources. `copies` has, by tap, the keys of features that exist elsewhere and will
-    be copied. `retried` has the keys of clips that were in quarantine until now.
+    `sources` has the clips' sources. `copies` has, by target, the keys of features that exist elsewhere and
+    will be copied. `retried` has the keys of clips that were in quarantine until now.
     """
     forward_digest = targets[0].contract.forward_digest()
-    stored = {t.contract.tap: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
+    stored = {t.contract.name: stored_keys(journal.records(t.contract, t.layout).values()) for t in targets}
     rejected = journal.quarantined(forward_digest)
-    unfit = {t.contract.tap: journal.quarantined(t.contract.digest()) for t in targets}
+    unfit = {t.contract.name: journal.quarantined(t.contract.digest()) for t in targets}
     keys: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
     missing: dict[bytes, tuple[Clip, tuple[str, ...]]] = {}
@@ -92,16 +92,16 @@ def make_plan(
             continue
         keys[clip.clip_id] = key
         usable = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
-        lacking = [tap for tap, known in stored.items() if (usable or key) not in known]
-        taps = [tap for tap in lacking if usable not in unfit[tap]]
+        lacking = [name for name, known in stored.items() if (usable or key) not in known]
+        names = [name for name in lacking if usable not in unfit[name]]
         if not lacking:
             num_unchanged += 1
-        elif usable is None or not taps:
+        elif usable is None or not names:
             num_quarantined += 1
-        elif copies and all(usable in copies[tap] for tap in taps):
+        elif copies and all(usable in copies[name] for name in names):
             num_to_copy += 1
         elif usable not in missing or _why_unread(missing[usable][0], sources):
-            missing[usable] = (clip, tuple(taps))  # of clips with equal content, one that can be read
+            missing[usable] = (clip, tuple(names))  # of clips with equal content, one that can be read
     reason_of = _Reasons(journal, targets)
     to_extract, out_of_reach = [], []
     for key, (clip, wanted) in missing.items():
@@ -191,20 +191,25 @@ class _Reasons:
             found.setdefault(clip.clip_id, set()).add(key)
         return found
 
-    def __call__(self, clip_id: str, key: bytes, taps: tuple[str, ...]) -> str:
+    def __call__(self, clip_id: str, key: bytes, names: tuple[str, ...]) -> str:
         pairs = zip(self._targets, self._same, strict=True)
-        here = [keys for target, keys in pairs if target.contract.tap in taps]
+        here = [keys for target, keys in pairs if target.contract.name in names]
         if any(clip_id in keys for keys in here):
             # Under this key alone: the beginning of a clip that a crash interrupted.
             interrupted = all(keys.get(clip_id, set()) <= {key} for keys in here)
             return "new" if interrupted else "source changed"
         if any(clip_id in keys for keys in self._same):
-            return f"tap added ({', '.join(taps)})"
+            return _added(names)
         contract = self._targets[0].contract
         for other, clips in self._others:
             if clip_id in clips:
-                fields = {k: v for k, v in other.differences(contract).items() if k != "tap"}
+                fields = {k: v for k, v in other.differences(contract).items() if k not in ("tap", "view")}
                 if not fields:
-                    return f"tap added ({', '.join(taps)})"
+                    return _added(names)
                 return "; ".join(f"{name} changed: {a} -> {b}" for name, (a, b) in fields.items())
         return "new"
+
+
+def _added(names: Sequence[str]) -> str:
+    kind = "view" if all("@" in name for name in names) else "tap"
+    return f"{kind} added ({', '.join(names)})"

@@ -33,8 +33,8 @@ def preview(
     contracts = [target.contract for target in job.targets]
     adoptable = adoptable_keys(view_files(features, earlier_files), contracts)
     copies = {
-        target.contract.tap: repackable_keys(job.journal, target.contract, target.layout)
-        | adoptable[target.contract.tap]
+        target.contract.name: repackable_keys(job.journal, target.contract, target.layout)
+        | adoptable[target.contract.name]
         for target in job.targets
     }
     return job.plan(sources, copies=copies)
@@ -109,10 +109,10 @@ def _forgive(job: Job, todo: Plan) -> set[bytes]:
 
 
 def _repack_missing(job: Job, todo: Plan, *, on_progress: OnProgress) -> int:
-    """Copy what the journal has of the planned clips in another layout or dtype; how many, over all taps."""
+    """Copy what the journal has of the planned clips in another layout or dtype; how many, over all."""
     keys = []
     for target in job.targets:
-        missing = {clip.key for clip in todo.lacking if target.contract.tap in clip.taps}
+        missing = {clip.key for clip in todo.lacking if target.contract.name in clip.targets}
         keys.append(missing & repackable_keys(job.journal, target.contract, target.layout))
     add = counter(on_progress, "repack", num_total=sum(map(len, keys)))
     return sum(

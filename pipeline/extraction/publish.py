@@ -28,7 +28,7 @@ class Faulty:
 class Published:
     """The clips of a published view."""
 
-    num_clips: Mapping[str, int]  # by tap
+    num_clips: Mapping[str, int]  # by the name of the features' folder
     faulty: tuple[Faulty, ...]  # sorted by clip id
 
 
@@ -44,10 +44,10 @@ def publish_view(
 ) -> Published:
     """Publish the view of the clips `keys` (key by clip id) that have features, in the folder `path`.
 
-    Clips that the decoder rejected, that a tap can't store, or that have fewer than `min_frames` frames are
-    listed in `quarantine.csv`. The policies are applied here and not when features are computed: changing
-    them computes nothing again. Where more than a tenth of a tap's rows would be of no clip, clips are first
-    copied to new shards. The caller holds the journal's lock.
+    Clips that the decoder rejected, that a target can't store, or that have fewer than `min_frames` frames
+    are listed in `quarantine.csv`. The policies are applied here and not when features are computed: changing
+    them computes nothing again. Where more than a tenth of a target's rows would be of no clip, clips are
+    first copied to new shards. The caller holds the journal's lock.
 
     Raises PipelineError, and publishes nothing, when more than `max_failed_share` of the clips are left out.
     """
@@ -56,7 +56,7 @@ def publish_view(
     faulty: dict[str, Faulty] = {}
     for clip_id, key in keys.items():
         found = usable_key(key, rejected, damaged=damaged, min_frames=min_frames)
-        usable[clip_id] = found or key  # what another tap stored before it was rejected is whole
+        usable[clip_id] = found or key  # what another target stored before it was rejected is whole
         if key in rejected:
             policy: Damaged = "keep" if found else "drop"
             clip = rejected[key]
@@ -87,7 +87,7 @@ def publish_view(
         journal.touch(target.contract)
         views.append(compact(journal, clips, records, contract=target.contract, layout=target.layout))
     publish(journal, views, path, files={"quarantine.csv": _csv(rows)})
-    return Published({view.contract.tap: len(view.clips) for view in views}, rows)
+    return Published({view.contract.name: len(view.clips) for view in views}, rows)
 
 
 def _check_share(left_out: Sequence[Faulty], *, num_clips: int, allowed: float) -> None:

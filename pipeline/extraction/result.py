@@ -10,7 +10,7 @@ from pipeline.extraction.lanes import Lane, Lanes
 class Result:
     """What a run did. `seconds` counts from the first clip; compiling comes before, in `setup_seconds`."""
 
-    num_frames: int = 0
+    num_frames: int = 0  # once for each view
     num_clips: int = 0
     num_bytes: int = 0  # of rows, before compression
     num_batches: int = 0

@@ -2,7 +2,8 @@
 
 A runner owns one batch, (B, 3, h, w) uint8 on its device. `prepare` makes frames that fit into it, `submit`
 starts to compute it and returns a function that waits for the outputs. On a GPU up to `depth` batches are
-under way, so that copying in, computing and copying back overlap.
+under way, so that copying in, computing and copying back overlap. A frame's view matters to `prepare` alone:
+rows are by tap.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, preprocess
-from pipeline.contract import FeatureContract, Pooling, Preprocessing
+from pipeline.contract import FeatureContract, FrameView, Pooling, Preprocessing
 from pipeline.extraction.lanes import LaneName, Lanes
 from pipeline.extraction.targets import Target
 
@@ -27,14 +28,14 @@ Other = TypeVar("Other", Tensor, np.ndarray)
 class Outputs(Generic[Array]):
     """The rows of a batch, or of a part of one, and the peak of each row."""
 
-    rows: Mapping[str, Array]  # by tap: (B, C, h, w) in the stored dtype
-    peaks: Mapping[str, Array]  # by tap: (B,) float32, see `map_peaks`
+    rows: Mapping[str, Array]  # by name: (B, C, h, w) in the stored dtype
+    peaks: Mapping[str, Array]  # by name: (B,) float32, see `map_peaks`
 
     def map(self, function: Callable[[Array], Other]) -> "Outputs[Other]":
         """The outputs with `function` applied to each tensor or array."""
         return Outputs(
-            {tap: function(rows) for tap, rows in self.rows.items()},
-            {tap: function(peaks) for tap, peaks in self.peaks.items()},
+            {name: function(rows) for name, rows in self.rows.items()},
+            {name: function(peaks) for name, peaks in self.peaks.items()},
         )
 
 
@@ -48,8 +49,8 @@ class Runner(Protocol):
     batch: Tensor  # (B, 3, h, w) uint8 on the device
     depth: int  # batches that may be under way
 
-    def prepare(self, pixels: Tensor) -> Tensor:
-        """(T, H, W, 3) uint8 on the host -> (T, 3, h, w) uint8 on the device.
+    def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
+        """(T, H, W, 3) uint8 on the host -> for each view (T, 3, h, w) uint8 on the device.
 
         Raises ValueError for frames that do not cover the crop.
         """
@@ -70,7 +71,7 @@ def make_runner(
 
     Raises ValueError for a contract of another precision or backend than the backbone's.
     """
-    contracts = [target.contract for target in targets]
+    contracts = list({target.contract.tap: target.contract for target in targets}.values())  # one a tap
     for contract in contracts:
         if (contract.precision, contract.backend) != (backbone.precision, backbone.backend):
             raise ValueError(f"The backbone is {backbone.precision}, {backbone.backend}; not so {contract}.")
@@ -130,10 +131,10 @@ class CpuRunner:
         self._preprocessing = preprocessing
         self._lanes = lanes
 
-    def prepare(self, pixels: Tensor) -> Tensor:
+    def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
         """As `Runner` says."""
         with self._lanes["compute"].busy():
-            return preprocess(pixels, self._preprocessing)
+            return [preprocess(pixels, self._preprocessing, view) for view in views]
 
     def submit(self) -> Wait:
         """As `Runner` says."""
@@ -169,14 +170,14 @@ class CudaRunner:
         with torch.cuda.graph(self._graph):
             self._outputs = forward(batch)
 
-    def prepare(self, pixels: Tensor) -> Tensor:
+    def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
         """As `Runner` says."""
         with torch.cuda.stream(self._in), self._timed("to_device", self._in):
             frames = pixels.to(self.batch.device, non_blocking=True)
         self._compute.wait_stream(self._in)
         frames.record_stream(self._compute)
         with self._timed("compute", self._compute):
-            return preprocess(frames, self._preprocessing)
+            return [preprocess(frames, self._preprocessing, view) for view in views]
 
     def submit(self) -> Wait:
         """As `Runner` says."""

@@ -1,6 +1,7 @@
-"""Targets: what an extraction computes, the contract and the layout of each tap."""
+"""Targets: what an extraction computes, the contract and the layout of each tap and view."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import FeatureContract
@@ -10,16 +11,19 @@ from pipeline.store import Layout, layout_for
 
 @dataclass(frozen=True)
 class Target:
-    """One tap's features: their contract, and the layout that they are stored in."""
+    """The features of a tap and a view: their contract, and the layout that they are stored in."""
 
     contract: FeatureContract
     layout: Layout
 
 
 def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
-    """The contract and layout of each tap of `config`. Raises ConfigError for a crop too small for a tap."""
+    """The contract and layout of each tap and view of `config`, tap by tap.
+
+    Raises ConfigError for a crop too small for a tap.
+    """
     targets = []
-    for tap in config.taps:
+    for tap, view in product(config.taps, config.views):
         contract = FeatureContract(
             sampling=config.sampling,
             preprocessing=config.preprocessing,
@@ -32,6 +36,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             tap=tap,
             pooling=config.pooling,
             dtype=config.dtype,
+            view=view,
         )
         channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
         row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)

@@ -5,6 +5,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.contract import FrameView
 from pipeline.errors import DecodeError, InputChangedError, error_text
 from pipeline.extraction.compute import Computed
 from pipeline.extraction.decode import ClipEnd
@@ -41,7 +42,7 @@ class Writers:
         on_progress: OnWork,
         notes: Notes,
     ) -> None:
-        """`shards` has the shard writers of each writer, by tap."""
+        """`shards` has the shard writers of each writer, by the target's name."""
         one_at_a_time = threading.Lock()
 
         def on_work(num_clips: int, num_frames: int, num_bytes: int) -> None:
@@ -127,7 +128,7 @@ class Writer:
         self.result = Result()  # of its clips
         self.num_bytes = 0  # that it was given
         self._shards = shards
-        self._contracts = {target.contract.tap: target.contract for target in targets}
+        self._contracts = {target.contract.name: target.contract for target in targets}
         self._journal = journal
         self._forward_digest = targets[0].contract.forward_digest()
         self._on_progress = on_progress
@@ -136,10 +137,10 @@ class Writer:
         self._queue: ByteQueue[Computed | ClipEnd] = ByteQueue(
             ahead_bytes, producer=lanes["compute"], consumer=self._lane
         )
-        # The latest segment of each clip: what follows tells whether it is the last.
-        self._held: dict[bytes, Computed] = {}
+        # The latest segment of each clip's views: what follows tells whether it is the last.
+        self._held: dict[bytes, dict[FrameView, Computed]] = defaultdict(dict)
         self._num_frames: Counter[bytes] = Counter()
-        self._unfit: dict[bytes, dict[str, str]] = defaultdict(dict)  # why a clip's tap can't be stored
+        self._unfit: dict[bytes, dict[str, str]] = defaultdict(dict)  # why a clip's target can't be stored
 
     def put(self, item: Computed | ClipEnd) -> bool:
         """Hand an item over; waits while too much is waiting. False after `close`."""
@@ -164,48 +165,50 @@ class Writer:
     def _hold(self, item: Computed) -> None:
         key = item.segment.clip.key
         self._check(item)
-        if held := self._held.get(key):
-            self._append(held, final=False)
-        self._held[key] = item
+        held = self._held[key]
+        if before := held.get(item.segment.view):
+            self._append(before, final=False)
+        held[item.segment.view] = item
         num_frames, num_bytes = len(item.segment.frame_seconds), _size_bytes(item)
         self._num_frames[key] += num_frames
         self.result.num_bytes += num_bytes
         self._on_progress(0, num_frames, num_bytes)
 
     def _check(self, item: Computed) -> None:
-        """Once a value of a clip's tap can't be stored, nothing of that tap is stored for the clip."""
+        """Once a value of a clip's target can't be stored, nothing of that target is stored for the clip."""
         segment = item.segment
         unfit = self._unfit[segment.clip.key]
-        for tap, peaks in item.outputs.peaks.items():
-            reason = why_unfit(peaks, segment.frame_seconds, self._contracts[tap])
-            if reason and tap not in unfit:
-                unfit[tap] = reason
-                self._shards[tap].drop(_source(segment.clip))
+        for name, peaks in item.outputs.peaks.items():
+            reason = why_unfit(peaks, segment.frame_seconds, self._contracts[name])
+            if reason and name not in unfit:
+                unfit[name] = reason
+                self._shards[name].drop(_source(segment.clip))
 
     def _append(self, item: Computed, *, final: bool) -> None:
         segment = item.segment
-        for tap, rows in item.outputs.rows.items():
-            if tap not in self._unfit[segment.clip.key]:
-                self._shards[tap].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
+        for name, rows in item.outputs.rows.items():
+            if name not in self._unfit[segment.clip.key]:
+                self._shards[name].append(_source(segment.clip), rows, segment.frame_seconds, final=final)
 
     def _end(self, end: ClipEnd) -> None:
         clip = end.clip
-        held = self._held.pop(clip.key, None)
+        held = self._held.pop(clip.key, {}).values()
         error = end.error
         num_frames = self._num_frames.pop(clip.key, 0)
-        if held is None:
+        if not held:
             error = error or DecodeError(f"{clip.clip.sources[0]}: no frame in the clip's time range.")
         elif clip.keep_damaged and isinstance(error, DecodeError):
             error = None
-        if held is not None and error is None:
-            self._append(held, final=True)
-            if len(self._unfit[clip.key]) < len(clip.taps):
+        if held and error is None:
+            for item in held:
+                self._append(item, final=True)
+            if len(self._unfit[clip.key]) < len(clip.targets):
                 self.result.num_clips += 1
                 self.result.num_frames += num_frames
             self._set_aside(clip)
         elif error is not None:
-            for tap in clip.taps:
-                self._shards[tap].drop(_source(clip))
+            for name in clip.targets:
+                self._shards[name].drop(_source(clip))
             self._fail(clip, error)
         self._unfit.pop(clip.key, None)
         self._notes.done(clip.key)
@@ -214,9 +217,9 @@ class Writer:
     def _set_aside(self, clip: PlannedClip) -> None:
         """Quarantine the clip for the contracts that can't store it; another dtype or pooling may."""
         source = _source(clip)
-        for tap, reason in self._unfit[clip.key].items():
+        for name, reason in self._unfit[clip.key].items():
             quarantined = Quarantined(source.clip_id, source.source, reason, num_recovered=0)
-            self._journal.quarantine(self._contracts[tap].digest(), clip.key, quarantined)
+            self._journal.quarantine(self._contracts[name].digest(), clip.key, quarantined)
             log.warning("Clip %s is quarantined: %s", source.clip_id, reason)
         self.result.num_quarantined += bool(self._unfit[clip.key])
 

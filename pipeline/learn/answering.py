@@ -1,7 +1,7 @@
 """Answering: a model's answers about clips, in eval mode."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -158,6 +158,19 @@ def answer_batches(
     for batch in batches:
         answering.add(batch)
     return answering.predictions()
+
+
+def mean_of_views(views: Sequence[Predictions], *, task: Task) -> Predictions:
+    """The answers about the clips of the first view: of each the mean over the views that have the clip."""
+    first, *others = views
+    if not others:
+        return first
+    found = [dict(zip((clip.clip_id for clip in each.clips), each.outputs, strict=True)) for each in views]
+    outputs = (
+        torch.stack([answers[clip.clip_id] for answers in found if clip.clip_id in answers])
+        for clip in first.clips
+    )
+    return replace(first, outputs=tuple(map(task.mean_answer, outputs)))
 
 
 def _merge(windows: list[_Answer], *, per_frame: bool) -> _Answer:

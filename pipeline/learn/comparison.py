@@ -4,17 +4,20 @@ The controls are the same model on frames in a shuffled order, which tells wheth
 the baseline, which can't see order.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
-from pipeline.learn.answering import Answering, answer_batches
+from pipeline.learn.answering import Answering, mean_of_views
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
     Score,
@@ -26,18 +29,16 @@ from pipeline.learn.evaluation import (
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, open_views, with_features
 from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
-from pipeline.manifest import read_manifest
+from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
-from pipeline.settings.training import MODELS
+from pipeline.settings.training import MODELS, LoaderConfig, TrainConfig
 from pipeline.settings.unused import explain_unused
-from pipeline.store import open_view
+from pipeline.store import FeatureView
 from pipeline.system.devices import resolve_device
-
-_Part = TypeVar("_Part")  # batches or clips
 
 # Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
 OnBatch = Callable[[str, int, int], None]
@@ -106,7 +107,8 @@ def evaluate(
 
     Args:
         checkpoints: the folder that `train` wrote, with the checkpoints of the model and of the baseline.
-        features: the features of the tap that they were trained on, such as features/layer4.
+        features: the features of the tap that they were trained on, such as features/layer4. Those of
+            `config.views` are beside them, such as features/layer4@flip.
         manifest: a CSV or Parquet manifest.
         config: how to measure; by default on the test split.
         machine: device and threads.
@@ -128,30 +130,26 @@ def evaluate(
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
     task, device = recurrent.task, resolve_device(machine.device)
-    with open_view(Path(features)) as view:
+    with open_views(Path(features), config.views) as views:
+        center = views[CENTER]
         for checkpoint in loaded.values():
-            check_contract(checkpoint.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), view)
+            check_contract(checkpoint.contract, center.contract, path=center.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), center)
         if not clips:
             raise ManifestError(f"{manifest} has no {config.split} clips with features.")
         task.check(clips)
 
-        def load(checkpoint: Checkpoint) -> Loader:
-            batches = checkpoint.config.model_copy(update={"batch_size": config.batch_size})
-            return make_loader(view, clips, batches, device=device, num_threads=machine.num_readers)
-
         def answer(name: str, checkpoint: Checkpoint, *, shuffle_seed: int | None = None) -> Predictions:
-            answering = Answering(
-                checkpoint.model.to(device), task=checkpoint.task, device=device, shuffle_seed=shuffle_seed
+            return _answer_views(
+                checkpoint,
+                [views[view] for view in config.views],
+                clips,
+                batches=_batches(checkpoint, config),
+                chunk_frames=config.chunk_frames,
+                machine=machine,
+                shuffle_seed=shuffle_seed,
+                on_batch=partial(on_batch, name),
             )
-            if config.chunk_frames:
-                for clip in _counted(clips, name=name, number=len(clips), on_batch=on_batch):
-                    answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
-            else:
-                loader = load(checkpoint)
-                for batch in _counted(loader.epoch(), name=name, number=len(loader), on_batch=on_batch):
-                    answering.add(batch)
-            return answering.predictions()
 
         answers = {
             "recurrent": answer("recurrent", recurrent),
@@ -159,7 +157,11 @@ def evaluate(
             "baseline": answer("baseline", baseline),
         }
         # With chunks, a clip may not fit into memory, nor its weights into a picture.
-        frame_weights = () if config.chunk_frames else _frame_weights(recurrent, load(recurrent))
+        frame_weights: tuple[FrameWeights, ...] = ()
+        if not config.chunk_frames:
+            batches = _batches(recurrent, config)
+            loader = make_loader(center, clips, batches, device=device, num_threads=machine.num_readers)
+            frame_weights = _frame_weights(recurrent, loader)
     tasks = {"recurrent": task, "shuffled": task, "baseline": baseline.task}
     scores = {
         name: score_predictions(
@@ -203,22 +205,60 @@ def answer_split(
 
     Raises as `evaluate` does.
     """
-    trained, device = as_searched(checkpoint, config), resolve_device(machine.device)
-    with open_view(Path(features)) as view:
-        check_contract(trained.contract, view.contract, path=view.path)
-        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), view)
+    trained = as_asked(checkpoint, config)
+    with open_views(Path(features), config.views) as views:
+        center = views[CENTER]
+        check_contract(trained.contract, center.contract, path=center.path)
+        clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), center)
         if not clips:
             raise ManifestError(f"{manifest} has no {config.split} clips with features.")
         trained.task.check(clips)
-        answering = Answering(trained.model.to(device), task=trained.task, device=device)
-        if config.chunk_frames:
-            for clip in clips:
-                answering.add_clip(clip, view, chunk_frames=config.chunk_frames)
+        return _answer_views(
+            trained,
+            [views[view] for view in config.views],
+            clips,
+            batches=trained.config,
+            chunk_frames=config.chunk_frames,
+            machine=machine,
+        )
+
+
+def _batches(checkpoint: Checkpoint, config: EvaluateConfig) -> TrainConfig:
+    return checkpoint.config.model_copy(update={"batch_size": config.batch_size})
+
+
+def _answer_views(
+    checkpoint: Checkpoint,
+    views: Sequence[FeatureView],
+    clips: Sequence[Clip],
+    *,
+    batches: LoaderConfig,
+    chunk_frames: int | None,
+    machine: Machine,
+    shuffle_seed: int | None = None,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> Predictions:
+    """A model's answers about clips, each the mean over the views that have the clip."""
+    device = resolve_device(machine.device)
+    model = checkpoint.model.to(device)
+    loaders = [
+        make_loader(view, with_features(clips, view), batches, device=device, num_threads=machine.num_readers)
+        for view in views
+    ]
+    number = sum(len(loader.clips) if chunk_frames else len(loader) for loader in loaders)
+    numbers, found = itertools.count(1), []
+    for loader in loaders:
+        answering = Answering(model, task=checkpoint.task, device=device, shuffle_seed=shuffle_seed)
+        if chunk_frames:
+            for clip in loader.clips:
+                answering.add_clip(clip, loader.features, chunk_frames=chunk_frames)
+                on_batch(next(numbers), number)
         else:
-            loader = make_loader(view, clips, trained.config, device=device, num_threads=machine.num_readers)
             for batch in loader.epoch():
                 answering.add(batch)
-        return answering.predictions()
+                on_batch(next(numbers), number)
+        found.append(answering.predictions())
+    return mean_of_views(found, task=checkpoint.task)
 
 
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:
@@ -239,12 +279,6 @@ def as_asked(checkpoint: Checkpoint, config: EvaluateConfig) -> Checkpoint:
     names = ("beam_size", "length_power", "min_seconds")
     options = {name: value for name in names if (value := getattr(config, name)) is not None}
     return replace(checkpoint, task=checkpoint.task.with_options(**options)) if options else checkpoint
-
-
-def _counted(parts: Iterable[_Part], *, name: str, number: int, on_batch: OnBatch) -> Iterator[_Part]:
-    for done, part in enumerate(parts, start=1):
-        yield part
-        on_batch(name, done, number)
 
 
 @torch.inference_mode()

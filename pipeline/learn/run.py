@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, NonFiniteError
 from pipeline.learn.checkpoint import Checkpoint, save_checkpoint
 from pipeline.learn.identity import input_digests, loaded_code, refuse_changes, state_path
@@ -18,11 +19,12 @@ from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.processes import OnBatch, OnEpoch, train_in_processes
 from pipeline.learn.shared import Shared
+from pipeline.learn.streaming import open_views
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import fit_many
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, MemberConfig, ModelName, TrainConfig
-from pipeline.store import FeatureView, open_view
+from pipeline.store import FeatureView
 from pipeline.system.files import file_lock
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,8 @@ def train(
     settings of this model, and the code is the same.
 
     Args:
-        features: the features of one tap, such as features/layer4.
+        features: the features of one tap, such as features/layer4. Those of `config.views` are beside them,
+            such as features/layer4@flip.
         manifest: a CSV or Parquet manifest; its train split is trained on, its val split chooses the epoch.
         config: how to train. Its `tap`, if it is set, must be that of the features.
         machine: device, threads and memory.
@@ -190,13 +193,14 @@ def train_many(
                 member.state_path.unlink(missing_ok=True)
         outcomes.update(ended)
 
-    with open_view(Path(features)) as view, ExitStack() as locks:
-        asked = _by_state(members, view, folder=Path(state), inputs=inputs)
+    frame_views = [view for each in members for view in each.config.views]
+    with open_views(Path(features), frame_views) as views, ExitStack() as locks:
+        asked = _by_state(members, views[CENTER], folder=Path(state), inputs=inputs)
         for path in sorted(asked):  # in this order, so that no two runs wait for each other
             locks.enter_context(file_lock(path.with_suffix(".lock"), on_wait=_say_waiting))
             for partial in path.parent.glob(f".{path.name}.partial-*"):  # of a run that was killed
                 partial.unlink()
-        shared = Shared(view, Path(manifest), machine=machine, weights=Path(weights))
+        shared = Shared(views, Path(manifest), machine=machine, weights=Path(weights))
         for group in _groups(asked):
             with _intra_op_threads(next(iter(group.values())).intra_op_threads) as num_threads:
                 built = (

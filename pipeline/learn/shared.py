@@ -1,7 +1,7 @@
 """What the trainings of a run share: features, and for equal settings tasks, statistics and loaders."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.backbone.networks import tail_module
 from pipeline.backbone.weights import UNKNOWN_SOURCE, find_source, find_weights
+from pipeline.contract import CENTER, FrameView
 from pipeline.errors import ConfigError, ManifestError, MissingNetworkError
 from pipeline.learn.member import Member
 from pipeline.learn.models.tail import TailFeatures
@@ -17,7 +18,7 @@ from pipeline.learn.streaming import (
     Loader,
     Standardisation,
     channel_statistics,
-    keep_resident,
+    keep_all_resident,
     make_loader,
     with_features,
 )
@@ -45,21 +46,27 @@ class TailSource(NamedTuple):
 class Shared:
     """What trainings on the same features share. Each thing is made when it is first needed, and once."""
 
-    def __init__(self, view: FeatureView, manifest: Path, *, machine: Machine, weights: Path) -> None:
-        self._view = view
+    def __init__(
+        self, views: Mapping[FrameView, FeatureView], manifest: Path, *, machine: Machine, weights: Path
+    ) -> None:
+        """`views` has the centre view, and all others that are trained on."""
+        self._view = view = views[CENTER]
         self.contract, self.map_shape = view.contract, view.map_shape
         self._weights = weights
         self._splits = _split(manifest, view)
         self._num_threads = machine.num_readers
         self.device = resolve_device(machine.device)
-        self._features = keep_resident(
-            view,
-            self._splits["train"] + self._splits["val"],
+        train = self._splits["train"]
+        clips = {each: [clip for clip in train if clip.clip_id in views[each]] for each in views}
+        clips[CENTER] = train + self._splits["val"]
+        kept = keep_all_resident(
+            [(views[each], clips[each]) for each in views],
             limit_bytes=machine.resident_mb << 20,
             device=self.device,
             device_limit_bytes=None if machine.resident_gpu_mb is None else machine.resident_gpu_mb << 20,
             num_threads=self._num_threads,
         )
+        self._features = dict(zip(views, kept, strict=True))
         self._made: dict[tuple[object, ...], Any] = {}
         log.info("%d train and %d val clips, on %s.", *map(len, self._splits.values()), self.device)
 
@@ -105,7 +112,9 @@ class Shared:
     def _standardisation(self, config: TrainConfig) -> Standardisation:
         def make() -> Standardisation:
             tail = self.tail(config).layers
-            features = TailFeatures(self._features, tail, device=self.device) if tail else self._features
+            # Of the centre view alone: views change no standardisation.
+            center = self._features[CENTER]
+            features = TailFeatures(center, tail, device=self.device) if tail else center
             return channel_statistics(
                 features, self._splits["train"], pooling=config.pooling, num_threads=self._num_threads
             )
@@ -114,12 +123,15 @@ class Shared:
 
     def _loader(self, config: TrainConfig, split: str) -> Loader:
         seed = config.seed if split == "train" else None
+        if split != "train":  # the centre alone is validated
+            config = config.model_copy(update={"views": (CENTER,)})
         return self._once(
             ("loader", split, seed, config.balanced_sampling and config.task, *_values(config, LoaderConfig)),
             lambda: make_loader(
-                self._features,
+                self._features[CENTER],
                 self._splits[split],
                 config,
+                views=[self._features[view] for view in config.views],
                 device=self.device,
                 num_threads=self._num_threads,
                 shuffle_seed=seed,

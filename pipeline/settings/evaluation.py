@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from pipeline.contract import CENTER
 from pipeline.settings.model import CELLS
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import TrainConfig
 from pipeline.settings.unused import live_values, only_of
+from pipeline.settings.views import Views
 
 Split = Literal["train", "val", "test"]
 
@@ -28,6 +30,8 @@ class EvaluateConfig(BaseModel):
     # Read each clip whole, so many frames at a time: a long one takes no more memory, and has the answer that
     # it has in one piece, also of a model that was trained on windows. null: as in training.
     chunk_frames: PositiveInt | None = None
+    # Probabilities, or values, are the mean over these views; each is among extract.views.
+    views: Views = (CENTER,)
 
     def live(self, train: TrainConfig) -> dict[str, Any]:
         """The settings that can change the evaluation of models that `train` made, ready for JSON."""
@@ -44,6 +48,8 @@ class EvaluateConfig(BaseModel):
             unused["length_power"] = "it needs a beam_size above 1"
         if reason := only_of("task", train.task, TASKS, "has_segments"):
             unused["min_seconds"] = reason
+        if reason := only_of("task", train.task, TASKS, "has_mean_answers"):
+            unused["views"] = reason
         if reason := needs_whole_clips(train):
             unused["chunk_frames"] = reason
         elif self.chunk_frames:

@@ -1,11 +1,12 @@
 """ExtractConfig: which features are extracted, how they are computed, and how they are stored."""
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from pipeline.contract import Backend, Pooling, Precision, Preprocessing, Sampling, StoredDtype
+from pipeline.contract import CENTER, Backend, Pooling, Precision, Preprocessing, Sampling, StoredDtype
+from pipeline.settings.views import Views
 
 StoreFormat = Literal["zarr", "hdf5"]
 Codec = Literal["none", "lz4", "zstd"]
@@ -50,6 +51,9 @@ class ExtractConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     taps: Taps = ("layer4",)  # layers whose maps are kept
+    # Of each frame, each with features of its own: center, flip, corners or one of them (top_left, ...),
+    # {scale: 0.8}: a part with 0.8 of the crop's sides, enlarged; {scale: 0.8, flip: true}.
+    views: Views = (CENTER,)
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
     limits: Limits = Limits()  # what a source may cost at most
     preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
@@ -61,3 +65,14 @@ class ExtractConfig(BaseModel):
     min_frames: PositiveInt = 1  # clips with fewer are left out
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
     store: StoreConfig = StoreConfig()  # how features are stored
+
+    @model_validator(mode="after")
+    def _views_can_be_made(self) -> Self:
+        if CENTER not in self.views:
+            raise ValueError("views lack center, whose features all others stand beside; add it")
+        if self.preprocessing.resize is None and any(view.scale < 1 for view in self.views):
+            raise ValueError(
+                "a view with a scale needs preprocessing.resize: frames that are not resized show no smaller"
+                " part; set it, or take the view out"
+            )
+        return self

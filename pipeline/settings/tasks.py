@@ -27,6 +27,11 @@ class TaskFacts:
     searches_words: bool = False  # among several answers, which a beam keeps
     takes_questions: bool = False  # the model reads a clip's questions beside its maps
 
+    @property
+    def has_mean_answers(self) -> bool:
+        """Whether several answers about a clip have a mean: of probabilities or values, not of words."""
+        return not self.has_words
+
 
 _OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
 _OF_SEGMENTS = {"edit": 1, "f1_10": 1, "f1_25": 1, "f1_50": 1}

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.contract import CENTER
 from pipeline.registry import one_of
 from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, FrameNet, ModelConfig
 from pipeline.settings.optimisation import OPTIMIZERS, OptimisationConfig
 from pipeline.settings.tasks import TASKS, TaskConfig
 from pipeline.settings.unused import explain_unused, live_values, only_of
+from pipeline.settings.views import Views
 from pipeline.settings.words import DECODERS
 
 ModelName = Literal["recurrent", "baseline"]
@@ -24,6 +26,8 @@ class LoaderConfig(BaseModel):
     batch_size: PositiveInt = 32  # samples: clips, or windows of clips
     window: PositiveInt | None = None  # frames of a sample: a longer clip is several; null: whole clips
     stride: PositiveInt | None = None  # frames from a window's start to the next one's; null: window
+    # Train on these views, of which one is drawn for each clip and epoch; each is among extract.views.
+    views: Views = (CENTER,)
     crop_frames: PositiveInt | None = None  # train on a random run of so many frames a clip; null: on all
     bucketing: bool = False  # make batches of samples of similar length: less padding
     balanced_sampling: bool = (
@@ -102,6 +106,7 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ),
             ("scan_every dropout standardise tail_learning_rate", blind),
             ("crop_frames", not self.bucketing and blind),
+            ("views", blind),
             ("scan_size", only_of("scan", self.scan, SCANS, "is_strips")),
             ("scan_every frame_net", scan.is_whole_frame and f"a frame has one step with scan {self.scan!r}"),
             (

@@ -9,7 +9,7 @@ from pipeline.store.journal import Journal, Quarantined
 from pipeline.store.reader import FeatureView, open_view
 from pipeline.store.shards import ShardWriter, committing
 from pipeline.store.upkeep.repack import compact, repack, repackable_contracts, repackable_keys
-from pipeline.store.view import TapView, publish
+from pipeline.store.view import TapView, publish, view_folder
 
 __all__ = [
     "ClipSource",
@@ -35,5 +35,6 @@ __all__ = [
     "repackable_keys",
     "stored_clips",
     "stored_keys",
+    "view_folder",
     "why_unfit",
 ]

@@ -2,7 +2,7 @@
 
     features/
       files.arrow                digests of the files that hold none of their own; sealed
-    features/<tap>/
+    features/<tap>/, features/<tap>@<view>/
       zarr.json, c/<i>/0/0/0     Zarr: the array (N, C, H, W), and shard i: the journal's file
       features.h5, shards/<i>.h5 HDF5: likewise
       records/<shard id>.record  a shard's record: the journal's file
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import CENTER, FeatureContract, FrameView
 from pipeline.errors import DamagedError
 from pipeline.store.clips import StoredClip
 from pipeline.store.format.containers import CONTAINERS
@@ -60,6 +60,11 @@ RECORDS_NAME = "records"
 FILES_NAME = "files.arrow"
 
 
+def view_folder(features: Path, view: FrameView) -> Path:
+    """Where a view's features are: for features/layer4 and the view flip, features/layer4@flip."""
+    return features if view == CENTER else features.with_name(f"{features.name}@{view.name}")
+
+
 @dataclass(frozen=True)
 class TapView:
     """One tap's part of a view: which clips, and where their rows are."""
@@ -83,10 +88,10 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
     partial.mkdir()
     with naming_full_disk(path):
         for view in views:
-            _build_tap(journal, view, partial / view.contract.tap)
+            _build_tap(journal, view, partial / view.contract.name)
         for name, data in files.items():
             (partial / name).write_bytes(data)
-        names = [*files, *(f"{view.contract.tap}/{CLIPS_NAME}" for view in views)]
+        names = [*files, *(f"{view.contract.name}/{CLIPS_NAME}" for view in views)]
         digests = {"name": names, "digest": [file_digest(partial / name) for name in names]}
         (partial / FILES_NAME).write_bytes(seal(pa.table(digests, schema=FILES_SCHEMA), {}))
         sync_directory(partial)

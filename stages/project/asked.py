@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from operator import attrgetter
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipeline.contract import FeatureContract
 from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.views import Views
 from pipeline.settings.weights import WeightsConfig
 from stages.project.cache import MALFORMED
 
@@ -59,8 +61,10 @@ def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
     told = {name: extract[name] for name in _FIELDS if name in extract}
     if "arch" in weights:
         told["arch"] = weights["arch"]
-    for tap in extract.get("taps", [None]):
-        yield dict(_validated(FeatureContract, told if tap is None else {**told, "tap": tap}))
+    views = TypeAdapter(Views).validate_python(extract["views"]) if "views" in extract else [None]
+    for tap, view in product(extract.get("taps", [None]), views):
+        named = {name: value for name, value in (("tap", tap), ("view", view)) if value is not None}
+        yield dict(_validated(FeatureContract, {**told, **named}))
 
 
 def _validated(model: type[BaseModel], told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

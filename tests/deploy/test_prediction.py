@@ -49,6 +49,21 @@ def test_each_source_has_answers_or_an_error_and_progress_counts_them(tmp_path, 
     assert len(good.answers) == 2
 
 
+def test_an_answer_is_the_mean_of_the_probabilities_in_several_views(tmp_path, checkpoint):
+    write_video(tmp_path / "good.mp4", num_frames=3, size=(48, 64))
+
+    def answer(*views: str) -> dict[str, float]:
+        (said,) = predict(
+            checkpoint, [tmp_path / "good.mp4"], weights=tmp_path / "weights", num_answers=3, views=views
+        )
+        return {each["label"]: each["probability"] for each in said.answers}
+
+    center, corner = answer("center"), answer("bottom_right-flip")
+    assert center != corner
+    expected = {label: (center[label] + corner[label]) / 2 for label in CLASSES}
+    assert answer("center", "bottom_right-flip") == pytest.approx(expected, rel=1e-5)
+
+
 def test_clips_of_a_table_have_their_time_ranges_and_columns_of_ones_own(tmp_path, checkpoint):
     write_video(tmp_path / "videos/long.mp4", num_frames=7)
     (tmp_path / "clips.csv").write_text(
@@ -73,6 +88,8 @@ def test_clips_of_a_table_have_their_time_ranges_and_columns_of_ones_own(tmp_pat
         ({"num_answers": 0}, ConfigError, "0 answers: give at least 1"),
         ({"image_fps": 0.0}, ConfigError, r"image_fps 0\.0: give a rate above 0"),
         ({"chunk_frames": 0}, ConfigError, "chunk_frames 0: give at least 1"),
+        ({"views": ["left"]}, ConfigError, r"views \['left'\]: it is none of center, flip, top_left"),
+        ({"views": []}, ConfigError, "name at least one view"),
         ({"each_frame": True}, ConfigError, "task is classification: it has no answer for each frame"),
         ({"questions": ["which?"]}, QuestionsError, "task is classification, which takes no questions"),
         ({"weights": "nowhere"}, MissingNetworkError, r"nowhere does not have the weights .*from random:0"),

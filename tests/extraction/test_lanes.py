@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.contract import Preprocessing
-from pipeline.extraction import PlannedClip, Result
+from pipeline.extraction import PlannedClip, Result, Target
 from pipeline.extraction.compute import Computed, Packer
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.lanes import ByteQueue, Lane, make_lanes
 from pipeline.extraction.runners import CpuRunner, Outputs, Wait
+from tests.support.features import make_contract, make_layout
 from tests.support.toy import make_clip
+
+CONTRACT = make_contract(tap="tap")
 
 
 def planned(number: int) -> PlannedClip:
@@ -62,7 +65,7 @@ def test_every_frame_comes_out_once_in_order_with_its_own_row(
     pieces: list[tuple[int, int]], batch_size: int, kind: type[CpuRunner]
 ) -> None:
     runner = make_runner(kind, batch_size=batch_size)
-    packer = Packer(runner)
+    packer = Packer(runner, [Target(CONTRACT, make_layout(CONTRACT))])
     clips = [planned(number) for number in range(4)]
     out: list[Computed | ClipEnd] = []
     sent: dict[bytes, list[int]] = {clip.key: [] for clip in clips}

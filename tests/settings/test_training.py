@@ -90,8 +90,14 @@ def test_an_evaluation_searches_words_alone_and_compares_lengths_in_a_beam_alone
     searched, said = "it needs task captioning or ctc", "it needs task captioning"
     segments = {"min_seconds": "it needs task frame_labels"}
     assert EvaluateConfig().unused(TrainConfig()) == {"beam_size": searched, "length_power": said, **segments}
-    whole = {"chunk_frames": "the task 'captioning' reads clips in one piece", **segments}
+    labelled = "it needs task classification, frame_labels, multilabel, frame_multilabel or regression"
+    whole = {
+        "views": labelled,
+        "chunk_frames": "the task 'captioning' reads clips in one piece",
+        **segments,
+    }
     assert EvaluateConfig().unused(TrainConfig(task="ctc")) == {
+        "views": labelled,
         "length_power": said,
         **segments,
         "chunk_frames": "the task 'ctc' reads clips in one piece",

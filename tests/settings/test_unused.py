@@ -56,6 +56,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "batch_size": (3,),
     "window": (2, None),
     "stride": (1,),
+    "views": (("center", "flip"),),
     "crop_frames": (4, None),
     "bucketing": (True, False),
     "balanced_sampling": (True, False),

@@ -44,6 +44,7 @@ def test_each_setting_has_a_meaning() -> None:
         "| `corpus.root` | must be given | text | the folder that",
         "| `weights.std` | `null` | [number > 0, number > 0, number > 0] or `null` | ",
         "| `extract.taps` | `[layer4]` | list of text | layers whose maps are kept |",
+        "| `extract.views` | `[center]` | list of text | Of each frame, each with features of its own",
         "| `extract.sampling` | `all` | [section](#extractsampling) | all \\| every: n \\| ",
         "| `extract.store` |  | [section](#extractstore) | ",
         "| `extract.store.shard_mb` | `256` | whole number ≥ 1, ≤ 4096 | MiB of a full shard",

@@ -17,7 +17,7 @@ def write(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extract: {tap: layer4}", r"unknown key 'extract.tap'. Available: taps, sampling, "),
+        ("extract: {tap: layer4}", r"unknown key 'extract.tap'. Available: taps, views, sampling, "),
         ("extract: {dtype: float8}", r"extract.dtype: 'float8' is not allowed.*'float16' or 'float32'"),
         ("extract: {taps: []}", r"extract.taps: \[\] is not allowed"),
         ("extract: {min_frames: 0}", r"extract.min_frames: 0 is not allowed.*greater than 0"),

@@ -132,6 +132,11 @@ def test_a_column_of_ones_own_moves_no_file_and_another_column_moves_those_of_tr
             {"extract": {"taps": ["layer9"]}},
             "extract.taps: unknown tap 'layer9'. Available for resnet50: layer1",
         ),
+        ({"train": {"views": ["center", "flip"]}}, "train.views: 'flip' is not among extract.views (center)"),
+        (
+            {"evaluate": {"views": ["corners"]}},
+            "evaluate.views: 'top_left' is not among extract.views (center)",
+        ),
         ({"train": {"tail": "layer4"}}, "train.tail: 'layer4' is no tap after train.tap, 'layer4'"),
         (
             {"train": {"task": "regression"}},

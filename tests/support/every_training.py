@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.contract import CENTER
 from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import Features, channel_statistics, make_loader
@@ -20,6 +21,7 @@ CPU = torch.device("cpu")
 SHAPE = (3, 4, 2)
 LENGTHS = [3, 5, 4, 6, 5, 3, 6, 4]
 MAPS = random_maps(LENGTHS, SHAPE)
+FLIPPED = random_maps(LENGTHS, SHAPE, seed=1)  # of another view
 CAPTIONS = ("a b", "b a", "a b c", "a")
 SMALL = {"hidden_size": 8, "num_heads": 2, "projection": 4, "batch_size": 4, "epochs": 2}
 SMALL_WORDS = {
@@ -111,6 +113,7 @@ def make_member(
     tail = nn.Conv2d(3, 2, 1) if config.tail else None
     read = TailFeatures(features, tail, device=device) if tail else features
     standardisation = channel_statistics(read, train_clips, pooling=config.pooling)
+    views = [features if view == CENTER else make_features(FLIPPED) for view in config.views]
     net = task.build_model(
         model,
         config,
@@ -123,7 +126,13 @@ def make_member(
         net,
         task=task,
         train=make_loader(
-            features, train_clips, config, device=device, shuffle_seed=config.seed, labels=task.labels
+            features,
+            train_clips,
+            config,
+            device=device,
+            shuffle_seed=config.seed,
+            labels=task.labels,
+            views=views,
         ),
         val=make_loader(features, val_clips, config, device=device),
         config=config,

@@ -248,13 +248,13 @@ class WorkerPool:
         return set(self._journal.directory(target.contract, target.layout).glob(f"*{RECORD_SUFFIX}"))
 
     def _missing(self, clips: Sequence[PlannedClip]) -> tuple[PlannedClip, ...]:
-        """The clips that were not committed since the start, for all taps that can store them."""
+        """The clips that were not committed since the start, for all targets that can store them."""
         stored = {
-            target.contract.tap: stored_keys(map(read_record, self._record_paths(target) - before))
+            target.contract.name: stored_keys(map(read_record, self._record_paths(target) - before))
             | self._journal.quarantined(target.contract.digest()).keys()
             for target, before in zip(self._context.targets, self._records_before, strict=True)
         }
-        return tuple(clip for clip in clips if not all(clip.key in stored[tap] for tap in clip.taps))
+        return tuple(clip for clip in clips if not all(clip.key in stored[name] for name in clip.targets))
 
     def _await_records(self) -> None:
         """Wait until this machine sees what the workers have written."""

@@ -67,7 +67,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class ResidentFeatures:
-    """Features of clips, held in one tensor; see `Features`."""
+    """Features of clips, held in one tensor, which other views of these clips may share; see `Features`."""
 
     path: Path
     contract: FeatureContract
@@ -123,47 +123,81 @@ def keep_resident(
     device_limit_bytes: int | None = None,
     num_threads: int = 2,
 ) -> Features:
-    """Read the clips' features once, and keep them as near to `device` as there is room.
+    """As `keep_all_resident`, of a single view."""
+    (kept,) = keep_all_resident(
+        [(features, clips)],
+        limit_bytes=limit_bytes,
+        device=device,
+        device_limit_bytes=device_limit_bytes,
+        num_threads=num_threads,
+    )
+    return kept
+
+
+def keep_all_resident(
+    parts: Sequence[tuple[Features, Sequence[Clip]]],
+    *,
+    limit_bytes: int,
+    device: torch.device = CPU,
+    device_limit_bytes: int | None = None,
+    num_threads: int = 2,
+) -> list[Features]:
+    """Read the features of some clips of each view once, and keep them as near to `device` as there is room.
 
     They are kept on a GPU if they take at most `device_limit_bytes` (None: half of its free memory); else in
-    memory if they take at most `limit_bytes`; else they stay in the store.
+    memory if they take at most `limit_bytes`; else they stay in the store. All parts share one tensor.
     """
-    counts = [features.num_frames(clip.clip_id) for clip in clips]
-    size_bytes = sum(counts) * math.prod(features.map_shape) * features.dtype.itemsize
+    num_rows = sum(features.num_frames(clip.clip_id) for features, clips in parts for clip in clips)
+    first, _ = parts[0]
+    size_bytes = num_rows * math.prod(first.map_shape) * first.dtype.itemsize
     if device.type == "cuda":
         if device_limit_bytes is None:
             device_limit_bytes = torch.cuda.mem_get_info(device)[0] // 2
         if size_bytes <= device_limit_bytes:
             log.info("Features take %d MB: kept on the GPU.", size_bytes >> 20)
-            return _load(features, clips, counts, device=device, num_threads=num_threads)
+            return _load(parts, num_rows, device=device, num_threads=num_threads)
     if size_bytes <= limit_bytes:
         log.info("Features take %d MB: kept in memory.", size_bytes >> 20)
-        return _load(features, clips, counts, device=CPU, num_threads=num_threads)
+        return _load(parts, num_rows, device=CPU, num_threads=num_threads)
     log.info("Features take %d MB: streamed from the store in every epoch.", size_bytes >> 20)
-    return features
+    return [features for features, _ in parts]
 
 
 def _load(
-    features: Features, clips: Sequence[Clip], counts: list[int], *, device: torch.device, num_threads: int
-) -> ResidentFeatures:
-    firsts = np.cumsum([0, *counts]).tolist()
-    dtype = torch.from_numpy(np.empty(0, features.dtype)).dtype
-    rows = torch.empty((firsts[-1], *features.map_shape), dtype=dtype, device=device)  # (N, C, H, W)
-    spans = {clip.clip_id: span for clip, span in zip(clips, zip(firsts, counts, strict=False), strict=True)}
+    parts: Sequence[tuple[Features, Sequence[Clip]]],
+    num_rows: int,
+    *,
+    device: torch.device,
+    num_threads: int,
+) -> list[Features]:
+    first, _ = parts[0]
+    dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+    rows = torch.empty((num_rows, *first.map_shape), dtype=dtype, device=device)  # (N, C, H, W)
+    frame_seconds = np.empty(num_rows)
+    kept: list[Features] = []
+    reads: list[tuple[Features, str, slice]] = []
+    end = 0
+    for features, clips in parts:
+        spans = {}
+        for clip in clips:
+            start, count = end, features.num_frames(clip.clip_id)
+            end += count
+            spans[clip.clip_id] = (start, count)
+            frame_seconds[start:end] = features.frame_seconds(clip.clip_id)
+            reads.append((features, clip.clip_id, slice(start, end)))
+        kept.append(ResidentFeatures(features.path, features.contract, rows, frame_seconds, spans))
 
-    def read(clip: Clip) -> None:
-        first, count = spans[clip.clip_id]
-        part = rows[first : first + count]
+    def read(features: Features, clip_id: str, span: slice) -> None:
+        part = rows[span]
         host = part if device.type == "cpu" else torch.empty_like(part, device="cpu")
-        features.read_into(clip.clip_id, host.numpy())
+        features.read_into(clip_id, host.numpy())
         if host is not part:
             part.copy_(host)
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="resident") as pool:
-        for _ in pool.map(read, clips):
+        for _ in pool.map(read, *zip(*reads, strict=True)):
             pass
-    frame_seconds = np.concatenate([np.empty(0), *(features.frame_seconds(clip.clip_id) for clip in clips)])
-    return ResidentFeatures(features.path, features.contract, rows, frame_seconds, spans)
+    return kept
 
 
 def is_finite(values: Tensor) -> bool:

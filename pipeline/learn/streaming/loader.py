@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import MissingClipError, StoreError
 from pipeline.learn.streaming.buffers import Buffers, copy_ahead
 from pipeline.learn.streaming.features import (
     CPU,
@@ -26,6 +27,7 @@ from pipeline.learn.streaming.samples import (
     cut_batches,
     cut_windows,
     draw_equally,
+    draw_view,
     shuffle_batches,
 )
 from pipeline.manifest import Clip
@@ -71,10 +73,11 @@ class Loader:
     """Streams the clips' features in batches, read ahead by threads.
 
     A sample is a clip; with `window`, a window of a clip, the last of which ends with the clip, so that every
-    frame is in one; with `crop_frames` (which goes before `window`), a random run of so many frames.
+    frame is in one; with `crop_frames` (which goes before `window`), a random run of so many frames. Of
+    several `views`, one is drawn for each clip and epoch, among those that have the clip.
     """
 
-    features: Features
+    features: Features  # which also say how many frames a clip has
     clips: Sequence[Clip]
     batch_size: int
     num_threads: int
@@ -86,10 +89,11 @@ class Loader:
     bucketing: bool = False  # of shuffled samples only
     # Of each clip, by its id: an epoch of shuffled samples has equally many of each label. None: all samples.
     labels: Mapping[str, Sequence[str]] | None = None
+    views: Sequence[Features] = ()  # of the same frames; (): `features` alone
     device: torch.device = CPU  # where maps are wanted
     _buffers: Buffers = field(init=False, repr=False, compare=False)
-    # Of each clip, which frames (T,) have been found finite.
-    _finite_frames: dict[str, np.ndarray] = field(init=False, repr=False, compare=False)
+    # Of each view and clip, which frames (T,) have been found finite.
+    _finite_frames: dict[tuple[int, str], np.ndarray] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_finite_frames", {})
@@ -111,12 +115,37 @@ class Loader:
             )
         ]
 
+    @cached_property
+    def _views(self) -> Sequence[Features]:
+        return self.views or (self.features,)
+
+    @cached_property
+    def _views_of(self) -> dict[str, list[int]]:
+        """The numbers of the views that have each clip, by its id."""
+        found = {}
+        for clip_id in (clip.clip_id for clip in self.clips):
+            found[clip_id] = [number for number, view in enumerate(self._views) if clip_id in view]
+            for view in (self._views[number] for number in found[clip_id]):
+                if view.num_frames(clip_id) != self.features.num_frames(clip_id):
+                    raise StoreError(
+                        f"Clip {clip_id!r} has other numbers of frames in {view.path} and"
+                        f" {self.features.path}. Extract both in one run."
+                    )
+            if not found[clip_id]:
+                paths = ", ".join(str(view.path) for view in self._views)
+                raise MissingClipError(f"Clip {clip_id!r} has no features in {paths}.")
+        return found
+
     def epoch_samples(self, epoch: int = 0) -> list[list[Sample]]:
         """The samples of each batch of one epoch. They depend on seed and epoch alone."""
         samples = self._samples
         if self.crop_frames is not None:
             seed = f"{self.shuffle_seed}/{epoch}"
             samples = [crop_frames(sample, self.crop_frames, seed=seed) for sample in samples]
+        if len(self._views) > 1:
+            seed = f"{self.shuffle_seed}/{epoch}"
+            of = self._views_of
+            samples = [draw_view(sample, of[sample.clip.clip_id], seed=seed) for sample in samples]
         if self.shuffle_seed is None:
             return cut_batches(samples, self.batch_size)
         rng = np.random.default_rng([self.shuffle_seed, epoch])
@@ -140,15 +169,24 @@ class Loader:
         Raises NonFiniteFeaturesError, with the clip, for features that are infinite or NaN.
         """
         batches = self.epoch_samples(epoch)
-        features = self.features
-        if isinstance(features, ResidentFeatures) and features.rows.device.type == self.device.type:
-            refuse_non_finite(features.non_finite_clips, path=features.path)
-            return (self._gather(features, samples) for samples in batches)
+        if resident := self._resident():
+            for features in resident:
+                refuse_non_finite(features.non_finite_clips, path=features.path)
+            return (self._gather(resident, samples) for samples in batches)
         return self._stream(batches) if self.device.type == "cpu" else self._to_gpu(self._stream(batches))
 
-    def _gather(self, features: ResidentFeatures, samples: Sequence[Sample]) -> Batch:
+    def _resident(self) -> list[ResidentFeatures]:
+        """The views, if they share one tensor on the device; else none."""
+        found = [view for view in self._views if isinstance(view, ResidentFeatures)]
+        together = len(found) == len(self._views) and all(view.rows is found[0].rows for view in found)
+        return found if together and found[0].rows.device.type == self.device.type else []
+
+    def _gather(self, views: Sequence[ResidentFeatures], samples: Sequence[Sample]) -> Batch:
         """One indexed copy from the tensor that holds all rows."""
-        firsts = np.array([features.spans[clip.clip_id][0] + first for clip, first, _ in samples])
+        features = views[0]
+        firsts = np.array(
+            [views[each.view].spans[each.clip.clip_id][0] + each.first_frame for each in samples]
+        )
         lengths = np.array([sample.num_frames for sample in samples])
         steps = np.arange(lengths.max())
         valid = steps < lengths[:, None]  # (B, T)
@@ -189,14 +227,17 @@ class Loader:
 
     def _read(self, rows: Sequence[tuple[np.ndarray, np.ndarray, Sample]]) -> None:
         """Read each sample straight into its place in the padded batch."""
-        for row, frame_seconds, (clip, first, count) in rows:
-            self.features.read_into(clip.clip_id, row[:count], first_frame=first)
-            seconds = self.features.frame_seconds(clip.clip_id)
+        for row, frame_seconds, (clip, first, count, number) in rows:
+            view = self._views[number]
+            view.read_into(clip.clip_id, row[:count], first_frame=first)
+            seconds = view.frame_seconds(clip.clip_id)
             # Frames are checked once: the check takes about as long as reading from memory.
-            finite = self._finite_frames.setdefault(clip.clip_id, np.zeros(len(seconds), dtype=bool))
+            finite = self._finite_frames.setdefault(
+                (number, clip.clip_id), np.zeros(len(seconds), dtype=bool)
+            )
             if not finite[first : first + count].all():
                 if not is_finite(torch.from_numpy(row[:count])):
-                    refuse_non_finite([clip.clip_id], path=self.features.path)
+                    refuse_non_finite([clip.clip_id], path=view.path)
                 finite[first : first + count] = True
             row[count:] = 0
             frame_seconds[:count] = seconds[first : first + count]
@@ -222,8 +263,11 @@ def make_loader(
     num_threads: int = 2,
     shuffle_seed: int | None = None,
     labels: Callable[[Clip], Sequence[str]] = lambda _: (),
+    views: Sequence[Features] = (),
 ) -> Loader:
     """The loader that `config` describes: with `shuffle_seed` for training, else for evaluation.
+
+    `views` has the features of `config.views`, of which training draws; (): `features` alone.
 
     In evaluation, every frame is read, in the order of the clips: there are no crops, no bucketing and no
     balanced sampling, which makes the `labels` of clips equally frequent.
@@ -241,6 +285,7 @@ def make_loader(
         crop_frames=config.crop_frames if training else None,
         bucketing=config.bucketing and training,
         labels=names if any(names.values()) else None,
+        views=views,
         device=device,
     )
     if training:

@@ -19,6 +19,7 @@ class Sample(NamedTuple):
     clip: Clip
     first_frame: int
     num_frames: int
+    view: int = 0  # its number among the features that a loader has
 
 
 def window_starts(num_frames: int, *, window: int, stride: int | None = None) -> list[int]:
@@ -42,11 +43,21 @@ def cut_windows(clip: Clip, num_frames: int, *, window: int | None, stride: int 
 
 def crop_frames(sample: Sample, num_frames: int, *, seed: str) -> Sample:
     """A run of `num_frames` of the sample's frames, chosen by a hash of seed and clip alone."""
-    clip, first, length = sample
-    if length <= num_frames:
+    num_spare = sample.num_frames - num_frames
+    if num_spare <= 0:
         return sample
-    chosen = xxhash.xxh3_64_intdigest(f"{seed}/{clip.clip_id}".encode()) % (length - num_frames + 1)
-    return Sample(clip, first + chosen, num_frames)
+    chosen = _drawn(sample.clip, num_spare + 1, seed=seed)
+    return sample._replace(first_frame=sample.first_frame + chosen, num_frames=num_frames)
+
+
+def draw_view(sample: Sample, views: Sequence[int], *, seed: str) -> Sample:
+    """The sample in one of these views, the same for all of its clip's: by a hash of seed and clip alone."""
+    return sample._replace(view=views[_drawn(sample.clip, len(views), seed=f"{seed}/view")])
+
+
+def _drawn(clip: Clip, num_choices: int, *, seed: str) -> int:
+    """A number below `num_choices`, by a hash of seed and clip."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{clip.clip_id}".encode()) % num_choices
 
 
 def draw_equally(

@@ -1,6 +1,7 @@
 """Classification: one class a clip, or one a frame."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -190,6 +191,10 @@ class Classification(Task):
             losses=losses,
             loss_weights=weights,
         )
+
+    def mean_answer(self, outputs: Tensor) -> Tensor:
+        """As `Task.mean_answer`: the logarithms of the mean probabilities."""
+        return outputs.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(outputs))
 
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as probabilities."""

@@ -115,6 +115,11 @@ class Multilabel(Classification):
             loss_weights=weights,
         )
 
+    def mean_answer(self, outputs: Tensor) -> Tensor:
+        """As `Task.mean_answer`, of each class alone."""
+        sure, not_sure = (functional.logsigmoid(x).logsumexp(dim=0) for x in (outputs, -outputs))
+        return sure - not_sure
+
     def interpret(self, outputs: Tensor) -> Tensor:
         """Logits (..., K) as probabilities, each of its class alone."""
         return outputs.sigmoid()

@@ -205,6 +205,13 @@ class Task(Protocol):
         """One answer a sample, for evaluation: the outputs, unless a task decodes them."""
         return self.run_model(model, batch)
 
+    def mean_answer(self, outputs: Tensor) -> Tensor:
+        """One output of `Predictions` from V of them (V, ...), about the same clip seen in V views.
+
+        Values have their mean. Classes have the logits of their mean probabilities.
+        """
+        return outputs.mean(dim=0)
+
     def finite_part(self, output: Any) -> Tensor:
         """The numbers in a clip's output of `Predictions` that must be finite."""
         values: Tensor = output

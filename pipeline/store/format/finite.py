@@ -18,7 +18,7 @@ def why_unfit(peaks: np.ndarray, frame_seconds: np.ndarray, contract: FeatureCon
     if not unfit.any():
         return None
     first = int(unfit.argmax())
-    peak, place = peaks[first], f"{contract.tap} at {frame_seconds[first]:.3f} s"
+    peak, place = peaks[first], f"{contract.name} at {frame_seconds[first]:.3f} s"
     if np.isfinite(peak):
         return (
             f"{place} has a value of magnitude {peak:.6g}, and float16 ends at 65504. Choose dtype float32."

@@ -89,7 +89,7 @@ def compact(
         moving = _clips_to_move((found[-1] for found in copies.values()), records)
         log.info(
             "More than a tenth of the rows of %s are of no clip: %d clips are copied to new shards.",
-            contract.tap,
+            contract.name,
             len(moving),
         )
         writer = ShardWriter(
