@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.extraction import Extracted, Job, run_job
 from pipeline.manifest import read_manifest
 from pipeline.manifest.recorded import Contents
 from pipeline.settings.extract import ExtractConfig
+from pipeline.system.devices import made_with
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
 from stages import console
@@ -57,7 +59,7 @@ def main() -> None:
             notes=notes,
             on_progress=partial(show_progress, bars),
         )
-    write_report(extracted, num_restarts=orders.num_restarts)
+    write_report(extracted, num_restarts=orders.num_restarts, made_with=made_with(job.backbone.device))
     extracted.check_complete()
     inputs.check()
     if inputs.is_recorded:
@@ -72,8 +74,11 @@ def check_recorded(contents: Contents, recorded: Contents) -> None:
         )
 
 
-def write_report(extracted: Extracted, *, num_restarts: int) -> None:
-    """Write reports/extract.json. Figures of work are those of the last process."""
+def write_report(extracted: Extracted, *, num_restarts: int, made_with: Mapping[str, str]) -> None:
+    """Write reports/extract.json. Figures of work are those of the last process.
+
+    `made_with` has versions and device; it is left out where nothing was computed.
+    """
     report = {
         "clips": extracted.num_clips,
         "clips_with_features": min(extracted.clips_by_tap.values(), default=None),
@@ -89,6 +94,7 @@ def write_report(extracted: Extracted, *, num_restarts: int) -> None:
         "frames_per_second": extracted.frames_per_second,
         "limited_by": extracted.limited_by,
         "lanes": extracted.lanes,
+        "made_with": made_with if extracted.num_computed else None,
     }
     write_json(REPORT, report)
 

@@ -1,4 +1,7 @@
-"""Devices: from a parameter's name to the torch device."""
+"""Devices: from a parameter's name to the torch device; and what else decides the last bits of a feature."""
+
+import platform
+from importlib.metadata import version
 
 import torch
 
@@ -18,3 +21,14 @@ def resolve_device(name: str) -> torch.device:
             f"Device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs. Use 'auto' or 'cpu'."
         )
     return device
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """Versions and device, on which the last bits of features depend, for people."""
+    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "av")}
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    return {"python": platform.python_version(), **packages, "device": f"{device.type} ({name})"}

@@ -1,0 +1,158 @@
+"""`python -m stages.store check`: do source and weights give the same features on this machine?"""
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.contract import FeatureContract
+from pipeline.errors import ConfigError, MissingFeaturesError, StoreError, few
+from pipeline.extraction.again import Again, compute_again
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.store import open_view
+from pipeline.store.upkeep.compare import Comparison, clip_keys, compare_clips
+from pipeline.store.view import INDEX_NAME
+from pipeline.system.devices import made_with, resolve_device
+from stages import console
+from stages.bars import Bars
+from stages.extract_job import show_progress
+from stages.machine import read_machine
+from stages.params import read_params
+from stages.places import FEATURES, weights_path
+from stages.project.visible import corpus_root
+
+EXTRACTION = Path("reports/extract.json")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Compare stored features with features that are computed anew; raise StoreError where they differ."""
+    folders = arguments.tap or sorted(index.parent for index in FEATURES.glob(f"*/{INDEX_NAME}"))
+    if not folders:
+        raise MissingFeaturesError(f"There are no features in {FEATURES}.")
+    params, machine = read_params(), read_machine()
+    manifest = read_manifest(params.corpus.manifest)
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    differing = []
+    with tempfile.TemporaryDirectory(prefix="framecache-check-") as temporary:
+        for number, paths in enumerate(_by_network(folders)):
+            contracts = [_contract(path) for path in paths]
+            chosen = choose_clips(manifest, paths, num_clips=arguments.clips)
+            with Bars("clip") as bars:
+                made = compute_again(
+                    contracts,
+                    chosen,
+                    root=corpus_root(params.corpus.root),
+                    weights=weights_path(contracts[0].arch),
+                    config=params.extract,
+                    machine=machine,
+                    folder=Path(temporary) / str(number),
+                    on_progress=partial(show_progress, bars),
+                )
+            found = {path: _compare(path, again, chosen) for path, again in zip(paths, made, strict=True)}
+            console.print_table([to_row(path, each) for path, each in found.items()])
+            _print_clips(paths[0], made[0])
+            _print_provenance(contracts[0], made[0].contract, device=machine.device)
+            differing += [path for path, each in found.items() if not each.is_within(arguments.tolerance)]
+    if differing:
+        raise StoreError(
+            f"{few(differing)} differ from what is computed here by more than the tolerance,"
+            f" {arguments.tolerance:g}, or in their frames."
+        )
+    print(f"Equal within the tolerance, {arguments.tolerance:g}.")
+
+
+def _by_network(folders: Iterable[Path]) -> list[list[Path]]:
+    """The features' folders, those of one network together."""
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        groups.setdefault(_contract(folder).forward_digest(), []).append(folder)
+    return list(groups.values())
+
+
+def _contract(folder: Path) -> FeatureContract:
+    with open_view(folder) as view:
+        return view.contract
+
+
+def choose_clips(manifest: Manifest, folders: Sequence[Path], *, num_clips: int) -> Manifest:
+    """So many clips of the manifest, evenly spaced among those whose features are in all the folders.
+
+    Raises ConfigError for a number below 1, MissingFeaturesError when there are no such clips.
+    """
+    if num_clips < 1:
+        raise ConfigError(f"--clips {num_clips}: give at least 1.")
+    common = set(manifest.column("clip_id").to_pylist())
+    for folder in folders:
+        with open_view(folder) as view:
+            common.intersection_update(view.clip_ids())
+    rows = [row for row, clip_id in enumerate(manifest.column("clip_id").to_pylist()) if clip_id in common]
+    if not rows:
+        raise MissingFeaturesError(f"{few(folders)}: no clip of the manifest has features there.")
+    count = min(num_clips, len(rows))
+    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    return Manifest(manifest.table.take(chosen), manifest.rows[chosen])
+
+
+def _compare(path: Path, again: Again, chosen: Manifest) -> Comparison:
+    with open_view(path) as view, open_view(again.features) as made:
+        return compare_clips(view, made, [clip.clip_id for clip in chosen if clip.clip_id in made])
+
+
+def to_row(name: object, comparison: Comparison) -> dict[str, str]:
+    """A comparison as a row of a table."""
+    return {
+        "features": str(name),
+        "clips": str(comparison.num_clips),
+        "frames": str(comparison.num_frames),
+        "missing": str(comparison.num_missing),
+        "moved": str(comparison.num_moved),
+        "largest difference": f"{comparison.largest:.3g}",
+        "distance": f"{comparison.distance:.2g}",
+        "cosine": f"{comparison.cosine:.6f}",
+        "equal bits": f"{comparison.equal_share:.2%}",
+    }
+
+
+def _print_clips(path: Path, again: Again) -> None:
+    """Say which clips could not be computed, and which have other sources than those of the features."""
+    for clip_id, reason in again.left_out.items():
+        print(f"{clip_id} can't be computed here: {reason}")
+    stored = clip_keys(path)
+    keys = set(stored.values())  # a clip may have had another id
+    found = clip_keys(again.features).items()
+    if changed := sorted(name for name, key in found if stored.get(name, key) != key or key not in keys):
+        print(f"The sources or time ranges of {few(changed)} have changed since the features were made.")
+
+
+def _print_provenance(stored: FeatureContract, here: FeatureContract, *, device: str) -> None:
+    """What the features were made with, beside what there is here; first what decides their values."""
+    always = {
+        name: (getattr(stored, name), getattr(here, name)) for name in ("revision", "precision", "backend")
+    }
+    recorded = _made_with()
+    machine = {
+        name: (recorded.get(name, "not recorded"), value)
+        for name, value in made_with(resolve_device(device)).items()
+    }
+    rows = {**always, **stored.differences(here), **machine}
+    console.print_table(
+        [
+            {
+                "made with": name,
+                "features": str(there),
+                "here": str(value),
+                "": "" if there == value else "differs",
+            }
+            for name, (there, value) in rows.items()
+        ]
+    )
+
+
+def _made_with() -> Mapping[str, Any]:
+    """Versions and device of the last extraction that computed something; empty where they are not known."""
+    report = json.loads(EXTRACTION.read_bytes()) if EXTRACTION.exists() else {}
+    return report.get("made_with") or {}
