@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.learn.comparison import answer_split
+from pipeline.learn.comparison import answer_split, as_asked
 from pipeline.learn.evaluation import prediction_table
 from pipeline.manifest import SPLITS, clips_digest
 from pipeline.report.compare_runs import compare_runs
@@ -28,7 +28,7 @@ from stages.run_names import NamedRun, find_runs
 log = logging.getLogger(__name__)
 
 _MAX_RUNS_OF_PAGE = 7  # a page has so many colours
-_SETTINGS_OF_ANSWERS = ("beam_size", "length_power", "chunk_frames")  # of stage evaluate
+_SETTINGS_OF_ANSWERS = ("beam_size", "length_power", "min_seconds", "chunk_frames")  # of stage evaluate
 _SPLIT_OF_MEMBERS = "val"  # members of a sweep must not be chosen by the test split
 
 
@@ -94,14 +94,9 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
             split,
         )
     asked = {key: run.settings.get(f"evaluate.{key}") for key in _SETTINGS_OF_ANSWERS}
-    predictions = answer_split(
-        checkpoint,
-        FEATURES / checkpoint.config.tap,
-        manifest,
-        config=EvaluateConfig(split=split, **asked),
-        machine=read_machine(),
-    )
-    table = prediction_table({"recurrent": predictions}, task=checkpoint.task)
+    config, features = EvaluateConfig(split=split, **asked), FEATURES / checkpoint.config.tap
+    predictions = answer_split(checkpoint, features, manifest, config=config, machine=read_machine())
+    table = prediction_table({"recurrent": predictions}, task=as_asked(checkpoint, config).task)
     new = replace(run, predictions=table, split=split, manifest=manifest, metrics={}, summary="")
     return replace(named, run=new)
 

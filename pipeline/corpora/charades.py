@@ -29,8 +29,8 @@ def charades_corpus(root: Path, *, lists: Path, val_share: float, seed: int) -> 
     """The clips of both CSVs. All classes of a clip are its label; its actions are `frame_labels`.
 
     The subject is the group, and the scene the column meta_scene. There is no val split: `val_share` of the
-    subjects in train become val. Videos without actions are left out: Charades' script for the mAP of
-    clips does not count them.
+    subjects in train become val. Videos without actions are left out: Charades' script for the mAP of clips
+    does not count them.
 
     Raises ManifestError for lists that are missing, or naming every line that is not as published.
     """

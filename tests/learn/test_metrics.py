@@ -211,6 +211,17 @@ def test_an_interval_that_can_not_be_known_is_none(draws):
     assert estimate("loss", 0.7, np.array(draws), num_clips=1).interval is None
 
 
+@pytest.mark.parametrize("name", ["mAP", "mAP_25", "ece"])
+def test_draws_of_a_metric_that_they_make_larger_are_mirrored_at_its_value(name):
+    draws = np.linspace(0.3, 0.7, 401)
+    low, high = bootstrap_interval(draws)
+    assert estimate("macro_f1", 0.4, draws, num_clips=9).interval == (low, high)
+    assert estimate(name, 0.4, draws, num_clips=9).interval == pytest.approx((0.8 - high, 0.8 - low))
+    assert estimate(name, 0.9, draws, num_clips=9).high == 1.0
+    found = estimate(name, 0.9, draws, num_clips=9, is_difference=True)
+    assert found.interval == pytest.approx((1.8 - high, 1.8 - low))
+
+
 def test_resamples_that_differ_have_the_bootstraps_interval():
     draws = np.array([0.0, 0.25, 0.5, np.nan])
     assert (
