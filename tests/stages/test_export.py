@@ -70,6 +70,7 @@ LENGTHS = (1, NUM_FRAMES, 9)  # in frames; files are traced with NUM_FRAMES
         ("classification", {"cell": "rnn", "num_layers": 2, "bidirectional": False, "summary": "mean"}),
         ("classification", {"cell": "transformer", "hidden_size": 8, "bidirectional": False}),
         ("ctc", {"cell": "none"}),
+        ("frame_multilabel", {"cell": "none"}),
     ],
 )
 def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and_frames(
@@ -84,7 +85,8 @@ def test_onnx_runtime_gives_the_models_probabilities_for_any_number_of_clips_and
     for num_clips, num_frames in product((1, 2, 5), LENGTHS):
         frames = random_frames(num_clips, num_frames)
         (answers,) = session.run(["answers"], {"frames": frames.numpy()})
-        expected = model(frames).softmax(dim=-1)
+        outputs = model(frames)
+        expected = outputs.sigmoid() if name == "frame_multilabel" else outputs.softmax(dim=-1)
         torch.testing.assert_close(torch.from_numpy(answers), expected, rtol=1e-3, atol=1e-4)
 
 
