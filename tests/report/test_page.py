@@ -498,6 +498,14 @@ def test_captions_are_right_as_the_metric_says_and_words_have_what_the_model_loo
     assert len(best.all("img")) == 3
 
 
+def test_the_weights_of_a_long_clip_are_drawn_to_its_end():
+    weights = [0.0] * 999 + [1.0]
+    bars = gallery.Glance("", weights).bars
+    assert len(bars) == 400
+    assert bars[-1] == 1.0
+    assert gallery.Glance("", weights[-3:]).bars == [0.0, 0.0, 1.0]
+
+
 def test_each_question_has_its_answer():
     table = answer_table(
         ["a", "a"],
