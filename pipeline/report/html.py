@@ -7,6 +7,7 @@ import math
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.errors import counted
 from pipeline.report import TEMPLATES
 
 
@@ -35,11 +36,6 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-
-
-def counted(number: int, nouns: str) -> str:
-    """`1 clip`, `2 clips`, from a regular plural."""
-    return f"{number:,} {nouns if number != 1 else nouns.removesuffix('s')}"
 
 
 def _data(content: bytes, kind: str) -> str:
