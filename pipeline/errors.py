@@ -72,7 +72,7 @@ def few(names: Iterable[object], *, at_most: int = 10) -> str:
     return ", ".join(texts[:at_most]) + more
 
 
-def counted(number: int, nouns: str) -> str:
+def count_of(number: int, nouns: str) -> str:
     """`1 clip`, `2 clips`, from a noun in a regular plural."""
     return f"{number:,} {nouns if number != 1 else nouns.removesuffix('s')}"
 

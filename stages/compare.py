@@ -17,7 +17,7 @@ from pipeline.manifest import SPLITS, clips_digest
 from pipeline.report.compare_runs import compare_runs
 from pipeline.report.page import Extras, write_page
 from pipeline.report.run_comparison import RunComparison
-from pipeline.settings.evaluation import EvaluateConfig, Split
+from pipeline.settings.evaluation import Split
 from stages import console
 from stages.machine import read_machine
 from stages.params import read_params
@@ -28,7 +28,6 @@ from stages.run_names import NamedRun, find_runs
 log = logging.getLogger(__name__)
 
 _MAX_RUNS_OF_PAGE = 7  # a page has so many colours
-_SETTINGS_OF_ANSWERS = ("beam_size", "length_power", "chunk_frames")  # of stage evaluate
 _SPLIT_OF_MEMBERS = "val"  # members of a sweep must not be chosen by the test split
 
 
@@ -93,12 +92,11 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
             manifest,
             split,
         )
-    asked = {key: run.settings.get(f"evaluate.{key}") for key in _SETTINGS_OF_ANSWERS}
     predictions = answer_split(
         checkpoint,
         FEATURES / checkpoint.config.tap,
         manifest,
-        config=EvaluateConfig(split=split, **asked),
+        config=run.evaluation.model_copy(update={"split": split}),
         machine=read_machine(),
     )
     table = prediction_table({"recurrent": predictions}, task=checkpoint.task)

@@ -7,7 +7,7 @@ import math
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.errors import counted
+from pipeline.errors import count_of
 from pipeline.report import TEMPLATES
 
 
@@ -23,7 +23,7 @@ def templates() -> Environment:
     )
     environment.filters["data"] = _data
     environment.filters["number"] = number
-    environment.filters["of"] = counted
+    environment.filters["of"] = count_of
     environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
     # Our own files, which hold neither `</style` nor `</script`.
     environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
