@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pipeline.errors import count_of
 from pipeline.report import TEMPLATES
+from pipeline.settings.sweep import value_text
 
 
 @functools.cache
@@ -24,6 +25,7 @@ def templates() -> Environment:
     environment.filters["data"] = _data
     environment.filters["number"] = number
     environment.filters["of"] = count_of
+    environment.filters["setting"] = value_text
     environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
     # Our own files, which hold neither `</style` nor `</script`.
     environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())

@@ -305,10 +305,15 @@ def test_what_was_varied_and_how_features_were_made_is_on_the_page(run):
         dataclasses.replace(run, extraction=EXTRACTION),
         quarantine=reasons,
         parent="commit 65cc927 (one)",
-        changes=[Change("train.hidden_size", 64, 128), Change("train.scan_size", "-", None)],
+        changes=[
+            Change("train.hidden_size", 64, 128),
+            Change("train.scan_size", "-", None),
+            Change("extract.taps", ["a"], True),
+        ],
     )
     assert root.at("settings").all("table")[0].all("tr")[1].text() == "train.hidden_size 64 128"
     assert root.at("settings").all("table")[0].all("tr")[2].text() == "train.scan_size - null"
+    assert root.at("settings").all("table")[0].all("tr")[3].text() == 'extract.taps ["a"] true'
     text = root.at("extraction").text()
     for part in (
         "998 of 1,000 clips",
