@@ -72,6 +72,11 @@ def few(names: Iterable[object], *, at_most: int = 10) -> str:
     return ", ".join(texts[:at_most]) + more
 
 
+def count_of(number: int, nouns: str) -> str:
+    """`1 clip`, `2 clips`, from a noun in a regular plural."""
+    return f"{number:,} {nouns if number != 1 else nouns.removesuffix('s')}"
+
+
 def listed(lines: Iterable[str], *, at_most: int = 20) -> str:
     """The first lines, indented, to stand below a heading; the last one says how many more there are."""
     texts = list(lines)

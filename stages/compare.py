@@ -17,7 +17,7 @@ from pipeline.manifest import SPLITS, clips_digest
 from pipeline.report.compare_runs import compare_runs
 from pipeline.report.page import Extras, write_page
 from pipeline.report.run_comparison import RunComparison
-from pipeline.settings.evaluation import EvaluateConfig, Split
+from pipeline.settings.evaluation import Split
 from stages import console
 from stages.machine import read_machine
 from stages.params import read_params
@@ -28,7 +28,6 @@ from stages.run_names import NamedRun, find_runs
 log = logging.getLogger(__name__)
 
 _MAX_RUNS_OF_PAGE = 7  # a page has so many colours
-_SETTINGS_OF_ANSWERS = ("beam_size", "length_power", "min_seconds", "chunk_frames")  # of stage evaluate
 _SPLIT_OF_MEMBERS = "val"  # members of a sweep must not be chosen by the test split
 
 
@@ -93,8 +92,8 @@ def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
             manifest,
             split,
         )
-    asked = {key: run.settings.get(f"evaluate.{key}") for key in _SETTINGS_OF_ANSWERS}
-    config, features = EvaluateConfig(split=split, **asked), FEATURES / checkpoint.config.tap
+    config = run.evaluation.model_copy(update={"split": split})
+    features = FEATURES / checkpoint.config.tap
     predictions = answer_split(checkpoint, features, manifest, config=config, machine=read_machine())
     table = prediction_table({"recurrent": predictions}, task=as_asked(checkpoint, config).task)
     new = replace(run, predictions=table, split=split, manifest=manifest, metrics={}, summary="")

@@ -15,7 +15,6 @@ from pipeline.errors import PipelineError, RunError
 from pipeline.manifest import Clip
 from pipeline.report.page import Extras, Look, write_page
 from pipeline.report.runs import Run
-from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.system.files import make_folder, write_atomically
 from pipeline.system.text_files import read_text
 from stages import console
@@ -87,9 +86,9 @@ def _quarantine() -> list[dict[str, str]]:
 def _looks(run: Run, features: Path, clips: Sequence[Clip]) -> Mapping[str, Look]:
     from pipeline.report.attention import find_looks  # imports torch, which takes seconds
 
-    search = {key: run.settings.get(f"evaluate.{key}") for key in ("beam_size", "length_power")}
-    machine, config = read_machine(), EvaluateConfig(**search)
-    return find_looks(Path("checkpoints/recurrent"), features, clips, config=config, machine=machine)
+    return find_looks(
+        Path("checkpoints/recurrent"), features, clips, config=run.evaluation, machine=read_machine()
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Trainings in processes side by side: on a GPU, one process spends most of its time in Python."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import wait
@@ -33,13 +34,14 @@ class Train(Protocol):
 
 def train_in_processes(
     train: Train, members: Sequence[MemberConfig], *, machine: Machine, on_batch: OnBatch, on_epoch: OnEpoch
-) -> None:
+) -> Counter[str]:
     """Train members in `machine.num_trainings` processes, which keep their states where `train` says.
 
     Whoever trains the same members afterwards goes on from these states. A process that ends by an error or a
     signal leaves the rest of its members to the caller, who also meets the error. With `device: auto`, the
-    processes take all GPUs in turn.
+    processes take all GPUs in turn. Returns, for each member, how many epochs `on_epoch` was told of.
     """
+    num_told: Counter[str] = Counter()
     machines = _shares(machine, min(machine.num_trainings, len(members)))
     with ExitStack() as stack:
         running = {}
@@ -59,8 +61,13 @@ def train_in_processes(
                             " process.",
                             ending,
                         )
+                    continue
+                if len(progress) == 1:  # the metrics of an epoch
+                    num_told[name] += 1
+                    on_epoch(name, *progress)
                 else:
-                    (on_epoch if len(progress) == 1 else on_batch)(name, *progress)
+                    on_batch(name, *progress)
+    return num_told
 
 
 def _shares(machine: Machine, number: int) -> list[Machine]:

@@ -153,19 +153,14 @@ def train_many(
         As `train` does, but for the loss of a member.
     """
     loaded_code()
-    num_told: Counter[str] = Counter()  # epochs that a process has told of, by member
+    num_told: Counter[str] = Counter()  # epochs that processes have told of, by member
     if machine.num_trainings > 1 and len(members) > 1:
-
-        def tell_first(name: str, metrics: Metrics) -> None:
-            num_told[name] += 1
-            on_epoch(name, metrics)
-
-        train_in_processes(
+        num_told = train_in_processes(
             functools.partial(train_many, features, manifest, until=until, weights=weights, state=state),
             [each._replace(checkpoint=None) for each in members],
             machine=machine,
             on_batch=on_batch,
-            on_epoch=tell_first,
+            on_epoch=on_epoch,
         )
     inputs = input_digests(features, manifest)
     outcomes: dict[str, Outcome] = {}

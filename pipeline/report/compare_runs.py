@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import RunError, UnequalClipsError, few
+from pipeline.errors import RunError, UnequalClipsError, count_of, few
 from pipeline.learn.answers import asked, tally
 from pipeline.learn.metrics import draw_clips, estimate
 from pipeline.learn.subgroups import MAX_VALUES
 from pipeline.learn.sweeps import Candidate, rank
 from pipeline.manifest.clips import is_meta
-from pipeline.report.run_comparison import RunComparison, clips_text
+from pipeline.report.run_comparison import RunComparison
 from pipeline.report.runs import Run, differing_settings
 
 
@@ -161,11 +161,11 @@ def _clip_differences(questions: Mapping[str, Mapping[str, Any]]) -> Iterator[st
     for second, theirs in others:
         if missing := ours.keys() ^ theirs.keys():
             yield (
-                f"{first} was asked about {clips_text(ours)}, {second} about {len(theirs)}; only one of"
-                f" them about {few(sorted(missing))}."
+                f"{first} was asked about {count_of(len(ours), 'clips')}, {second} about"
+                f" {len(theirs)}; only one of them about {few(sorted(missing))}."
             )
         elif changed := [clip for clip, rows in ours.items() if theirs[clip] != rows]:
             yield (
                 f"{first} and {second} were asked about other frames, or have other right answers, for"
-                f" {clips_text(changed)}: {few(sorted(changed))}."
+                f" {count_of(len(changed), 'clips')}: {few(sorted(changed))}."
             )

@@ -7,7 +7,9 @@ import math
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.errors import count_of
 from pipeline.report import TEMPLATES
+from pipeline.settings.sweep import value_text
 
 
 @functools.cache
@@ -22,7 +24,8 @@ def templates() -> Environment:
     )
     environment.filters["data"] = _data
     environment.filters["number"] = number
-    environment.filters["of"] = counted
+    environment.filters["of"] = count_of
+    environment.filters["setting"] = value_text
     environment.filters["percent"] = lambda share: f"{100 * share:.4g}"
     # Our own files, which hold neither `</style` nor `</script`.
     environment.globals["style"] = Markup((TEMPLATES / "page.css").read_text())
@@ -35,11 +38,6 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-
-
-def counted(number: int, nouns: str) -> str:
-    """`1 clip`, `2 clips`, from a regular plural."""
-    return f"{number:,} {nouns if number != 1 else nouns.removesuffix('s')}"
 
 
 def _data(content: bytes, kind: str) -> str:

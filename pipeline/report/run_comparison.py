@@ -1,14 +1,14 @@
 """Runs beside each other: their settings, their metric, and the clips about which they differ, in words."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.errors import few
+from pipeline.errors import count_of, few
 from pipeline.learn.answers import Tally
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.metrics import Estimate, json_numbers
@@ -218,16 +218,11 @@ class RunComparison:
         best, ahead = self.runs[0].name, self.tallies[0].ahead
         for first, second, clips in ((best, duel.name, duel.best_ahead), (duel.name, best, duel.best_behind)):
             names = f": {few(clips, at_most=_MAX_CLIPS)}" if clips else ""
-            yield f"{first} {ahead.format(second)} about {clips_text(clips)}{names}."
+            yield f"{first} {ahead.format(second)} about {count_of(len(clips), 'clips')}{names}."
 
     @property
     def _words(self) -> str:
         return self.metric.replace("_", " ")
-
-
-def clips_text(clips: Sized) -> str:
-    """`1 clip`, `2 clips`."""
-    return f"{len(clips)} clip{'s' * (len(clips) != 1)}"
 
 
 def _all(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract import FeatureContract
+from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.extract import Limits
 from pipeline.settings.sweep import value_text
 from pipeline.settings.tasks import TASKS, TaskFacts
@@ -48,10 +49,15 @@ class Run:
     @property
     def limits(self) -> Limits:
         """The limits of what its extraction decoded."""
-        prefix = "extract.limits."
-        return Limits(
-            **{key.removeprefix(prefix): v for key, v in self.settings.items() if key.startswith(prefix)}
-        )
+        return Limits(**self._below("extract.limits."))
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """How it was, or would be, evaluated."""
+        return EvaluateConfig(**self._below("evaluate."))
+
+    def _below(self, prefix: str) -> dict[str, Any]:
+        return {key.removeprefix(prefix): v for key, v in self.settings.items() if key.startswith(prefix)}
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ def test_of_processes_that_end_early_the_caller_is_warned(caplog, capfd, monkeyp
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     batches, losses = [], []
     names = ("killed", "fails", "well", "left", "left, too", "well, too")
-    train_in_processes(
+    num_told = train_in_processes(
         trained_apart.train,
         [MemberConfig(name, TrainConfig(), "recurrent") for name in names],
         machine=Machine(device="cpu", num_trainings=3),
@@ -25,6 +25,7 @@ def test_of_processes_that_end_early_the_caller_is_warned(caplog, capfd, monkeyp
     )
     assert sorted(batches) == [(name, 1, 3) for name in ("fails", "killed", "well", "well, too")]
     assert losses == [(name, loss) for name in ("well", "well, too") for loss in (2.0, 1.0)]
+    assert num_told == {"well": 2, "well, too": 2}
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert sorted(warnings) == [
         f"A training process ended {end}. Its models are trained after the others, in one process."

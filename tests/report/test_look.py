@@ -184,6 +184,12 @@ def test_some_clips_of_each_class_and_split_are_chosen() -> None:
     assert sum(each.label == "b" for each in chosen) == 100
 
 
+def test_each_of_several_labels_is_a_class() -> None:
+    clips = [clip("a", label="x|y"), clip("b", label="y"), clip("c", split="val", label="y | x")]
+    assert of_clips(clips)[0].rows == {"y": {"train": 2, "val": 1}, "x": {"train": 1, "val": 1}}
+    assert "2 classes are rare: fewer than 10 clips in train." in texts(find(clips, [], []))
+
+
 def test_distributions_count_the_clips_of_each_split() -> None:
     clips = [
         clip("a", label="x", values=(0.0,), captions=("one two", "one two three")),

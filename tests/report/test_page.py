@@ -305,10 +305,15 @@ def test_what_was_varied_and_how_features_were_made_is_on_the_page(run):
         dataclasses.replace(run, extraction=EXTRACTION),
         quarantine=reasons,
         parent="commit 65cc927 (one)",
-        changes=[Change("train.hidden_size", 64, 128), Change("train.scan_size", "-", None)],
+        changes=[
+            Change("train.hidden_size", 64, 128),
+            Change("train.scan_size", "-", None),
+            Change("extract.taps", ["a"], True),
+        ],
     )
     assert root.at("settings").all("table")[0].all("tr")[1].text() == "train.hidden_size 64 128"
     assert root.at("settings").all("table")[0].all("tr")[2].text() == "train.scan_size - null"
+    assert root.at("settings").all("table")[0].all("tr")[3].text() == 'extract.taps ["a"] true'
     text = root.at("extraction").text()
     for part in (
         "998 of 1,000 clips",
@@ -496,6 +501,14 @@ def test_captions_are_right_as_the_metric_says_and_words_have_what_the_model_loo
         ["--share: 0.0", "--share: 0.0", "--share: 1.0"],
     ]
     assert len(best.all("img")) == 3
+
+
+def test_the_weights_of_a_long_clip_are_drawn_to_its_end():
+    weights = [0.0] * 999 + [1.0]
+    bars = gallery.Glance("", weights).bars
+    assert len(bars) == 400
+    assert bars[-1] == 1.0
+    assert gallery.Glance("", weights[-3:]).bars == [0.0, 0.0, 1.0]
 
 
 def test_each_question_has_its_answer():

@@ -87,7 +87,7 @@ def test_models_answer_as_the_settings_of_their_evaluation_say(swept: Path, tmp_
     with mock.patch.object(stages.compare, "answer_split", wraps=answer_split) as answering:
         compare(workspace, SWEEP)
     assert [call.kwargs["config"] for call in answering.call_args_list] == [
-        EvaluateConfig(split="val", chunk_frames=3)
+        EvaluateConfig(split="val", chunk_frames=3, num_resamples=1000)
     ] * 2
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import stages.bars
 import stages.evaluate
 import stages.train
 from pipeline.backbone.weights import load_weights, save_weights
@@ -236,6 +238,14 @@ def kill_in_the_middle(workspace: Path, *, model: str, code: Path | None = None)
     assert process.returncode == -signal.SIGKILL
     assert not (workspace / "reports/baseline.json").exists()
     return stderr
+
+
+def test_the_progress_of_a_stage_in_a_pipe_is_plain_lines(trained, monkeypatch):
+    monkeypatch.setattr(stages.bars, "_LINE_SECONDS", 0.0)
+    _, stderr = run("evaluate", trained[0])
+    assert not re.search(r"[\r\x1b]", stderr)
+    for model in ("recurrent", "shuffled", "baseline"):
+        assert re.search(rf"^{model}: 100% 1/1 \[.*\]$", stderr, re.MULTILINE)
 
 
 def test_train_killed_in_the_middle_continues_to_the_same_outputs_unless_its_configuration_is_another(

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.corpora import components
+from pipeline.errors import count_of
 from pipeline.manifest import SPLITS, Clip
 from pipeline.report.html import number
 from pipeline.report.look.alike import alike_pairs
@@ -75,7 +76,8 @@ def _leaks(clips: Iterable[Clip], groups: Iterable[Sequence[Seen]]) -> Iterator[
     if alike:
         yield Finding(
             "leak",
-            f"In {_num_groups(alike)}, clips of several splits look alike: likely copies or cuts of a video.",
+            f"In {count_of(len(alike), 'groups')}, clips of several splits look alike: likely copies or cuts"
+            " of a video.",
             tuple(map(_with_splits, alike)),
         )
 
@@ -126,7 +128,7 @@ def _odd(seen: Iterable[Seen], groups: Iterable[Sequence[Seen]]) -> Iterator[Fin
     if within:
         yield Finding(
             "note",
-            f"In {_num_groups(within)}, clips of one split look alike.",
+            f"In {count_of(len(within), 'groups')}, clips of one split look alike.",
             tuple(map(_with_splits, within)),
         )
     flat = tuple(each.clip.clip_id for each in read if not each.look[0].any())
@@ -168,7 +170,3 @@ def _count(items: Sized, noun: str) -> str:
     if len(items) == 1:
         return f"1 {noun} is"
     return f"{len(items)} {noun}{'es' if noun.endswith('s') else 's'} are"
-
-
-def _num_groups(groups: Sized) -> str:
-    return f"{len(groups)} group{'s' if len(groups) > 1 else ''}"

@@ -50,8 +50,8 @@ class Seen:
 
 
 def classes_of(clip: Clip) -> tuple[str, ...]:
-    """The clip's label, or else its frame labels, each once; () where it has neither."""
-    return (clip.label,) if clip.label else tuple(dict.fromkeys(item.label for item in clip.frame_labels))
+    """The clip's labels, or else its frame labels, each once; () where it has neither."""
+    return clip.labels or tuple(dict.fromkeys(item.label for item in clip.frame_labels))
 
 
 def cell_of(clip: Clip) -> Cell:

@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 340, 210  # of a chart, in units of its SVG
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 330, 10, 180  # of the part with lines
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 330, 10, 180  # of a chart's lines, in its SVG of 340 x 210 (macros.html)
 _MAX_POINTS = 2000  # of a chart
 
 

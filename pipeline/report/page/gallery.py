@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.contract import FeatureContract, Sampling
 from pipeline.errors import error_text
 from pipeline.manifest import Clip
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 _NUM_VIDEOS = 2 * NUM_EXTREME
 _STRIP_BYTES, _VIDEO_BYTES = 4_000_000, 6_000_000  # of all strips and videos; a page takes a third more
 _LOOK_HEIGHT = 48  # pixels of a frame below a word
+_MAX_BARS = 400  # of the weights over time
 _MAX_WORDS = 20  # of an answer that have a picture
 _MAX_SECONDS = 120  # after which the clips that are left get no pictures
 
@@ -38,6 +41,12 @@ class Glance:
     over_time: Sequence[float]  # of each frame, 1 is the highest
     strip: bytes = b""  # WebP: the frames of the clip's strip, coloured; b"": it sees no places
     size: tuple[int, int] = (0, 0)
+
+    @property
+    def bars(self) -> list[float]:
+        """The highest weight in each part of the clip; a part is a frame, or several of many."""
+        num_bars = min(_MAX_BARS, len(self.over_time))
+        return [max(part) for part in np.array_split(self.over_time, num_bars)]
 
 
 @dataclass(frozen=True)

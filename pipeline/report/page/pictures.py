@@ -27,7 +27,6 @@ _HEIGHTS = (96, 64, 48, 32)  # of a strip in pixels: the first that is small eno
 _VIDEO_HEIGHTS = (160, 96, 64)
 _WIDEST = 3  # times its height: a wider frame is made lower
 _GAP = 2  # pixels between frames of a strip
-_LAST_SECONDS = 1.0  # that the only frame of a clip is shown
 
 
 @dataclass(frozen=True)
