@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import ConfigError, MissingFeaturesError, StoreError, few
+from pipeline.errors import ConfigError, ForeignFeaturesError, MissingFeaturesError, StoreError, few
 from pipeline.extraction.again import Again, compute_again
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.store import open_view
@@ -33,6 +33,8 @@ def check(arguments: argparse.Namespace) -> None:
     folders = arguments.tap or sorted(index.parent for index in FEATURES.glob(f"*/{INDEX_NAME}"))
     if not folders:
         raise MissingFeaturesError(f"There are no features in {FEATURES}.")
+    if imported := [folder for folder in folders if _contract(folder).foreign]:
+        raise ForeignFeaturesError(f"{few(imported)} were imported: nothing here can compute them again.")
     params, machine = read_params(), read_machine()
     manifest = read_manifest(params.corpus.manifest)
     logging.getLogger("pipeline").setLevel(logging.WARNING)

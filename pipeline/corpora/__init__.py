@@ -2,6 +2,7 @@
 
 from pipeline.corpora.build import Built, build_manifest
 from pipeline.corpora.charades import charades_corpus
+from pipeline.corpora.features import Labelled, labels_beside
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.hmdb51 import hmdb51_corpus
@@ -17,6 +18,7 @@ __all__ = [
     "SEGMENTED",
     "Built",
     "Corpus",
+    "Labelled",
     "Measured",
     "build_manifest",
     "charades_corpus",
@@ -26,6 +28,7 @@ __all__ = [
     "group_by_source",
     "hmdb51_corpus",
     "kinetics_corpus",
+    "labels_beside",
     "labels_corpus",
     "measure_clips",
     "mstcn_corpus",
