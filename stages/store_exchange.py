@@ -4,10 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from pipeline.store import open_view
-from pipeline.store.upkeep.dump import DUMPS
+from pipeline.store.upkeep.dump import FORMATS
 from pipeline.store.upkeep.foreign import AXES
-from stages.bars import ProgressBar
 from stages.store_words import AddVerb
 
 
@@ -70,7 +68,8 @@ def add_verbs(add: AddVerb) -> None:
     verb.add_argument("tap", type=Path, help="the features of a tap, e.g. features/layer3")
     verb.add_argument("clip", nargs="*", help="clips to write; all by default")
     verb.add_argument("--out", type=Path, required=True, help="new folder; for hdf5, the new file")
-    verb.add_argument("--format", choices=DUMPS, default="npy", help="(%(default)s)")
+    verb.add_argument("--format", choices=FORMATS, default="npy", help="(%(default)s)")
+    verb.add_argument("--manifest", type=Path, help="of labels and splits; default: that of params.yaml")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -92,8 +91,6 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _dump(arguments: argparse.Namespace) -> None:
-    with open_view(arguments.tap) as view:
-        clip_ids = arguments.clip or view.clip_ids()
-        with ProgressBar(total=len(clip_ids), unit="clip", desc="dump") as bar:
-            DUMPS[arguments.format](view, clip_ids, arguments.out, on_clip=bar.update)
-    print(f"{len(clip_ids)} clips are in {arguments.out}.")
+    from stages.store_dump import dump_features
+
+    dump_features(arguments)

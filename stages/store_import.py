@@ -1,13 +1,12 @@
 """`python -m stages.store import`: features that another program made become a view."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.corpora import Labelled, labels_beside
+from pipeline.corpora import labels_beside
 from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest import write_manifest
-from pipeline.store.upkeep.foreign import ForeignClip, foreign_clips, usual_rate
+from pipeline.store.upkeep.foreign import foreign_clips, usual_rate
 from pipeline.store.upkeep.importing import Times, import_clips
 from stages.bars import ProgressBar
 
@@ -18,7 +17,14 @@ def import_features(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("imported", name)
     clips = foreign_clips(path)
     rate = arguments.fps or usual_rate(clips[0])
-    labelled = _labels(path, clips, arguments, rate=rate) if path.is_dir() else None
+    root = path if path.is_dir() else path.parent
+    labelled = labels_beside(
+        path,
+        {clip.clip_id: clip.file.relative_to(root).as_posix() for clip in clips},
+        split=arguments.split,
+        rate=rate,
+        val_share=arguments.val_share,
+    )
     manifest = arguments.manifest or Path("manifests", f"{name}.csv")
     if labelled and manifest.exists():
         raise StoreError(f"{manifest} exists. Name another file: --manifest.")
@@ -40,22 +46,10 @@ def import_features(arguments: argparse.Namespace) -> None:
     settings = {"extract.imported": out, "train.tap": name}
     if labelled:
         write_manifest(manifest, labelled.clips)
-        settings = {"corpus.manifest": manifest, "corpus.root": path, **settings}
+        settings = {"corpus.manifest": manifest, "corpus.root": root, **settings}
     print(f"{len(clips)} clips are in {out}. To train on them, set in params.yaml:")
     for key, value in settings.items():
         print(f"  {key}: {value}")
-
-
-def _labels(
-    path: Path, clips: Sequence[ForeignClip], arguments: argparse.Namespace, *, rate: float | None
-) -> Labelled | None:
-    return labels_beside(
-        path,
-        {clip.clip_id: clip.file.relative_to(path).as_posix() for clip in clips},
-        split=arguments.split,
-        rate=rate,
-        val_share=arguments.val_share,
-    )
 
 
 def _known(text: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from pipeline.corpora.build import Built, build_manifest
 from pipeline.corpora.charades import charades_corpus
-from pipeline.corpora.features import Labelled, labels_beside
+from pipeline.corpora.features import MANIFEST, Labelled, labels_beside, write_labels
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.hmdb51 import hmdb51_corpus
@@ -15,6 +15,7 @@ from pipeline.corpora.ssv2 import ssv2_corpus
 from pipeline.corpora.ucf101 import ucf101_corpus
 
 __all__ = [
+    "MANIFEST",
     "SEGMENTED",
     "Built",
     "Corpus",
@@ -39,5 +40,6 @@ __all__ = [
     "table_clips",
     "ucf101_corpus",
     "walk",
+    "write_labels",
     "write_measured",
 ]
