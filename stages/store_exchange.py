@@ -21,6 +21,13 @@ def add_verbs(add: AddVerb) -> None:
         "tap", type=Path, nargs="*", help="features of a tap, e.g. features/layer3; default: all"
     )
     verb.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="compare with these instead: features of another store, or files as for import; and try out why"
+        " they differ",
+    )
+    verb.add_argument(
         "--clips", type=int, default=5, metavar="N", help="so many, evenly spaced (%(default)s)"
     )
     verb.add_argument(

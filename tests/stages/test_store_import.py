@@ -42,6 +42,8 @@ def test_mstcns_layout_becomes_features_and_a_manifest_with_intervals(tmp_path: 
     clips = write_mstcn(tmp_path / "salads")
     output = import_(tmp_path, "salads", "--name", "i3d", "--fps", "4", "--known", "network=I3D")
     assert "extract.imported: imported/i3d" in output
+    status, stdout, _ = run_main(stages.store.main, tmp_path, "inspect", "--view", "imported/i3d")
+    assert (status, stdout.splitlines()[1].split()[:2]) == (0, ["imported/i3d/i3d", "imported"])
     with open_view(tmp_path / "imported/i3d/i3d") as view:
         assert view.clip_ids() == sorted(clips)
         np.testing.assert_array_equal(view.read("rgb-03-1")[..., 0, 0], clips["rgb-03-1"])

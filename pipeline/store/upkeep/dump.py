@@ -21,8 +21,8 @@ def _write_npy(view: FeatureView, clip_id: str, folder: Path) -> None:
 
 def _write_npz(view: FeatureView, clip_id: str, folder: Path) -> None:
     """<clip>.npz, with `features` (T, C, H, W) and `frame_seconds` (T,) float64."""
-    arrays = {"features": view.read(clip_id), "frame_seconds": view.frame_seconds(clip_id)}
-    np.savez(folder / f"{file_stem(clip_id)}.npz", **arrays)
+    maps, seconds = view.read(clip_id), view.frame_seconds(clip_id)
+    np.savez(folder / f"{file_stem(clip_id)}.npz", features=maps, frame_seconds=seconds)
 
 
 def _write_pt(view: FeatureView, clip_id: str, folder: Path) -> None:
