@@ -1,16 +1,17 @@
-"""`python -m stages.store check`, `import` and `dump`: features to prove and to exchange."""
+"""`python -m stages.store check`, `import`, `dump` and `card`: features to prove and to exchange."""
 
 import argparse
 import math
 from pathlib import Path
 
+from pipeline.store.upkeep.card import UNKNOWN
 from pipeline.store.upkeep.dump import FORMATS
 from pipeline.store.upkeep.foreign import AXES
 from stages.store_words import AddVerb
 
 
 def add_verbs(add: AddVerb) -> None:
-    """Add `check`, `import` and `dump`."""
+    """Add `check`, `import`, `card` and `dump`."""
     verb = add(
         "check",
         _check,
@@ -71,6 +72,16 @@ def add_verbs(add: AddVerb) -> None:
         "--val-share", type=float, default=0.15, help="of train, if no clip is in val (%(default)s)"
     )
 
+    verb = add("card", _card, "write README.md beside dumped features: what they are, and how they were made")
+    verb.add_argument("tap", type=Path, help="the features of a tap, e.g. features/layer3")
+    verb.add_argument("--beside", type=Path, required=True, metavar="PATH", help="the dumped folder or file")
+    verb.add_argument("--title", help="default: the name of PATH")
+    verb.add_argument("--manifest", type=Path, help="of labels and splits; default: that of params.yaml")
+    for option, of in (("", "the features"), ("video-", "the videos"), ("weights-", "the weights")):
+        verb.add_argument(
+            f"--{option}license", default=UNKNOWN, metavar="ID", help=f"of {of}, e.g. cc-by-4.0"
+        )
+
     verb = add("dump", _dump, "write clips to files that need no framecache")
     verb.add_argument("tap", type=Path, help="the features of a tap, e.g. features/layer3")
     verb.add_argument("clip", nargs="*", help="clips to write; all by default")
@@ -95,6 +106,12 @@ def _import(arguments: argparse.Namespace) -> None:
     from stages.store_import import import_features  # seconds, too
 
     import_features(arguments)
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from stages.store_card import write_card
+
+    write_card(arguments)
 
 
 def _dump(arguments: argparse.Namespace) -> None:
