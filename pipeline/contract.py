@@ -178,10 +178,42 @@ class FrameView(BaseModel):
 CENTER = FrameView()
 
 
+class Origin(BaseModel):
+    """What is known of features that another program made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    made_by: str | None = None  # people, a paper, an address
+    made_at: str | None = None  # in the words of who imported them
+    known: dict[str, str] = {}  # network, weights, window, ...: what their maker says
+    axes: str  # of the arrays in the files, such as TD: time, then features
+    times: str  # where those of the frames are from
+    files_sha256: str  # of the names and sha256 of all files, sorted
+
+
+# What is not known of such features, in a contract's other fields; no JSON has these values.
+_UNKNOWN: dict[str, Any] = {
+    "revision": 0,
+    "sampling": "all",
+    "decode": "pyav-rgb24",
+    "preprocessing": {"resize": None, "crop": 1},
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+    "arch": "unknown",
+    "weights_sha256": "",
+    "precision": "float32",
+    "backend": "eager",
+    "pooling": "none",
+}
+
+
 class FeatureContract(BaseModel):
     """What the features of one tap and view were made with. Equal digest <=> interchangeable features.
 
     A field that is younger than stores is left out of JSON where it has its default: older digests stand.
+
+    Features that another program made have a foreign contract: their name in place of a tap, dtype and
+    origin. Nothing else is known of them, and nothing else is in its JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -200,6 +232,12 @@ class FeatureContract(BaseModel):
     pooling: Pooling = "none"  # over H and W, before storing
     dtype: StoredDtype = "float16"  # as stored
     view: FrameView = CENTER  # of each frame
+    foreign: Origin | None = None  # of features that another program made
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_unknown(cls, values: Any) -> Any:
+        return {**_UNKNOWN, **values} if isinstance(values, Mapping) and values.get("foreign") else values
 
     @property
     def name(self) -> str:
@@ -208,8 +246,8 @@ class FeatureContract(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if (key, value) not in _ABSENT}
+        values = {key: value for key, value in dump(self).items() if (key, value) not in _ABSENT}
+        return {key: value for key, value in values.items() if not (self.foreign and key in _UNKNOWN)}
 
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
@@ -225,7 +263,10 @@ class FeatureContract(BaseModel):
         return {k: (here.get(k), there.get(k)) for k in {**here, **there} if here.get(k) != there.get(k)}
 
 
-_ABSENT = [("view", CENTER.name)]  # fields and values that JSON leaves out
+_ABSENT: list[tuple[str, Any]] = [
+    ("view", CENTER.name),
+    ("foreign", None),
+]  # fields and values that JSON leaves out
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -167,6 +167,10 @@ class MissingNetworkError(WeightsError):
     """No file has the weights of the network that made some features; the message has their sha256."""
 
 
+class ForeignFeaturesError(MissingNetworkError):
+    """Features were imported: no network here makes them of frames."""
+
+
 class ForeignWeightsError(WeightsError):
     """A file of weights lacks what a weights file of framecache says of itself."""
 
@@ -225,6 +229,14 @@ class ExperimentError(StoreError):
 
 class JournalError(StoreError):
     """The journal can't be written or locked where it is."""
+
+
+class FeatureFileError(PipelineError, ValueError):
+    """A file is not the features that it should be; the message names file and clip."""
+
+
+class UnknownTimesError(FeatureFileError):
+    """Nothing says when the frames of imported features are shown."""
 
 
 class NonFiniteError(PipelineError, ValueError):

@@ -17,6 +17,9 @@ from stages.settings import check_settings
 def show_plan() -> None:
     """Print what a run would do, how long that takes and how much disk. Writes nothing."""
     params, manifest = check_settings()
+    if params.extract.imported:
+        print(f"Plan:\n  publish the imported features in {params.extract.imported}\nNothing to compute.")
+        return
     job = read_job(
         manifest,
         root=corpus_root(params.corpus.root),

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.contract import REVISION
-from pipeline.errors import InputChangedError, few
+from pipeline.errors import ConfigError, InputChangedError, few
 from pipeline.extraction import Extracted, Job, run_job
 from pipeline.manifest import read_manifest
 from pipeline.manifest.recorded import Contents
 from pipeline.settings.extract import ExtractConfig
+from pipeline.store.view import publish_copy
 from pipeline.system.devices import made_with
 from pipeline.system.files import write_json
 from pipeline.system.supervisor import Notes, interrupt_once, read_orders
@@ -24,6 +25,9 @@ from stages.extract_job import read_job, show_progress
 from stages.inputs import Inputs
 from stages.places import FEATURES, SOURCES, weights_path
 from stages.project.cache import tracked_files
+from stages.project.visible import imported_features
+
+log = logging.getLogger(__name__)
 
 REPORT = Path("reports/extract.json")
 
@@ -38,6 +42,10 @@ def main() -> None:
     interrupt_once()
     notes, orders = Notes(arguments.notes), read_orders(arguments.orders)
     inputs = Inputs("extract")
+    if imported := inputs.values["extract"].get("imported"):
+        publish_imported(imported)
+        inputs.check()
+        return
     if inputs.values["revision"] != REVISION:
         raise InputChangedError(
             "The contract's revision was edited after its settings were written. Run again."
@@ -64,6 +72,18 @@ def main() -> None:
     inputs.check()
     if inputs.is_recorded:
         check_recorded(extracted.contents, job.recorded)
+
+
+def publish_imported(folder: str) -> None:
+    """Publish a view of imported features in place of computed ones. Raises ConfigError without any."""
+    path = imported_features(folder)
+    if not path.is_dir():
+        raise ConfigError(
+            f"extract.imported: there are no features in {path}. `python -m stages.store import` makes them."
+        )
+    publish_copy(path, FEATURES)
+    write_json(REPORT, {})
+    log.info("%s: the imported features in %s.", FEATURES, path)
 
 
 def check_recorded(contents: Contents, recorded: Contents) -> None:

@@ -6,6 +6,7 @@ from pipeline.errors import (
     DamagedError,
     ExperimentError,
     FolderTreeError,
+    ForeignFeaturesError,
     ForeignWeightsError,
     JournalError,
     KeptManifestError,
@@ -23,6 +24,7 @@ from pipeline.errors import (
     TornGroupError,
     UnequalCheckpointsError,
     UnequalClipsError,
+    UnknownTimesError,
     WeightsFileError,
 )
 
@@ -33,6 +35,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     DamagedError: "Run `python -m stages.store repair`, then `dvc repro`.",
     ExperimentError: "A sweep with --no-experiments needs none.",
     FolderTreeError: "Or name clips and labels in a CSV: `python -m stages.manifest folder --labels`.",
+    ForeignFeaturesError: "Imported features can be trained on and evaluated.",
     ForeignWeightsError: (
         "Set weights.source in params.yaml to this file and run `python -m stages.weights`, which makes a"
         " weights file of it."
@@ -71,6 +74,7 @@ REMEDIES: dict[type[PipelineError], str] = {
     TornGroupError: "`python -m stages.manifest folder --group` makes splits of whole groups.",
     UnequalCheckpointsError: "Train both: `dvc repro`, or `python -m stages.train`.",
     UnequalClipsError: "--common compares on the clips that all runs were asked the same about.",
+    UnknownTimesError: "Give their rate: --fps.",
     WeightsFileError: "Run `python -m stages.weights` to make it.",
 }
 

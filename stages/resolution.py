@@ -14,13 +14,15 @@ from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest, clips_digest
 from pipeline.report import TEMPLATES
 from pipeline.settings.tasks import TASKS
-from pipeline.settings.training import MODELS
+from pipeline.settings.training import MODELS, TrainConfig
 from pipeline.settings.unused import explain_unused
 from pipeline.settings.weights import ARCHS, WeightsConfig, source_file
+from pipeline.store.view import INDEX_NAME
 from pipeline.system.code import code_digest
 from pipeline.system.files import combined_digest, file_digest, write_atomically
 from stages.params import PARAMS, Params
 from stages.places import CORPUS, SETTINGS, WEIGHTS
+from stages.project.visible import imported_features
 from stages.yaml_files import read_mapping
 
 _HEADER = "# Written by `python -m stages.settings`: change params.yaml instead.\n"
@@ -48,6 +50,7 @@ def resolved(
         "weights": params.weights.arch,
         "extract": params.extract.model_dump(mode="json"),
     }
+    imported = {"manifest": manifest, "extract": {"imported": params.extract.imported}}
     train: dict[str, dict[str, Any]] = {
         name: {
             "code": digest("stages.train"),
@@ -67,7 +70,7 @@ def resolved(
     return {
         CORPUS.stem: {"root": params.corpus.root},
         "weights": _weights_settings(params.weights),
-        "extract": extract,
+        "extract": imported if params.extract.imported else extract,
         **train,
         "evaluate": evaluate,
         "report": {
@@ -121,6 +124,9 @@ def check_together(params: Params, manifest: Manifest) -> None:
 
 
 def _tap_problems(params: Params) -> Iterator[str]:
+    if params.extract.imported:
+        yield from _imported_problems(params.extract.imported, params.train)
+        return
     taps, train = ARCHS[params.weights.arch], params.train
     available = f"Available for {params.weights.arch}: {', '.join(taps)}."
     for tap in params.extract.taps:
@@ -145,6 +151,15 @@ def _tap_problems(params: Params) -> Iterator[str]:
             f"train.tail: {train.tail!r} reads whole maps, and extract.pooling is {params.extract.pooling!r}."
             " Set it to none, or train without a tail."
         )
+
+
+def _imported_problems(folder: str, train: TrainConfig) -> Iterator[str]:
+    """What does not fit imported features; their names are known where they are on this machine."""
+    names = sorted(index.parent.name for index in imported_features(folder).glob(f"*/{INDEX_NAME}"))
+    if names and train.tap not in names:
+        yield f"train.tap: {train.tap!r} is not among the imported features: {', '.join(names)}. Set it."
+    if train.tail:
+        yield f"train.tail: {train.tail!r} is part of a network, and imported features have none."
 
 
 def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pipeline.manifest.recorded import read_sources, scan_sources, write_sources
 from pipeline.settings.corpus import CorpusConfig
 from pipeline.settings.training import TrainConfig
 from pipeline.store import Journal
+from pipeline.store.view import INDEX_NAME
+from pipeline.system.files import combined_digest, file_digest
 from stages import console
 from stages.bars import Bars
 from stages.digits import FOLDERS
@@ -18,7 +20,7 @@ from stages.machine import read_machine
 from stages.params import PARAMS, Params, read_params
 from stages.places import SETTINGS, SOURCES, journal_path
 from stages.project.sharing import share_journal
-from stages.project.visible import corpus_root, visible_manifest
+from stages.project.visible import corpus_root, imported_features, visible_manifest
 from stages.resolution import check_together, resolved, write_settings
 from stages.yaml_files import read_mapping
 
@@ -41,7 +43,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     params, manifest = settle()
-    record_sources(params.corpus, manifest, reread=arguments.read_sources)
+    if params.extract.imported:
+        record_imported(params.extract.imported)
+    else:
+        record_sources(params.corpus, manifest, reread=arguments.read_sources)
 
 
 def check_settings() -> tuple[Params, Manifest]:
@@ -106,6 +111,20 @@ def record_sources(corpus: CorpusConfig, manifest: Manifest, *, reread: bool = F
             count = f"{len(names)} of {len(found.contents) + len(found.unknown)} sources"
             log.warning("%s are not in %s, and %s: %s.", count, root, state, few(names, at_most=3))
     write_sources(SOURCES, found.contents)
+
+
+def record_imported(folder: str) -> None:
+    """Write the digest of imported features: as they are here, or else as recorded before.
+
+    Raises ConfigError where there are none and none is recorded.
+    """
+    path = imported_features(folder)
+    if indexes := sorted(path.glob(f"*/{INDEX_NAME}")):
+        write_sources(SOURCES, {folder: combined_digest(list(map(file_digest, indexes)))})
+    elif folder not in read_sources(SOURCES):
+        raise ConfigError(
+            f"extract.imported: there are no features in {path}. `python -m stages.store import` makes them."
+        )
 
 
 if __name__ == "__main__":

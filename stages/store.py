@@ -1,4 +1,4 @@
-"""Looks after stored features: inspect, verify, repair, gc, check, dump."""
+"""Looks after stored features: inspect, verify, repair, gc, check, import, dump, card."""
 
 import argparse
 from collections.abc import Callable

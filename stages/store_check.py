@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract import FeatureContract
-from pipeline.errors import ConfigError, MissingFeaturesError, StoreError, few
+from pipeline.errors import ConfigError, ForeignFeaturesError, MissingFeaturesError, StoreError, few
 from pipeline.extraction.again import Again, compute_again
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.store import open_view
-from pipeline.store.upkeep.compare import Comparison, clip_keys, compare_clips
+from pipeline.store.upkeep.compare import Comparison, clip_keys, compare_clips, evenly
 from pipeline.store.view import INDEX_NAME
 from pipeline.system.devices import made_with, resolve_device
 from stages import console
@@ -33,6 +33,15 @@ def check(arguments: argparse.Namespace) -> None:
     folders = arguments.tap or sorted(index.parent for index in FEATURES.glob(f"*/{INDEX_NAME}"))
     if not folders:
         raise MissingFeaturesError(f"There are no features in {FEATURES}.")
+    if arguments.against:
+        from stages.store_against import check_against
+
+        if len(folders) > 1:
+            raise ConfigError(f"--against: name one of {few(folders)}.")
+        check_against(folders[0], arguments)
+        return
+    if imported := [folder for folder in folders if _contract(folder).foreign]:
+        raise ForeignFeaturesError(f"{few(imported)} were imported: nothing here can compute them again.")
     params, machine = read_params(), read_machine()
     manifest = read_manifest(params.corpus.manifest)
     logging.getLogger("pipeline").setLevel(logging.WARNING)
@@ -55,7 +64,7 @@ def check(arguments: argparse.Namespace) -> None:
             found = {path: _compare(path, again, chosen) for path, again in zip(paths, made, strict=True)}
             console.print_table([to_row(path, each) for path, each in found.items()])
             _print_clips(paths[0], made[0])
-            _print_provenance(contracts[0], made[0].contract, device=machine.device)
+            print_provenance(contracts[0], made[0].contract, machine=_versions(machine.device))
             differing += [path for path, each in found.items() if not each.is_within(arguments.tolerance)]
     if differing:
         raise StoreError(
@@ -83,8 +92,6 @@ def choose_clips(manifest: Manifest, folders: Sequence[Path], *, num_clips: int)
 
     Raises ConfigError for a number below 1, MissingFeaturesError when there are no such clips.
     """
-    if num_clips < 1:
-        raise ConfigError(f"--clips {num_clips}: give at least 1.")
     common = set(manifest.column("clip_id").to_pylist())
     for folder in folders:
         with open_view(folder) as view:
@@ -92,8 +99,7 @@ def choose_clips(manifest: Manifest, folders: Sequence[Path], *, num_clips: int)
     rows = [row for row, clip_id in enumerate(manifest.column("clip_id").to_pylist()) if clip_id in common]
     if not rows:
         raise MissingFeaturesError(f"{few(folders)}: no clip of the manifest has features there.")
-    count = min(num_clips, len(rows))
-    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    chosen = evenly(rows, num_clips)
     return Manifest(manifest.table.take(chosen), manifest.rows[chosen])
 
 
@@ -128,15 +134,15 @@ def _print_clips(path: Path, again: Again) -> None:
         print(f"The sources or time ranges of {few(changed)} have changed since the features were made.")
 
 
-def _print_provenance(stored: FeatureContract, here: FeatureContract, *, device: str) -> None:
-    """What the features were made with, beside what there is here; first what decides their values."""
+def print_provenance(
+    stored: FeatureContract, here: FeatureContract, *, machine: Mapping[str, tuple[Any, Any]] = {}
+) -> None:
+    """What the features were made with, beside what there is here; first what decides their values.
+
+    `machine` has versions and device, {name: (there, here)}.
+    """
     always = {
         name: (getattr(stored, name), getattr(here, name)) for name in ("revision", "precision", "backend")
-    }
-    recorded = _made_with()
-    machine = {
-        name: (recorded.get(name, "not recorded"), value)
-        for name, value in made_with(resolve_device(device)).items()
     }
     rows = {**always, **stored.differences(here), **machine}
     console.print_table(
@@ -152,7 +158,9 @@ def _print_provenance(stored: FeatureContract, here: FeatureContract, *, device:
     )
 
 
-def _made_with() -> Mapping[str, Any]:
-    """Versions and device of the last extraction that computed something; empty where they are not known."""
+def _versions(device: str) -> dict[str, tuple[str, str]]:
+    """Versions and device of the last extraction that computed something, and those here."""
     report = json.loads(EXTRACTION.read_bytes()) if EXTRACTION.exists() else {}
-    return report.get("made_with") or {}
+    recorded = report.get("made_with") or {}
+    here = made_with(resolve_device(device))
+    return {name: (recorded.get(name, "not recorded"), value) for name, value in here.items()}

@@ -48,11 +48,11 @@ def _to_row(each: FeatureSet, view: Path) -> dict[str, str]:
     height, width = contract.preprocessing.crop_size
     return {
         "where": str(each.path) if each.path.is_relative_to(view) else "journal",
-        "arch": contract.arch,
+        "arch": "imported" if contract.foreign else contract.arch,
         "weights": contract.weights_sha256[:8],
         "tap": contract.name,
         "pooling": contract.pooling,
-        "sampling": str(contract.model_dump()["sampling"]),
+        "sampling": str(contract.sampling.model_dump()),
         "input": f"{height}x{width}",
         "dtype": contract.dtype,
         "layout": each.layout.name,

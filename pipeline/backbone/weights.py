@@ -25,6 +25,7 @@ from pipeline.backbone.networks import CLASSIFIERS, check_state
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
+    ForeignFeaturesError,
     ForeignWeightsError,
     MissingNetworkError,
     WeightsError,
@@ -158,6 +159,8 @@ def find_source(contract: FeatureContract, *, place: Path) -> str:
 
 
 def _find_file(contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE) -> Path:
+    if contract.foreign:
+        raise ForeignFeaturesError(f"The features {contract.tap} were imported: no network here makes them.")
     if place.is_file():
         check_weights(read_weights_info(place), contract)
         return place

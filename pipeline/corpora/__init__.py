@@ -2,6 +2,7 @@
 
 from pipeline.corpora.build import Built, build_manifest
 from pipeline.corpora.charades import charades_corpus
+from pipeline.corpora.features import MANIFEST, Labelled, labels_beside, write_labels
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
 from pipeline.corpora.hmdb51 import hmdb51_corpus
@@ -14,9 +15,11 @@ from pipeline.corpora.ssv2 import ssv2_corpus
 from pipeline.corpora.ucf101 import ucf101_corpus
 
 __all__ = [
+    "MANIFEST",
     "SEGMENTED",
     "Built",
     "Corpus",
+    "Labelled",
     "Measured",
     "build_manifest",
     "charades_corpus",
@@ -26,6 +29,7 @@ __all__ = [
     "group_by_source",
     "hmdb51_corpus",
     "kinetics_corpus",
+    "labels_beside",
     "labels_corpus",
     "measure_clips",
     "mstcn_corpus",
@@ -36,5 +40,6 @@ __all__ = [
     "table_clips",
     "ucf101_corpus",
     "walk",
+    "write_labels",
     "write_measured",
 ]

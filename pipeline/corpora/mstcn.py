@@ -76,7 +76,7 @@ def mstcn_corpus(
                     sources=(videos[name],),
                     split=part,
                     group=subject,
-                    frame_labels=_intervals(lists / f"groundTruth/{name}.txt", classes, fps=fps),
+                    frame_labels=frame_intervals(lists / f"groundTruth/{name}.txt", classes, fps=fps),
                     meta={key: value for key, value in details.items() if key != "subject"},
                 )
             )
@@ -90,7 +90,7 @@ def mstcn_corpus(
     )
 
 
-def _intervals(path: Path, classes: set[str], *, fps: float) -> tuple[FrameLabel, ...]:
+def frame_intervals(path: Path, classes: set[str], *, fps: float) -> tuple[FrameLabel, ...]:
     """The runs of equal labels. Raises ManifestError naming the labels that mapping.txt does not have."""
     problems = Problems(path, noun="line")
     lines = read_lines(official_list(path, hint=_HINT))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import CENTER, FeatureContract
 from pipeline.extraction.job import make_job
 from pipeline.extraction.progress import OnProgress, ignore_progress
 from pipeline.extraction.run import run_job
@@ -19,7 +19,7 @@ class Again:
     """Features of one contract that were computed once more."""
 
     contract: FeatureContract  # as this version of the code and these weights fulfil it
-    features: Path  # the folder of the tap
+    features: Path  # the folder of the tap and view
     left_out: Mapping[str, str]  # clips without features, and why
 
 
@@ -51,22 +51,29 @@ def compute_again(
             manifest,
             root=root,
             weights=weights,
-            config=asked.model_copy(update={"taps": tuple(contract.tap for contract in members)}),
+            config=asked.model_copy(update=_taps_and_views(members)),
             machine=machine.model_copy(update={"dask": None}),
             journal=folder / f"journal{number}",
         )
         features = folder / f"features{number}"
         extracted = run_job(job, features=features, on_progress=on_progress)
         extracted.check_complete()
-        made = {target.contract.tap: target.contract for target in job.targets}
+        made = {target.contract.name: target.contract for target in job.targets}
         for contract in members:
-            tap = contract.tap
-            found[contract] = Again(made[tap], features / tap, extracted.left_out)
+            name = contract.name
+            found[contract] = Again(made[name], features / name, extracted.left_out)
     return [found[contract] for contract in contracts]
 
 
 def _config_of(contract: FeatureContract, config: ExtractConfig) -> ExtractConfig:
-    """The settings that make the contract's features, but for its tap."""
+    """The settings that make the contract's features, but for tap and view."""
     names = ExtractConfig.model_fields.keys() & FeatureContract.model_fields.keys()
     values = {name: getattr(contract, name) for name in names}
-    return config.model_copy(update={**values, "max_failed_share": 1.0})
+    return config.model_copy(update={**values, "max_failed_share": 1.0, "imported": None})
+
+
+def _taps_and_views(contracts: Sequence[FeatureContract]) -> dict[str, object]:
+    """Settings for the taps and views of these contracts; the centre is always there."""
+    taps = dict.fromkeys(contract.tap for contract in contracts)
+    views = dict.fromkeys([CENTER, *(contract.view for contract in contracts)])
+    return {"taps": tuple(taps), "views": tuple(views)}

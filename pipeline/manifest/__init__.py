@@ -1,6 +1,6 @@
 """The manifest: clips, what their columns mean, and the files that their sources are."""
 
-from pipeline.manifest.clips import META, SCHEMA, SPLITS, Clip, FrameLabel, Question, split_named
+from pipeline.manifest.clips import META, SCHEMA, SPLITS, TARGETS, Clip, FrameLabel, Question, split_named
 from pipeline.manifest.files import clip_of_folder, images_in_folder, is_image, is_video, source_files
 from pipeline.manifest.manifest import (
     Manifest,
@@ -18,6 +18,7 @@ __all__ = [
     "META",
     "SCHEMA",
     "SPLITS",
+    "TARGETS",
     "Clip",
     "Fault",
     "FrameLabel",

@@ -65,6 +65,7 @@ class ExtractConfig(BaseModel):
     min_frames: PositiveInt = 1  # clips with fewer are left out
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
     store: StoreConfig = StoreConfig()  # how features are stored
+    imported: str | None = None  # folder of imported features, which are published; nothing is computed
 
     @model_validator(mode="after")
     def _views_can_be_made(self) -> Self:

@@ -18,7 +18,8 @@ The same shards and manifest give the same bytes.
 import ctypes
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +82,7 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
     Readers see the old view or the new one, never a mix. Raises DamagedError when a shard is missing from
     the journal, DiskFullError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.partial-*"):
-        remove_folder(stale)
-    partial = partial_path(path)
-    partial.mkdir()
-    with naming_full_disk(path):
+    with _replacing(path) as partial:
         for view in views:
             _build_tap(journal, view, partial / view.contract.name)
         for name, data in files.items():
@@ -94,6 +90,32 @@ def publish(journal: Journal, views: list[TapView], path: Path, *, files: Mappin
         names = [*files, *(f"{view.contract.name}/{CLIPS_NAME}" for view in views)]
         digests = {"name": names, "digest": [file_digest(partial / name) for name in names]}
         (partial / FILES_NAME).write_bytes(seal(pa.table(digests, schema=FILES_SCHEMA), {}))
+
+
+def publish_copy(source: Path, path: Path) -> None:
+    """Replace the folder `path` by a view with the content of `source`, another view, by links.
+
+    Raises DiskFullError.
+    """
+    with _replacing(path) as partial:
+        for file in sorted(source.rglob("*")):
+            target = partial / file.relative_to(source)
+            if file.is_dir():
+                target.mkdir()
+            else:
+                link(file, target)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new folder, which replaces the folder `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.partial-*"):
+        remove_folder(stale)
+    partial = partial_path(path)
+    partial.mkdir()
+    with naming_full_disk(path):
+        yield partial
         sync_directory(partial)
     if path.exists():
         _exchange(partial, path)

@@ -22,6 +22,11 @@ def corpus_root(root: str) -> Path:
     return project
 
 
+def imported_features(folder: str) -> Path:
+    """The folder of imported features, which may be missing: here, or else in the project."""
+    return Path(folder) if Path(folder).exists() else Path(os.environ.get("DVC_ROOT", "."), folder)
+
+
 def visible_manifest(manifest: str) -> Path:
     """The manifest. Raises ConfigError when it is relative and tracked by neither git nor DVC."""
     path = Path(manifest)

@@ -1,14 +1,17 @@
 """Comparison of two sets of features of the same clips, frame by frame."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pipeline.errors import ConfigError
 from pipeline.store.format.records import RECORD_SUFFIX, read_record
 from pipeline.store.view import RECORDS_NAME
+
+Item = TypeVar("Item")
 
 _MOVED_SECONDS = 1e-3  # between two times of one frame; containers round to about as much
 _CHUNK_FRAMES = 256  # are compared at a time
@@ -150,6 +153,14 @@ def compare_clips(features: ClipFeatures, expected: ClipFeatures, clip_ids: Iter
             expected_seconds=expected.frame_seconds(clip_id),
         )
     return comparison
+
+
+def evenly(items: Sequence[Item], number: int) -> list[Item]:
+    """So many of the items, evenly spaced, or all. Raises ConfigError for a number below 1."""
+    if number < 1:
+        raise ConfigError(f"{number} clips: give at least 1.")
+    count = min(number, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def clip_keys(folder: Path) -> dict[str, bytes]:

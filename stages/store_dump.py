@@ -1,0 +1,35 @@
+"""`python -m stages.store dump`: clips, with labels and splits, for other programs."""
+
+import argparse
+from pathlib import Path
+
+from pipeline.corpora import write_labels
+from pipeline.manifest import Clip, read_manifest, write_manifest
+from pipeline.store import open_view
+from pipeline.store.upkeep.dump import dump
+from stages.bars import ProgressBar
+from stages.params import PARAMS, read_params
+
+
+def dump_features(arguments: argparse.Namespace) -> None:
+    """Write the clips that the arguments name, and the manifest's labels and splits."""
+    out, form = arguments.out, arguments.format
+    with open_view(arguments.tap) as view:
+        clip_ids = arguments.clip or view.clip_ids()
+        clips = _clips(arguments.manifest)
+
+        def add_labels(folder: Path) -> None:
+            write_labels(folder, clips, {name: view.frame_seconds(name) for name in clip_ids}, form=form)
+
+        with ProgressBar(total=len(clip_ids), unit="clip", desc="dump") as bar:
+            dump(view, clip_ids, out, form=form, add_files=add_labels, on_clip=bar.update)
+    if form == "hdf5" and clips:
+        write_manifest(out.with_suffix(".csv"), clips)
+    print(f"{len(clip_ids)} clips are in {out}{', with labels and splits' if clips else ''}.")
+
+
+def _clips(manifest: Path | None) -> list[Clip]:
+    """The clips of the manifest, or else of the project's, if there is one."""
+    if manifest is None and not PARAMS.exists():
+        return []
+    return read_manifest(manifest or read_params().corpus.manifest).clips()
