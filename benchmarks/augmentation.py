@@ -95,7 +95,7 @@ def make_videos(folder: Path, *, quick: bool) -> None:
 
 def extracted(folder: Path, views: tuple[Any, ...], *, resize: int, to: str) -> Row:
     """Extract into a new journal; what it took."""
-    config = ExtractConfig(taps=("layer3",), views=views, preprocessing={"resize": resize, "crop": 64})  # type: ignore[arg-type]
+    config = ExtractConfig(taps=("layer3",), views=views, preprocessing={"resize": resize, "crop": 64})
     started = time.perf_counter()
     done = extract(
         folder / "manifest.csv",
