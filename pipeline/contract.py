@@ -207,6 +207,23 @@ _UNKNOWN: dict[str, Any] = {
 }
 
 
+class Windows(BaseModel):
+    """For networks that read several frames at once: the frames of a row, and how far apart rows are.
+
+    Row k is centred on the clip's frame k * stride, and has its time. Beyond the clip's ends, the first and
+    the last frame are repeated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: PositiveInt = 16  # of a window, after sampling
+    stride: PositiveInt = 8  # frames from a row to the next
+
+    def num_rows(self, num_frames: int) -> int:
+        """The rows of a clip with so many frames, one at least."""
+        return -(-num_frames // self.stride)
+
+
 class FeatureContract(BaseModel):
     """What the features of one tap and view were made with. Equal digest <=> interchangeable features.
 
@@ -232,6 +249,7 @@ class FeatureContract(BaseModel):
     pooling: Pooling = "none"  # over H and W, before storing
     dtype: StoredDtype = "float16"  # as stored
     view: FrameView = CENTER  # of each frame
+    windows: Windows | None = None  # null: a row is a frame
     foreign: Origin | None = None  # of features that another program made
 
     @model_validator(mode="before")
@@ -263,10 +281,8 @@ class FeatureContract(BaseModel):
         return {k: (here.get(k), there.get(k)) for k in {**here, **there} if here.get(k) != there.get(k)}
 
 
-_ABSENT: list[tuple[str, Any]] = [
-    ("view", CENTER.name),
-    ("foreign", None),
-]  # fields and values that JSON leaves out
+# Fields and values that JSON leaves out.
+_ABSENT: list[tuple[str, Any]] = [("view", CENTER.name), ("windows", None), ("foreign", None)]
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -70,6 +70,7 @@ class Backbone:
         self.device = device
         self.precision = precision
         self.backend = backend
+        self.num_frames: int | None = None  # that it reads at once, in a window; None: single frames
         network = build_network(weights.arch)
         network.load_state_dict(weights.state, strict=False, assign=True)
         self.trunk: nn.Module = _Trunk(

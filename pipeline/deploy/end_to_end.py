@@ -20,6 +20,7 @@ from pipeline.contract import REVISION, FeatureContract
 from pipeline.deploy.spooled import SpooledFeatures
 from pipeline.errors import ContractError, NonFiniteError, ShapeError
 from pipeline.extraction.runners import as_stored, map_peaks, pooled
+from pipeline.extraction.windows import WindowCutter
 from pipeline.frames import clip_range, read_frames
 from pipeline.learn.streaming.features import CPU
 from pipeline.manifest import Clip
@@ -34,7 +35,12 @@ class EndToEnd(nn.Module):
     """
 
     def __init__(self, model: nn.Module, *, contract: FeatureContract, weights: Weights) -> None:
-        """On the CPU. Raises what `make_backbone` does."""
+        """On the CPU. Raises what `make_backbone` does, and ContractError for a network of windows."""
+        if contract.windows:
+            raise ContractError(
+                f"{contract.arch} reads windows of {contract.windows.frames} frames: one module from frames"
+                " to answers is for networks that read single frames. `predict` cuts windows itself."
+            )
         super().__init__()
         self.contract = contract
         self.trunk = make_backbone(contract, weights, device=torch.device("cpu")).trunk
@@ -99,6 +105,24 @@ def clip_pixels(
         )
 
 
+def _clip_rows(
+    clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """What the network reads for each row of the features, and their times: frames, or windows of them."""
+    frames = clip_pixels(clip, root=root, contract=contract, batch_size=batch_size, device=device)
+    if contract.windows is None:
+        yield from frames
+        return
+    cutter = WindowCutter(contract.windows)
+    for pixels, seconds in frames:
+        rows = cutter.add(pixels, seconds)
+        if len(rows[1]):
+            yield rows
+    rows = cutter.end()
+    if len(rows[1]):
+        yield rows
+
+
 def clip_features(
     clip: Clip,
     *,
@@ -136,7 +160,7 @@ def _compute(
 ) -> None:
     """Append the features of all frames of a clip."""
     contract = features.contract
-    for pixels, seconds in clip_pixels(
+    for pixels, seconds in _clip_rows(
         clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
         values = pooled(backbone(pixels)[contract.tap], contract)  # (N, C, h, w)

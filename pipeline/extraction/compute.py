@@ -12,11 +12,12 @@ from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.runners import Outputs, Runner, Wait
 from pipeline.extraction.targets import Target
+from pipeline.extraction.windows import WindowCutter
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive frames of one clip inside a batch, seen in one view."""
+    """Consecutive frames, or windows, of one clip inside a batch, seen in one view."""
 
     clip: PlannedClip
     frame_seconds: np.ndarray  # (T,)
@@ -32,7 +33,7 @@ class Computed:
 
 
 class Packer:
-    """Packs frames of any clips into the runner's batches, once for each view that the clip needs.
+    """Packs frames, or windows, of any clips into the runner's batches, in each view that the clip needs.
 
     Outputs of a clip's view come in the order of the frames.
 
@@ -43,6 +44,8 @@ class Packer:
     def __init__(self, runner: Runner, targets: Sequence[Target]) -> None:
         self._runner = runner
         self._contracts = {target.contract.name: target.contract for target in targets}
+        self._windows = targets[0].contract.windows
+        self._cutters: dict[tuple[bytes, FrameView], WindowCutter] = {}  # of clips that have not ended
         self._used = 0
         self._packed: list[Segment | ClipEnd] = []
         self._under_way: deque[tuple[list[Segment | ClipEnd], Wait]] = deque()
@@ -53,7 +56,9 @@ class Packer:
         """Pack frames, or note the end of a clip. Returns what is done by now."""
         if isinstance(item, Piece):
             self._pack(item)
-        elif self._packed or self._under_way:
+            return self._take_done()
+        self._end_windows(item)
+        if self._packed or self._under_way:
             self._packed.append(item)
         else:
             self._done.append(item)
@@ -69,16 +74,26 @@ class Packer:
     def _pack(self, piece: Piece) -> None:
         views = list(dict.fromkeys(self._contracts[name].view for name in piece.clip.targets))
         for view, pixels in zip(views, self._runner.prepare(piece.pixels, views), strict=True):
-            self._pack_view(piece, view, pixels)
+            rows, seconds = pixels, piece.frame_seconds
+            if self._windows:
+                cutter = self._cutters.setdefault((piece.clip.key, view), WindowCutter(self._windows))
+                rows, seconds = cutter.add(pixels, seconds)
+            self._pack_rows(piece.clip, view, rows, seconds)
 
-    def _pack_view(self, piece: Piece, view: FrameView, pixels: Tensor) -> None:
-        """Pack the frames of a piece as a view shows them, `pixels` (T, 3, h, w)."""
+    def _end_windows(self, end: ClipEnd) -> None:
+        """Pack the last windows of a clip, unless nothing of it is kept."""
+        for key in [key for key in self._cutters if key[0] == end.clip.key]:
+            cutter = self._cutters.pop(key)
+            if end.error is None or end.clip.keep_damaged:
+                self._pack_rows(end.clip, key[1], *cutter.end())
+
+    def _pack_rows(self, clip: PlannedClip, view: FrameView, pixels: Tensor, seconds: np.ndarray) -> None:
+        """Pack frames (T, 3, h, w) or windows (T, 3, frames, h, w) of a view, and their times."""
         batch = self._runner.batch
-        seconds = piece.frame_seconds
         while len(pixels):
             count = min(len(pixels), len(batch) - self._used)
             batch[self._used : self._used + count] = pixels[:count]
-            self._packed.append(Segment(piece.clip, seconds[:count], view))
+            self._packed.append(Segment(clip, seconds[:count], view))
             self._used += count
             pixels, seconds = pixels[count:], seconds[count:]
             if self._used == len(batch):

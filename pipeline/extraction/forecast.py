@@ -76,18 +76,22 @@ def make_forecast(
     decode_seconds = (time.monotonic() - started) / max(num_measured, 1)
     if not num_frames_of or pixels is None:
         return None
-    compute_seconds = _compute_seconds(torch.from_numpy(pixels), targets, backbone, config, machine)
-
+    prepare_seconds, row_seconds = _compute_seconds(
+        torch.from_numpy(pixels), targets, backbone, config, machine
+    )
+    rows_of = config.windows.num_rows if config.windows else lambda num_frames: num_frames
+    mean_rows = sum(map(rows_of, num_frames_of.values())) / len(num_frames_of)
     mean_frames = sum(num_frames_of.values()) / len(num_frames_of)
     num_frames = round(mean_frames * len(planned))
     bytes_by_folder: dict[str, int] = {}
     clips_by_view: dict[str, set[bytes]] = {}
     for target in targets:
         keys = {clip.key for clip in planned if target.contract.name in clip.targets}
-        bytes_by_folder[target.contract.name] = round(mean_frames * len(keys)) * target.layout.row_bytes
+        bytes_by_folder[target.contract.name] = round(mean_rows * len(keys)) * target.layout.row_bytes
         clips_by_view.setdefault(target.contract.view.name, set()).update(keys)
     seconds_by_view = {
-        view: mean_frames * len(keys) * compute_seconds for view, keys in clips_by_view.items()
+        view: len(keys) * (mean_frames * prepare_seconds + mean_rows * row_seconds)
+        for view, keys in clips_by_view.items()
     }
     forward_seconds = sum(seconds_by_view.values())
     num_decoders = machine.num_decoders or default_num_decoders(backbone.device)
@@ -104,7 +108,7 @@ def make_forecast(
         seconds_by_view=seconds_by_view,
         num_measured=num_measured,
         decode_frames_per_second=1 / decode_seconds,
-        compute_frames_per_second=1 / compute_seconds,
+        compute_frames_per_second=1 / (prepare_seconds + row_seconds * mean_rows / mean_frames),
         seconds=seconds - (saved_seconds if is_compiled else 0),
         seconds_saved_by_other_backend=-saved_seconds if is_compiled else saved_seconds,
     )
@@ -116,8 +120,8 @@ def _compute_seconds(
     backbone: Backbone,
     config: ExtractConfig,
     machine: Machine,
-) -> float:
-    """Seconds a frame: to preprocess `pixels` (T, H, W, 3) and to compute full batches, each warmed up."""
+) -> tuple[float, float]:
+    """Seconds to preprocess a frame of `pixels` (T, H, W, 3), and to compute a row; each warmed up."""
     runner = make_runner(
         backbone,
         targets,
@@ -133,7 +137,7 @@ def _compute_seconds(
     prepare_seconds = (time.monotonic() - started) / len(pixels)
     started = time.monotonic()
     num_batches = sum(runner.submit()() is not None for _ in _within(_COMPUTE_SECONDS, range(1000)))
-    return prepare_seconds + (time.monotonic() - started) / (num_batches * len(runner.batch))
+    return prepare_seconds, (time.monotonic() - started) / (num_batches * len(runner.batch))
 
 
 def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> Iterator[Any]:

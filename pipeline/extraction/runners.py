@@ -1,9 +1,9 @@
 """Runners compute batches of one fixed size, on a CPU or a GPU.
 
-A runner owns one batch, (B, 3, h, w) uint8 on its device. `prepare` makes frames that fit into it, `submit`
-starts to compute it and returns a function that waits for the outputs. On a GPU up to `depth` batches are
-under way, so that copying in, computing and copying back overlap. A frame's view matters to `prepare` alone:
-rows are by tap.
+A runner owns one batch, (B, 3, h, w) or, of windows, (B, 3, T, h, w) uint8 on its device. `prepare` makes
+frames that fit into it, `submit` starts to compute it and returns a function that waits for the outputs. On a
+GPU up to `depth` batches are under way, so that copying in, computing and copying back overlap. A frame's
+view matters to `prepare` alone: rows are by tap.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ Wait = Callable[[], Outputs[np.ndarray]]
 class Runner(Protocol):
     """Computes batches on one device."""
 
-    batch: Tensor  # (B, 3, h, w) uint8 on the device
+    batch: Tensor  # (B, 3, h, w) or (B, 3, T, h, w) uint8 on the device
     depth: int  # batches that may be under way
 
     def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
@@ -84,10 +84,11 @@ def make_runner(
             {tap: map_peaks(value) for tap, value in values.items()},
         )
 
-    shape = (batch_size, 3, *preprocessing.crop_size)
-    batch = torch.empty(
-        shape, dtype=torch.uint8, device=backbone.device, memory_format=torch.channels_last
-    ).zero_()
+    windows = contracts[0].windows
+    shape = (batch_size, 3, *((windows.frames,) if windows else ()), *preprocessing.crop_size)
+    batch = torch.zeros(shape, dtype=torch.uint8, device=backbone.device)
+    if not windows:
+        batch = batch.contiguous(memory_format=torch.channels_last)
     if batch.device.type == "cuda":
         torch.cuda.set_device(batch.device)  # streams and graphs belong to the current device
         return CudaRunner(forward, batch, preprocessing, lanes)

@@ -5,6 +5,7 @@ from itertools import product
 
 from pipeline.backbone import Backbone, Weights
 from pipeline.contract import FeatureContract
+from pipeline.errors import ConfigError
 from pipeline.settings.extract import ExtractConfig
 from pipeline.store import Layout, layout_for
 
@@ -20,8 +21,15 @@ class Target:
 def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
     """The contract and layout of each tap and view of `config`, tap by tap.
 
-    Raises ConfigError for a crop too small for a tap.
+    Raises ConfigError for a crop too small for a tap, and for windows that the network does not read.
     """
+    wanted = config.windows.frames if config.windows else None
+    if wanted != backbone.num_frames:
+        reads = f"windows of {backbone.num_frames} frames" if backbone.num_frames else "single frames"
+        raise ConfigError(
+            f"extract.windows asks for {f'windows of {wanted} frames' if wanted else 'single frames'}, but"
+            f" {backbone.arch} reads {reads} here."
+        )
     targets = []
     for tap, view in product(config.taps, config.views):
         contract = FeatureContract(
@@ -37,6 +45,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             pooling=config.pooling,
             dtype=config.dtype,
             view=view,
+            windows=config.windows,
         )
         channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
         row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError
 from pipeline.learn.answering import Answering, answer_batches
+from pipeline.learn.models.augment import Augment, Changes
 from pipeline.learn.models.draws import ModelDraws
 from pipeline.learn.optimisation import learning_rate_share, make_optimizer, resolve_precision
 from pipeline.learn.streaming import Batch, Loader
@@ -71,6 +72,9 @@ class Member:
         self.failure: NonFiniteError | None = None  # it ended the training
         # Autocast has one cache of weights for all threads, which the first one to leave empties.
         self._draws = ModelDraws(model, device, in_turn=self._dtype != torch.float32)
+        self._augment = next((each for each in model.modules() if isinstance(each, Augment)), None)
+        if self._augment:
+            self._augment.mixes = task.facts.has_mean_targets
         self._optimizer = make_optimizer(model, config)
         self._scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision].scales_loss)
         self._best_weights: dict[str, Tensor] = {}
@@ -145,7 +149,11 @@ class Member:
         mixed = torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
         with self._draws.drawing(), mixed:
             outputs = self.task.run_model(self.model, batch)
+        changes = self._augment.changes if self._augment else Changes()
+        targets = self.task.shown_targets(targets, changes.frames)
         loss = self.task.loss(outputs, targets)
+        if changes.partners is not None and changes.partner_share is not None:
+            loss = torch.lerp(loss, self.task.loss(outputs, targets[changes.partners]), changes.partner_share)
         optimizer.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if config.grad_clip:

@@ -5,7 +5,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from pipeline.contract import CENTER, Backend, Pooling, Precision, Preprocessing, Sampling, StoredDtype
+from pipeline.contract import (
+    CENTER,
+    Backend,
+    Pooling,
+    Precision,
+    Preprocessing,
+    Sampling,
+    StoredDtype,
+    Windows,
+)
 from pipeline.settings.views import Views
 
 StoreFormat = Literal["zarr", "hdf5"]
@@ -55,6 +64,7 @@ class ExtractConfig(BaseModel):
     # {scale: 0.8}: a part with 0.8 of the crop's sides, enlarged; {scale: 0.8, flip: true}.
     views: Views = (CENTER,)
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
+    windows: Windows | None = None  # for networks that read several frames at once; null: one
     limits: Limits = Limits()  # what a source may cost at most
     preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
     pooling: Pooling = "none"  # over H and W, before storing
@@ -62,7 +72,7 @@ class ExtractConfig(BaseModel):
     precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
     backend: Backend = "eager"  # inductor compiles the network first: pays when the run is long
     damaged: Damaged = "drop"  # clips that can't be decoded to the end; keep: the frames before the damage
-    min_frames: PositiveInt = 1  # clips with fewer are left out
+    min_frames: PositiveInt = 1  # clips with fewer, or with fewer windows, are left out
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of clips left out; beyond it extract fails
     store: StoreConfig = StoreConfig()  # how features are stored
     imported: str | None = None  # folder of imported features, which are published; nothing is computed

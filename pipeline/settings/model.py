@@ -72,6 +72,19 @@ FRAME_NETS: dict[str, FrameNet] = {
 }
 
 
+class AugmentConfig(BaseModel):
+    """Changes of the steps that a model reads in training, drawn anew for each batch; 0: no change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frame_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of frames that are replaced by the mean
+    time_warp: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # frames come at most this share of a clip early or late
+    )
+    mixup: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest share of another clip, in steps and targets
+    noise: Annotated[float, Field(ge=0)] = 0.0  # Gaussian, in deviations of each channel
+
+
 class ModelConfig(BaseModel):
     """From maps to outputs."""
 
@@ -92,6 +105,7 @@ class ModelConfig(BaseModel):
     bidirectional: bool = True  # also read from the end; a transformer: see later steps, too
     summary: Summary = "last"  # one vector from the states, for the last layer
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of steps, between layers, and of the summary
+    augment: AugmentConfig = AugmentConfig()  # of steps, in training
     decoder: DecoderConfig = DecoderConfig()  # of captions
     question: QuestionConfig = QuestionConfig()  # network that reads questions
 

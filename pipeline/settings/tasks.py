@@ -32,6 +32,11 @@ class TaskFacts:
         """Whether several answers about a clip have a mean: of probabilities or values, not of words."""
         return not self.has_words
 
+    @property
+    def has_mean_targets(self) -> bool:
+        """Whether a mixture of two clips has a target: a mixture of theirs."""
+        return self.has_mean_answers and not self.per_frame
+
 
 _OF_CLASSES = {"accuracy": 1, "macro_f1": 1, "mAP": 1, "loss": -1}
 _OF_SEGMENTS = {"edit": 1, "f1_10": 1, "f1_25": 1, "f1_50": 1}

@@ -106,7 +106,8 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ),
             ("scan_every dropout standardise tail_learning_rate", blind),
             ("crop_frames", not self.bucketing and blind),
-            ("views", blind),
+            ("views augment", blind),
+            ("augment.mixup", only_of("task", self.task, TASKS, "has_mean_targets")),
             ("scan_size", only_of("scan", self.scan, SCANS, "is_strips")),
             ("scan_every frame_net", scan.is_whole_frame and f"a frame has one step with scan {self.scan!r}"),
             (

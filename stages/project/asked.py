@@ -9,14 +9,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import FeatureContract, Windows
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.views import Views
 from pipeline.settings.weights import WeightsConfig
 from stages.project.cache import MALFORMED
 
 # The fields of a contract that section `extract` tells. Nothing tells the weights' digest, mean and std.
-_FIELDS = ("sampling", "preprocessing", "precision", "backend", "pooling", "dtype")
+_FIELDS = ("sampling", "windows", "preprocessing", "precision", "backend", "pooling", "dtype")
 # A merge conflict: ours, with diff3 the common ancestor's, and theirs.
 _CONFLICT = re.compile(
     rb"^<{7}[^\n]*\n(.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}[^\n]*\n(.*?)^>{7}[^\n]*\n?", re.DOTALL | re.MULTILINE
@@ -59,6 +59,8 @@ def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
     if with_defaults:
         weights, extract = dict(WeightsConfig(**weights)), dict(ExtractConfig(**extract))
     told = {name: extract[name] for name in _FIELDS if name in extract}
+    if "windows" in told:
+        told["windows"] = TypeAdapter(Windows | None).validate_python(told["windows"])
     if "arch" in weights:
         told["arch"] = weights["arch"]
     views = TypeAdapter(Views).validate_python(extract["views"]) if "views" in extract else [None]

@@ -140,3 +140,7 @@ def test_garbage_collection_keeps_the_views_that_a_project_asks_for() -> None:
     assert older(make_contract(view="flip"))
     assert not fitting(b"extract: {taps: [layer4]}", with_defaults=True)(make_contract(view="flip"))
     assert make_contract().view == CENTER
+    windows = make_contract(windows={"frames": 4, "stride": 2})
+    assert fitting(b"extract: {windows: {frames: 4, stride: 2}}")(windows)
+    assert not fitting(b"extract: {windows: {frames: 4, stride: 1}}")(windows)
+    assert not fitting(b"extract: {taps: [layer4]}", with_defaults=True)(windows)

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from pipeline.contract import FrameView
 from pipeline.errors import ConfigError, ContractError, MissingTapError, StoreError
+from pipeline.learn.answering import mean_of_views
 from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import evaluate
-from pipeline.learn.evaluation import mean_of_views
 from pipeline.learn.run import train, train_many
 from pipeline.learn.streaming import Loader, keep_all_resident, open_views
 from pipeline.learn.tasks import Classification, Multilabel, Predictions, Regression

@@ -50,7 +50,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "points": {"scan": "locations", "frame_net": "points", "cell": "transformer", "num_layers": 2},
     "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
     "tail": {"tail": "layer4", "num_layers": 2},
-    "frame labels": {"task": "frame_labels", "bucketing": True},
+    "frame labels": {"task": "frame_labels", "bucketing": True, "augment": {"time_warp": 0.5}},
     "frame labels of locations": {
         "task": "frame_labels",
         "scan": "locations",
@@ -59,7 +59,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "several labels": {"task": "multilabel", "class_weights": "effective_number"},
     "several labels a frame": {"task": "frame_multilabel", "balanced_sampling": True, "window": 3},
-    "regression": {"task": "regression", "class_weights": None, "schedule": "constant"},
+    "regression": {
+        "task": "regression",
+        "class_weights": None,
+        "schedule": "constant",
+        "augment": {"mixup": 0.4, "noise": 0.2, "frame_dropout": 0.3},
+    },
     "captioning": {"task": "captioning", **SMALL_WORDS},
     "captioning from the start": {
         "task": "captioning",

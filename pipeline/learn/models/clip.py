@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.learn.models.attention import Memory
+from pipeline.learn.models.augment import Augment
 from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.draws import Dropout
 from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS, FrameEncoder
@@ -36,6 +37,7 @@ class SequenceModel(nn.Module):
         self.config = config
         self.per_frame = per_frame
         self.steps = steps
+        self.augment = Augment(config.augment)
         num_features, projection = steps.num_features, config.projection
         self.frame_net: FrameEncoder | None = None
         if config.frame_net:
@@ -77,7 +79,7 @@ class SequenceModel(nn.Module):
 
     def read_steps(self, maps: Tensor, lengths: Tensor | None = None) -> ClipSteps:
         """Maps and lengths as in `forward` -> the steps that the encoder reads."""
-        steps: ClipSteps = self.steps(maps, lengths)
+        steps: ClipSteps = self.augment(self.steps(maps, lengths))
         if self.frame_net is None:
             return steps
         return ClipSteps(map_frames(self.frame_net, steps.values, lengths).unsqueeze(2), lengths)
@@ -117,13 +119,14 @@ class MeanPoolModel(nn.Module):
         super().__init__()
         self.per_frame = per_frame
         self.steps = steps
+        self.augment = Augment(config.augment)
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(steps.num_features, num_outputs)
         self.memory_size = num_outputs
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Maps (B, T, C, H, W) and lengths (B,) in frames -> outputs (B, K) or (B, T, K)."""
-        steps = self.steps(maps, lengths).values.mean(dim=2)  # (B, T, D)
+        steps = self.augment(self.steps(maps, lengths)).values.mean(dim=2)  # (B, T, D)
         lengths = full_lengths(steps) if lengths is None else lengths
         if self.per_frame:
             summary = steps.masked_fill(~valid_steps(steps, lengths), 0)  # (B, T, D)

@@ -121,6 +121,12 @@ class Task(Protocol):
         """Targets (B, ...) on the CPU; for an answer a frame (B, T, ...), UNLABELLED where there is none."""
         ...
 
+    def shown_targets(self, targets: Tensor, frames: Tensor | None) -> Tensor:
+        """The targets of clips whose places show other `frames` (B, T) int64; None: each shows its own."""
+        if frames is None or not (self.facts.per_frame and self.about_frames):
+            return targets
+        return targets[torch.arange(len(frames), device=frames.device)[:, None], frames]
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar to minimise, from the outputs and targets of a batch, or from rows of `keep_rows`."""
         ...
