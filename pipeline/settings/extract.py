@@ -5,7 +5,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from pipeline.contract import CENTER, Backend, Pooling, Precision, Preprocessing, Sampling, StoredDtype
+from pipeline.contract import (
+    CENTER,
+    Backend,
+    Layout,
+    Pooling,
+    Precision,
+    Preprocessing,
+    Sampling,
+    StoredDtype,
+)
 from pipeline.settings.views import Views
 
 StoreFormat = Literal["zarr", "hdf5"]
@@ -57,7 +66,8 @@ class ExtractConfig(BaseModel):
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
     limits: Limits = Limits()  # what a source may cost at most
     preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
-    pooling: Pooling = "none"  # over H and W, before storing
+    layouts: dict[str, Layout] = {}  # {tap: axes} of taps whose shape does not tell them, as chw or 1+14x14
+    pooling: Pooling = "none"  # over H and W, before storing; cls: a transformer's class token
     dtype: StoredDtype = "float16"  # as stored
     precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
     backend: Backend = "eager"  # inductor compiles the network first: pays when the run is long
