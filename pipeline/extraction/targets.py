@@ -29,7 +29,7 @@ def extracting_backbone(
         device=device,
         precision=config.precision,
         backend=backend,
-        crop=config.preprocessing.crop_size,
+        crop=config.known_preprocessing.crop_size,
         layouts=config.layouts,
         class_token=config.pooling == "cls",
     )
@@ -44,7 +44,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
     for tap, view in product(config.taps, config.views):
         contract = FeatureContract(
             sampling=config.sampling,
-            preprocessing=config.preprocessing,
+            preprocessing=config.known_preprocessing,
             mean=weights.mean,
             std=weights.std,
             arch=weights.arch,
@@ -57,7 +57,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             dtype=config.dtype,
             view=view,
         )
-        channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
+        channels, height, width = backbone.map_shape(tap, *config.known_preprocessing.crop_size)
         row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
         targets.append(Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype)))
     return targets

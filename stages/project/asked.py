@@ -58,7 +58,7 @@ def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
     weights, extract = document.get("weights") or {}, document.get("extract") or {}
     if with_defaults:
         weights, extract = dict(WeightsConfig(**weights)), dict(ExtractConfig(**extract))
-    told = {name: extract[name] for name in _FIELDS if name in extract}
+    told = {name: extract[name] for name in _FIELDS if extract.get(name) is not None}
     if "arch" in weights:
         told["arch"] = weights["arch"]
     views = TypeAdapter(Views).validate_python(extract["views"]) if "views" in extract else [None]
