@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from pipeline.contract import Preprocessing
 from pipeline.settings.machine import Machine
 from stages.parameters import page
 from stages.params import Params
@@ -31,7 +32,8 @@ def test_each_setting_has_one_row() -> None:
     fields = {name: field.annotation for name, field in Params.model_fields.items()}
     assert fields.keys() == sections
     expected = [key for name, model in fields.items() if model for key in keys(model, f"{name}.")]
-    assert sorted(rows) == sorted([*expected, *keys(Machine), "dask.local", "dask.scheduler"])
+    prepared = keys(Preprocessing, "extract.preprocessing.")
+    assert sorted(rows) == sorted([*expected, *prepared, *keys(Machine), "dask.local", "dask.scheduler"])
 
 
 def test_each_setting_has_a_meaning() -> None:
