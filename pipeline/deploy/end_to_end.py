@@ -73,7 +73,8 @@ class EndToEnd(nn.Module):
 def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.device) -> Backbone:
     """The network that makes the contract's features, not compiled: compiling pays off for a corpus only.
 
-    Raises WeightsError for other weights, ContractError when this version of the code makes other features.
+    Raises WeightsError for other weights, ContractError when this version of the code, or
+    of one's own network, makes other features.
     """
     check_weights(weights, contract)
     if contract.revision != REVISION:
@@ -82,7 +83,21 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
             f" makes revision {REVISION}, which has other values. Extract and train again, or use the version"
             " that it was trained with."
         )
-    return Backbone(weights, taps=[contract.tap], device=device, precision=contract.precision)
+    if contract.code != weights.code:
+        raise ContractError(
+            f"The model was trained on features of another version of {contract.arch}: {contract.code}, and"
+            f" here is {weights.code}. Extract and train again, or use that version."
+        )
+    return Backbone(
+        weights,
+        taps=[contract.tap],
+        device=device,
+        precision=contract.precision,
+        crop=contract.preprocessing.crop_size,
+        layouts={contract.tap: contract.layout} if contract.layout else None,
+        class_token=contract.pooling == "cls",
+        num_frames=contract.windows.frames if contract.windows else None,
+    )
 
 
 def clip_pixels(

@@ -13,8 +13,8 @@ from torch import Tensor
 from pipeline.backbone import preprocess
 from pipeline.contract import CENTER, FrameView, Preprocessing, Sampling, Windows
 from pipeline.deploy.end_to_end import EndToEnd, clip_features
-from pipeline.errors import ConfigError, ContractError
-from pipeline.extraction import PlannedClip, Target, make_targets
+from pipeline.errors import ContractError
+from pipeline.extraction import PlannedClip, Target
 from pipeline.extraction.compute import Computed, Packer
 from pipeline.extraction.decode import ClipEnd, Piece
 from pipeline.extraction.lanes import make_lanes
@@ -22,7 +22,6 @@ from pipeline.extraction.runners import CpuRunner, Outputs
 from pipeline.frames import read_frames
 from pipeline.learn.models import build_model
 from pipeline.manifest import Clip
-from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.model import ModelConfig
 from pipeline.store import open_view
 from tests.support.extraction import extract, random_weights
@@ -164,19 +163,3 @@ def test_a_network_for_clips_is_extracted_and_predicted_with_in_the_same_windows
         model = build_model("recurrent", ModelConfig(), map_shape=(3, 1, 1), num_outputs=2)
         with pytest.raises(ContractError, match="resnet18 reads windows of 4 frames"):
             EndToEnd(model, contract=view.contract, weights=random_weights())
-
-
-@pytest.mark.parametrize(
-    ("windows", "num_frames", "message"),
-    [
-        (None, 4, "asks for single frames, but resnet18 reads windows of 4 frames"),
-        ({"frames": 8, "stride": 4}, 4, "asks for windows of 8 frames, but resnet18 reads windows of 4"),
-        ({"frames": 8, "stride": 4}, None, "asks for windows of 8 frames, but resnet18 reads single frames"),
-    ],
-)
-def test_windows_that_the_network_does_not_read_are_refused(
-    windows: dict[str, int] | None, num_frames: int | None, message: str
-) -> None:
-    config = ExtractConfig(windows=windows)
-    with pytest.raises(ConfigError, match=message):
-        make_targets(config, random_weights(), ToyVideoNet(num_frames))
