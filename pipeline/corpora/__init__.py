@@ -4,6 +4,7 @@ from pipeline.corpora.build import Built, build_manifest
 from pipeline.corpora.charades import charades_corpus
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
+from pipeline.corpora.folds import draw_folds, listed_folds, merge_splits
 from pipeline.corpora.hmdb51 import hmdb51_corpus
 from pipeline.corpora.kinetics import kinetics_corpus
 from pipeline.corpora.labels import labels_corpus, table_clips
@@ -21,13 +22,16 @@ __all__ = [
     "build_manifest",
     "charades_corpus",
     "components",
+    "draw_folds",
     "folder_corpus",
     "group_by_pattern",
     "group_by_source",
     "hmdb51_corpus",
     "kinetics_corpus",
     "labels_corpus",
+    "listed_folds",
     "measure_clips",
+    "merge_splits",
     "mstcn_corpus",
     "name_clips",
     "readable",
