@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.learn.answers import Tally, tally
 from pipeline.learn.comparison import Evaluation, evaluate
 from pipeline.learn.folds import score_folds
-from pipeline.manifest import Clip, clips_digest, is_split, read_manifest, write_manifest
+from pipeline.manifest import UNUSED, Clip, clips_digest, is_split, read_manifest, write_manifest
 from pipeline.report.folds import FoldsResult
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.tasks import TASKS
@@ -39,8 +39,8 @@ def main() -> None:
         prog="python -m stages.folds",
         description=__doc__,
         epilog="Reads params.yaml, machine.yaml, the manifest and features; writes metrics/folds.json (the"
-        " numbers of `dvc exp show`), reports/folds.json, reports/folds.txt and checkpoints/folds/<fold>/. Each"
-        " fold chooses its epoch on its own val split. What is trained already is not trained again.",
+        " numbers of `dvc exp show`), reports/folds.json, reports/folds.txt and checkpoints/folds/<fold>/."
+        " Each fold chooses its epoch on its own val split. What is trained already is not trained again.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--number", type=int, help=f"draw so many folds, by groups (default: {_NUMBER})")
@@ -50,9 +50,7 @@ def main() -> None:
         metavar="SPLIT",
         help="columns of the manifest (default: its columns split<N>, if it has some)",
     )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", help="train each fold with these (default: train.seed)"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="of each fold (default: train.seed alone)")
     arguments = parser.parse_args()
     params = read_params()
     folds = _folds(params, number=arguments.number, columns=arguments.columns)
@@ -74,11 +72,10 @@ def _folds(params: Params, *, number: int | None, columns: Sequence[str] | None)
     path = visible_manifest(params.corpus.manifest)
     manifest = read_manifest(path)
     columns = columns or ([] if number else list(filter(is_split, manifest.table.column_names)))
-    clips = list(manifest)
     if columns:
-        folds = dict(zip(columns, listed_folds(clips, columns), strict=True))
+        folds = dict(zip(columns, listed_folds(list(manifest), columns), strict=True))
     else:
-        drawn = draw_folds(clips, number or _NUMBER)
+        drawn = draw_folds([clip for clip in manifest if clip.split != UNUSED], number or _NUMBER)
         folds = {str(place): fold for place, fold in enumerate(drawn, start=1)}
     if len(folds) < 2:
         raise ConfigError(f"One fold ({', '.join(folds)}) is no more than `dvc repro`: give several.")

@@ -73,6 +73,10 @@ class FoldsResult:
             {"mean": mean.value, "deviation": score.deviation, "low": mean.low, "high": mean.high}
         )
 
+    def _numbers(self, model: str) -> dict[str, Any]:
+        values = dict(zip(self.folds, self.scores[model].values.tolist(), strict=True))
+        return {**self._mean(model), "folds": json_numbers(values)}
+
     def _sentence(self, heading: str, control: str, claim: str) -> str:
         difference = (self.scores["recurrent"] - self.scores[control]).mean
         if (number := sum(self.folds.values())) < _MIN_CLIPS:
