@@ -108,21 +108,22 @@ def _run(members: dict[tuple[str, int], SweepMember], params: Params) -> FoldsRe
     config = params.evaluate.model_copy(update={"split": "test"})
     tallies: dict[str, dict[str, list[Tally]]] = {}  # by model and fold: of each seed
     groups: dict[str, str | None] = {}
+    seeds = list(dict.fromkeys(seed for _, seed in members))
+    shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # of other folds
     for name, (fold, seed) in names.items():
         evaluation = _measured(trainings, name, config)
         groups |= {clip.clip_id: clip.group for clip in evaluation.answers.clips}
         for model in evaluation.scores:
-            found = tally(evaluation.predictions, model=model)
-            tallies.setdefault(model, {}).setdefault(fold, []).append(found)
-        target = CHECKPOINTS / (fold if len(members) == len(tallies[model]) else f"{fold},seed={seed}")
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(trainings.folder(name) / "checkpoints", target)
+            counted = tally(evaluation.predictions, model=model)
+            tallies.setdefault(model, {}).setdefault(fold, []).append(counted)
+        target = fold if len(seeds) == 1 else f"{fold},seed={seed}"
+        shutil.copytree(trainings.folder(name) / "checkpoints", CHECKPOINTS / target)
     facts = TASKS[params.train.task]
     return FoldsResult(
         facts.headline,
         facts.monitors[facts.headline],
-        folds={fold: len(seeds[0].clip_ids) for fold, seeds in tallies["recurrent"].items()},
-        seeds=list(dict.fromkeys(seed for _, seed in members)),
+        folds={fold: len(found[0].clip_ids) for fold, found in tallies["recurrent"].items()},
+        seeds=seeds,
         scores={
             model: score_folds(
                 list(folds.values()), groups=groups, num_resamples=config.num_resamples, seed=config.seed
