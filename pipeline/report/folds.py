@@ -61,10 +61,14 @@ class FoldsResult:
         }
 
     def headline(self) -> dict[str, float | None]:
-        """The model's mean over folds, its deviation and interval, and the means of both controls."""
+        """The model's mean over folds, its deviation and interval, and the means of both controls.
+
+        All names begin with `folds_`: a table of experiments has other metrics beside them.
+        """
         numbers = self._mean("recurrent")
         controls = {name: self.scores[name].mean.value for name in ("shuffled", "baseline")}
-        return json_numbers({self.metric: numbers.pop("mean"), **numbers, **controls})
+        found = {self.metric: numbers.pop("mean"), **numbers, **controls}
+        return {f"folds_{name}": value for name, value in json_numbers(found).items()}
 
     def _mean(self, model: str) -> dict[str, float | None]:
         score = self.scores[model]

@@ -51,10 +51,10 @@ def test_each_fold_is_trained_and_tested_as_if_alone(workspace, tmp_path, monkey
         for key, value in load_checkpoint(path / "recurrent").model.state_dict().items():
             assert (kept[key] == value).all()
     metrics = json.loads(Path("metrics/folds.json").read_text())
-    assert metrics["accuracy"] == pytest.approx(np.mean(values["recurrent"]))
-    assert metrics["deviation"] == pytest.approx(np.std(values["recurrent"], ddof=1))
-    assert metrics["baseline"] == pytest.approx(np.mean(values["baseline"]))
-    assert metrics["low"] <= metrics["accuracy"] <= metrics["high"]
+    assert metrics["folds_accuracy"] == pytest.approx(np.mean(values["recurrent"]))
+    assert metrics["folds_deviation"] == pytest.approx(np.std(values["recurrent"], ddof=1))
+    assert metrics["folds_baseline"] == pytest.approx(np.mean(values["baseline"]))
+    assert metrics["folds_low"] <= metrics["folds_accuracy"] <= metrics["folds_high"]
     assert stdout == Path("reports/folds.txt").read_text()
     assert "accuracy on the test clips of 3 folds" in stdout
 
