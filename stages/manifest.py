@@ -7,10 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import yaml
 
 from pipeline.corpora import (
+    SEGMENTED,
     Corpus,
     build_manifest,
     charades_corpus,
@@ -19,6 +21,7 @@ from pipeline.corpora import (
     hmdb51_corpus,
     kinetics_corpus,
     labels_corpus,
+    merge_splits,
     mstcn_corpus,
     ssv2_corpus,
     ucf101_corpus,
@@ -55,17 +58,13 @@ def _official_corpus(options: argparse.Namespace) -> Corpus:
     if options.command in ("charades", "ssv2"):
         build = charades_corpus if options.command == "charades" else ssv2_corpus
         return build(options.folder, lists=options.lists, **shares)
-    if options.command in ("hmdb51", "ucf101"):
-        build_split = hmdb51_corpus if options.command == "hmdb51" else ucf101_corpus
-        return build_split(options.folder, lists=options.lists, split=options.split, **shares)
-    return mstcn_corpus(
-        options.folder,
-        dataset=options.command,
-        lists=options.lists,
-        split=options.split,
-        fps=options.fps,
-        **shares,
-    )
+    if options.command in SEGMENTED:
+        build_split = partial(mstcn_corpus, dataset=options.command, fps=options.fps)
+    else:
+        build_split = partial(hmdb51_corpus if options.command == "hmdb51" else ucf101_corpus)
+    splits = dict.fromkeys(options.split)
+    corpora = {n: build_split(options.folder, lists=options.lists, split=n, **shares) for n in splits}
+    return merge_splits(corpora) if len(corpora) > 1 else corpora[options.split[0]]
 
 
 def _own_corpus(options: argparse.Namespace) -> Corpus:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.errors import LeakError, ManifestError, listed
-from pipeline.manifest import read_manifest
+from pipeline.manifest import UNUSED, read_manifest
 from pipeline.report.look import Finding, choose, find, group_alike, survey_clips, verdict, write_sheet
 from stages.bars import ProgressBar
 from stages.params import read_params
@@ -21,7 +21,7 @@ def run_look(options: argparse.Namespace) -> None:
     params = read_params()
     path = options.manifest or Path(params.corpus.manifest)
     root = options.root or corpus_root(params.corpus.root)
-    clips = read_manifest(path).clips()
+    clips = [clip for clip in read_manifest(path) if clip.split != UNUSED]
     chosen = choose(clips, at_most=options.clips)
     seen = []
     with ProgressBar(total=len(chosen), unit="clip", desc="look") as bar:

@@ -80,7 +80,12 @@ def parse_options(description: str | None) -> argparse.Namespace:
         if num_splits:
             splits = range(1, num_splits + 1)
             parser_of.add_argument(
-                "--split", type=int, choices=splits, default=1, help="official split (default: 1)"
+                "--split",
+                type=int,
+                nargs="+",
+                choices=splits,
+                default=[1],
+                help="official split (default: 1); several become columns split<N>, for `stages.folds`",
             )
         if name in SEGMENTED:
             parser_of.add_argument(

@@ -22,7 +22,7 @@ from pipeline.settings.training import AnyTrainConfig, TrainConfig
 from pipeline.settings.unused import without
 from pipeline.store import view_folder
 from stages.overrides import overlaid
-from stages.params import Params, params_of, read_document, read_params
+from stages.params import PARAMS, Params, params_of, read_document, read_params
 from stages.places import FEATURES
 from stages.project.visible import visible_manifest
 from stages.resolution import check_together
@@ -81,6 +81,18 @@ def sweep_members(sweep: SweepConfig, *, path: Path) -> list[SweepMember]:
     if problems:
         raise ConfigError("\n".join(problems))
     return members
+
+
+def fold_member(manifest: Path, *, fold: str, seed: int) -> SweepMember:
+    """The model of params.yaml with this seed, on the splits of a fold, which are in `manifest`.
+
+    Raises ConfigError with all that is wrong.
+    """
+    changes = {"corpus": {"manifest": str(manifest)}, "train": {"seed": seed}}
+    document = overlaid(read_document(), changes)
+    params = params_of(document, path=PARAMS)
+    check_together(params, read_manifest(manifest))
+    return SweepMember(f"fold {fold}, seed {seed}", {"fold": fold, SEED: seed}, document, params)
 
 
 def settings_of(members: Iterable[SweepMember]) -> list[list[str]]:

@@ -219,7 +219,7 @@ def tested(result: SweepResult, trainings: Trainings, experiments: Experiments |
     member = trainings.members[winner]
     if experiments:
         take_over_baseline(trainings, experiments, winner)
-    trainings.train_baseline(winner)
+    trainings.train_baselines([winner])
     answers = trainings.answers(winner, "baseline")
     metric = val_metric(answers.predictions, task=answers.task, monitor=result.monitor)
     baseline = metric(np.ones(result.ranking.num_clips))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from pipeline.errors import few
 from pipeline.learn.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.learn.comparison import answer_split
 from pipeline.learn.identity import input_digests, refuse_changes, run_digest, state_path
@@ -72,11 +73,11 @@ class Trainings:
             self.finished += part if epochs is None else []
         return {name: self.val_losses[name] for name in trained}
 
-    def train_baseline(self, name: str) -> None:
-        """Train the baseline of a member, unless it is there."""
-        if not self.is_done(name, "baseline"):
-            log.info("Training the baseline of %s.", name)
-            self._train([name], "baseline", None)
+    def train_baselines(self, names: Sequence[str]) -> None:
+        """Train the baselines of members, but for those that are there."""
+        for part in self._parts([name for name in names if not self.is_done(name, "baseline")]):
+            log.info("Training the baseline of %s.", few(part))
+            self._train(part, "baseline", None)
 
     def answers(self, name: str, model: ModelName = "recurrent") -> Answers:
         """Those of a member that was trained to its end, or of its baseline."""
@@ -133,10 +134,10 @@ class Trainings:
         return self._digests[pair]
 
     def _parts(self, names: Sequence[str]) -> list[list[str]]:
-        """The members that train together: those of the same features and clips."""
-        groups: dict[tuple[Path, Path], list[str]] = {}
+        """The members that train together: those of the same features."""
+        groups: dict[Path, list[str]] = {}
         for name in names:
-            groups.setdefault((self.features(name), self.members[name].manifest), []).append(name)
+            groups.setdefault(self.features(name), []).append(name)
         return list(groups.values())
 
     def _train(
@@ -147,7 +148,7 @@ class Trainings:
         *,
         on_batch: OnBatch = lambda *_: None,
     ) -> None:
-        """Train members of the same features and clips, or their baselines; keep what is at its end."""
+        """Train members of the same features, or their baselines; keep what is at its end."""
         losses: dict[str, list[float]] = {name: [] for name in names}
 
         def note_epoch(name: str, metrics: Metrics) -> None:
@@ -155,11 +156,12 @@ class Trainings:
             if model == "recurrent":
                 self._note(name, losses[name][:epochs])
 
-        features, first, inputs = self.features(names[0]), self.members[names[0]], self._inputs(names[0])
+        features, first = self.features(names[0]), self.members[names[0]]
+        manifests = {name: self.members[name].manifest for name in names}
+        inputs = {name: self._inputs(name) for name in names}
         outcomes = train_many(
             features,
-            first.manifest,
-            [MemberConfig(name, self.members[name].config, model) for name in names],
+            [MemberConfig(name, self.members[name].config, manifests[name], model) for name in names],
             until=epochs,
             machine=self.machine,
             weights=weights_path(first.params.weights.arch),
@@ -167,8 +169,9 @@ class Trainings:
             on_batch=on_batch,
             on_epoch=note_epoch,
         )
-        refuse_changes(inputs, input_digests(features, first.manifest))
+        now = {path: input_digests(features, path) for path in set(manifests.values())}
         for name, outcome in outcomes.items():
+            refuse_changes(inputs[name], now[manifests[name]])
             if outcome.failure:
                 log.warning("%s: %s", name, outcome.failure)
                 self.failures[name] = "its loss is not finite"
@@ -176,7 +179,7 @@ class Trainings:
                 self._keep(name, model, outcome)
                 # Last: until everything is written, a sweep that is killed needs it.
                 config = self.members[name].config
-                state_path(training_folder(), config, model, inputs).unlink(missing_ok=True)
+                state_path(training_folder(), config, model, inputs[name]).unlink(missing_ok=True)
 
     def _keep(self, name: str, model: ModelName, outcome: Outcome) -> None:
         """Write the results of a model that was trained to its end."""

@@ -5,6 +5,7 @@ from pipeline.corpora.charades import charades_corpus
 from pipeline.corpora.features import MANIFEST, Labelled, labels_beside, write_labels
 from pipeline.corpora.files import Corpus, walk
 from pipeline.corpora.folder import folder_corpus, name_clips
+from pipeline.corpora.folds import draw_folds, listed_folds, merge_splits
 from pipeline.corpora.hmdb51 import hmdb51_corpus
 from pipeline.corpora.kinetics import kinetics_corpus
 from pipeline.corpora.labels import labels_corpus, table_clips
@@ -24,6 +25,7 @@ __all__ = [
     "build_manifest",
     "charades_corpus",
     "components",
+    "draw_folds",
     "folder_corpus",
     "group_by_pattern",
     "group_by_source",
@@ -31,7 +33,9 @@ __all__ = [
     "kinetics_corpus",
     "labels_beside",
     "labels_corpus",
+    "listed_folds",
     "measure_clips",
+    "merge_splits",
     "mstcn_corpus",
     "name_clips",
     "readable",

@@ -67,12 +67,13 @@ def _merged(clip: Clip, row: Clip, replaced: list[str], *, has_spans: bool) -> C
     said: dict[str, Any] = {
         field.name: getattr(clip, field.name)
         for field in fields(Clip)
-        if field.name not in (*_SOURCE, "meta") and getattr(clip, field.name) != getattr(_EMPTY, field.name)
+        if field.name not in (*_SOURCE, "splits", "meta")
+        and getattr(clip, field.name) != getattr(_EMPTY, field.name)
     }
     for name, value in said.items():
         if (before := getattr(row, name)) not in (value, getattr(_EMPTY, name)):
             replaced.append(f"{name} of {row.clip_id} ({before!r} by {value!r})")
-    said["meta"] = {**row.meta, **clip.meta}
+    said |= {"splits": {**row.splits, **clip.splits}, "meta": {**row.meta, **clip.meta}}
     for name, before in row.meta.items():
         if before != (value := said["meta"][name]):
             replaced.append(f"{META}{name} of {row.clip_id} ({before!r} by {value!r})")

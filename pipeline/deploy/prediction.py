@@ -14,10 +14,10 @@ from pipeline.contract import CENTER, FrameView
 from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
-from pipeline.learn.answering import Answering, mean_of_views
-from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
+from pipeline.learn.answering import Answering, mean_predictions
+from pipeline.learn.checkpoint import DESCRIPTION, Checkpoint, load_checkpoint
 from pipeline.learn.streaming import make_loader
-from pipeline.learn.tasks import Rows
+from pipeline.learn.tasks import Classification, Rows
 from pipeline.manifest import Clip, Question, is_image, is_video
 from pipeline.settings.evaluation import needs_whole_clips
 from pipeline.settings.views import Views
@@ -61,7 +61,8 @@ def predict(
     read or answered is logged and has an `error`; the others are answered.
 
     Args:
-        checkpoint: the folder of a trained model, such as checkpoints/recurrent.
+        checkpoint: the folder of a trained model, such as checkpoints/recurrent; or the folder that
+            `stages.folds` wrote, checkpoints/folds: then probabilities are the mean over the models of folds.
         sources: videos, images and folders, see `find_sources`; or tables of clips, .csv or .parquet, see
             `table_clips`. In the answers, a clip of a table has its clip_id as source.
         weights: the weights file of the network that made the features, or a folder that has it.
@@ -99,7 +100,7 @@ def predict(
         reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
         raise ConfigError(f"views {list(map(str, views))}: {reasons}.") from None
     torch_device = resolve_device(device)
-    trained = load_checkpoint(Path(checkpoint))
+    trained, *others = _load(Path(checkpoint))
     trained.task.check_questions(questions)
     if each_frame and not (trained.task.facts.per_frame and trained.task.about_frames):
         raise ConfigError(f"The model's task is {trained.task.name}: it has no answer for each frame.")
@@ -108,7 +109,8 @@ def predict(
     if frame_views != (CENTER,) and not trained.task.facts.has_mean_answers:
         raise ConfigError(f"The model's task is {trained.task.name}: answers in several views have no mean.")
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source, own=own)
-    trained.model.to(torch_device)
+    for each in (trained, *others):
+        each.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
     found = [clip for source in sources for clip in _find_clips(Path(source))]
     results: list[SourceAnswers] = []
@@ -123,6 +125,7 @@ def predict(
                 clip,
                 root=Path(),
                 checkpoint=trained,
+                others=others,
                 backbone=backbone,
                 num_answers=num_answers,
                 each_frame=each_frame,
@@ -144,6 +147,7 @@ def answer_clip(
     *,
     root: Path,
     checkpoint: Checkpoint,
+    others: Sequence[Checkpoint] = (),
     backbone: Backbone,
     num_answers: int = 1,
     each_frame: bool = False,
@@ -152,6 +156,7 @@ def answer_clip(
 ) -> Rows:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
+    Probabilities are the mean over this model and `others`, which are of the same features and classes.
     Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them
     in chunks, if it can, so that a long clip takes no more memory. `each_frame`, `chunk_frames` and `views`
     are as in `predict`. Raises what `clip_features` does.
@@ -161,20 +166,40 @@ def answer_clip(
         chunk_frames = chunk_frames or _CHUNK_FRAMES
     found = []
     for view in views:
-        answering = Answering(checkpoint.model, task=task, device=backbone.device, labelled=False)
         contract = checkpoint.contract.model_copy(update={"view": view})
         with clip_features(clip, root=root, backbone=backbone, contract=contract) as features:
-            if chunk_frames:
-                answering.add_clip(clip, features, chunk_frames=chunk_frames)
-            else:
-                for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
-                    answering.add(batch)
-        found.append(answering.predictions())
-    predictions = mean_of_views(found, task=task)
+            for each in (checkpoint, *others):
+                answering = Answering(each.model, task=task, device=backbone.device, labelled=False)
+                if chunk_frames:
+                    answering.add_clip(clip, features, chunk_frames=chunk_frames)
+                else:
+                    for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
+                        answering.add(batch)
+                found.append(answering.predictions())
+    predictions = mean_predictions(found, task=task)
     output, frame_seconds = predictions.outputs[0], predictions.frame_seconds[0]
     if each_frame:
         return task.render_frames(output, frame_seconds)
     return task.render(output, frame_seconds, num_answers=num_answers)
+
+
+def _load(path: Path) -> list[Checkpoint]:
+    """The checkpoint in a folder; of a folder with one a fold, those of all folds.
+
+    Raises ConfigError for folds whose answers have no mean.
+    """
+    folds = [] if (path / DESCRIPTION).exists() else sorted(path.glob(f"*/recurrent/{DESCRIPTION}"))
+    if not folds:
+        return [load_checkpoint(path)]
+    first, *others = trained = [load_checkpoint(each.parent) for each in folds]
+    task, facts = first.task, first.task.facts
+    if not isinstance(task, Classification) or facts.is_multilabel:
+        raise ConfigError(f"The task of {path} is {task.name}: answers of folds have no mean. Name one fold.")
+    for each in others:
+        same_classes = isinstance(each.task, Classification) and each.task.classes == task.classes
+        if each.contract != first.contract or not same_classes:
+            raise ConfigError(f"The folds in {path} have other features or classes. Name one fold.")
+    return trained
 
 
 def _find_clips(path: Path) -> list[Clip]:

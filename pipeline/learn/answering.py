@@ -160,12 +160,12 @@ def answer_batches(
     return answering.predictions()
 
 
-def mean_of_views(views: Sequence[Predictions], *, task: Task) -> Predictions:
-    """The answers about the clips of the first view: of each the mean over the views that have the clip."""
-    first, *others = views
+def mean_predictions(several: Sequence[Predictions], *, task: Task) -> Predictions:
+    """The answers about the first one's clips: of each clip the mean over all predictions that have it."""
+    first, *others = several
     if not others:
         return first
-    found = [dict(zip((clip.clip_id for clip in each.clips), each.outputs, strict=True)) for each in views]
+    found = [dict(zip((clip.clip_id for clip in each.clips), each.outputs, strict=True)) for each in several]
     outputs = (
         torch.stack([answers[clip.clip_id] for answers in found if clip.clip_id in answers])
         for clip in first.clips

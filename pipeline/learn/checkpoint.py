@@ -18,7 +18,7 @@ from pipeline.learn.tasks import TASK_CLASSES, Task
 from pipeline.settings.training import TrainConfig
 from pipeline.system.files import write_atomically, write_json
 
-_WEIGHTS, _DESCRIPTION = "model.safetensors", "checkpoint.json"
+_WEIGHTS, DESCRIPTION = "model.safetensors", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config.model_dump(mode="json"),
         "contract": checkpoint.contract.model_dump(mode="json"),
     }
-    write_json(folder / _DESCRIPTION, description)
+    write_json(folder / DESCRIPTION, description)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises CheckpointError when it is missing, or was written by another version.
     """
     try:
-        description = json.loads((folder / _DESCRIPTION).read_bytes())
+        description = json.loads((folder / DESCRIPTION).read_bytes())
         weights = safetensors.torch.load_file(folder / _WEIGHTS)
     except FileNotFoundError as error:
         raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
-from pipeline.learn.answering import Answering, mean_of_views
+from pipeline.learn.answering import Answering, mean_predictions
 from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
 from pipeline.learn.evaluation import (
     Score,
@@ -258,7 +258,7 @@ def _answer_views(
                 answering.add(batch)
                 on_batch(next(numbers), number)
         found.append(answering.predictions())
-    return mean_of_views(found, task=checkpoint.task)
+    return mean_predictions(found, task=checkpoint.task)
 
 
 def _check_equal(*, recurrent: Checkpoint, baseline: Checkpoint) -> None:

@@ -99,8 +99,7 @@ def train(
     """
     outcomes = train_many(
         features,
-        manifest,
-        [MemberConfig(name, config, name, Path(checkpoints) / name) for name in models],
+        [MemberConfig(name, config, Path(manifest), name, Path(checkpoints) / name) for name in models],
         machine=machine,
         weights=weights,
         state=state,
@@ -116,7 +115,6 @@ def train(
 
 def train_many(
     features: str | Path,
-    manifest: str | Path,
     members: Sequence[MemberConfig],
     *,
     until: int | None = None,
@@ -134,9 +132,8 @@ def train_many(
     With `machine.num_trainings` they are trained in so many processes, which read the features each.
 
     Args:
-        features: as in `train`, like manifest, machine, weights and state.
-        manifest: see there.
-        members: the models, each with a name of its own.
+        features: as in `train`, like machine, weights and state.
+        members: the models, each with a name of its own. Their manifests may differ, for example in splits.
         until: stop each member after so many epochs, a later call goes on; None: train it to its end.
         machine: see there.
         weights: see there.
@@ -156,13 +153,13 @@ def train_many(
     num_told: Counter[str] = Counter()  # epochs that processes have told of, by member
     if machine.num_trainings > 1 and len(members) > 1:
         num_told = train_in_processes(
-            functools.partial(train_many, features, manifest, until=until, weights=weights, state=state),
+            functools.partial(train_many, features, until=until, weights=weights, state=state),
             [each._replace(checkpoint=None) for each in members],
             machine=machine,
             on_batch=on_batch,
             on_epoch=on_epoch,
         )
-    inputs = input_digests(features, manifest)
+    inputs = {path: input_digests(features, path) for path in {each.manifest for each in members}}
     outcomes: dict[str, Outcome] = {}
 
     def tell_batch(member: Member) -> None:
@@ -179,11 +176,12 @@ def train_many(
     def keep(member: Member, shared: Shared) -> None:
         """Note the outcomes of a training; at its end, write its checkpoints instead of its state."""
         same = asked[member.state_path]
-        ended = _outcomes(member, same, shared, inputs=inputs)
+        manifest = same[0].manifest
+        ended = _outcomes(member, same, shared, inputs=inputs[manifest])
         for each in same if member.is_done and not member.failure else ():
             if each.checkpoint:
                 confirm()
-                refuse_changes(inputs, input_digests(features, manifest))
+                refuse_changes(inputs[manifest], input_digests(features, manifest))
                 save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
                 member.state_path.unlink(missing_ok=True)
         outcomes.update(ended)
@@ -195,13 +193,10 @@ def train_many(
             locks.enter_context(file_lock(path.with_suffix(".lock"), on_wait=_say_waiting))
             for partial in path.parent.glob(f".{path.name}.partial-*"):  # of a run that was killed
                 partial.unlink()
-        shared = Shared(views, Path(manifest), machine=machine, weights=Path(weights))
-        for group in _groups(asked):
-            with _intra_op_threads(next(iter(group.values())).intra_op_threads) as num_threads:
-                built = (
-                    shared.member(config, asked[path][0].model, state_path=path)
-                    for path, config in group.items()
-                )
+        shared = Shared(views, list(inputs), machine=machine, weights=Path(weights))
+        for intra_op_threads, paths in _by_threads(asked).items():
+            with _intra_op_threads(intra_op_threads) as num_threads:
+                built = (shared.member(asked[path][0], state_path=path) for path in paths)
                 for together in _that_fit(built, limit_bytes=shared.free_bytes() // 2):
                     fit_many(
                         together,
@@ -216,24 +211,22 @@ def train_many(
 
 
 def _by_state(
-    members: Iterable[MemberConfig], view: FeatureView, *, folder: Path, inputs: Mapping[str, str]
+    members: Iterable[MemberConfig], view: FeatureView, *, folder: Path, inputs: Mapping[Path, dict[str, str]]
 ) -> dict[Path, list[MemberConfig]]:
     """The members by the file of their state: those of one file are trained once."""
     found: dict[Path, list[MemberConfig]] = defaultdict(list)
     for each in members:
         each = each._replace(config=_of_tap(each.config, view))
-        found[state_path(folder, each.config, each.model, inputs)].append(each)
+        found[state_path(folder, each.config, each.model, inputs[each.manifest])].append(each)
     return found
 
 
-def _groups(asked: Mapping[Path, Sequence[MemberConfig]]) -> list[dict[Path, TrainConfig]]:
-    """The states, and their settings, of trainings that have equally many batches and the same threads."""
-    found: dict[tuple[object, ...], dict[Path, TrainConfig]] = defaultdict(dict)
+def _by_threads(asked: Mapping[Path, Sequence[MemberConfig]]) -> dict[int | None, list[Path]]:
+    """The states of trainings whose operations take so many threads."""
+    found: dict[int | None, list[Path]] = defaultdict(list)
     for path, (first, *_) in asked.items():
-        config = first.config
-        key = (config.batch_size, config.window, config.stride, config.crop_frames, config.intra_op_threads)
-        found[key][path] = config
-    return list(found.values())
+        found[first.config.intra_op_threads].append(path)
+    return found
 
 
 def _that_fit(members: Iterable[Member], *, limit_bytes: int) -> Iterator[list[Member]]:

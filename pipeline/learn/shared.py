@@ -1,7 +1,7 @@
 """What the trainings of a run share: features, and for equal settings tasks, statistics and loaders."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ from pipeline.learn.tasks import TASK_CLASSES, Task
 from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.machine import Machine
 from pipeline.settings.tasks import TaskConfig
-from pipeline.settings.training import LoaderConfig, ModelName, TrainConfig
+from pipeline.settings.training import LoaderConfig, MemberConfig, TrainConfig
 from pipeline.store import FeatureView
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import available_bytes
@@ -47,18 +47,23 @@ class Shared:
     """What trainings on the same features share. Each thing is made when it is first needed, and once."""
 
     def __init__(
-        self, views: Mapping[FrameView, FeatureView], manifest: Path, *, machine: Machine, weights: Path
+        self,
+        views: Mapping[FrameView, FeatureView],
+        manifests: Sequence[Path],
+        *,
+        machine: Machine,
+        weights: Path,
     ) -> None:
         """`views` has the centre view, and all others that are trained on."""
         self._view = view = views[CENTER]
         self.contract, self.map_shape = view.contract, view.map_shape
         self._weights = weights
-        self._splits = _split(manifest, view)
+        self._splits = {path: _split(path, view) for path in manifests}
         self._num_threads = machine.num_readers
         self.device = resolve_device(machine.device)
-        train = self._splits["train"]
+        train, val = (self._clips(split) for split in ("train", "val"))
         clips = {each: [clip for clip in train if clip.clip_id in views[each]] for each in views}
-        clips[CENTER] = train + self._splits["val"]
+        clips[CENTER] = list({clip.clip_id: clip for clip in (*train, *val)}.values())
         kept = keep_all_resident(
             [(views[each], clips[each]) for each in views],
             limit_bytes=machine.resident_mb << 20,
@@ -68,24 +73,26 @@ class Shared:
         )
         self._features = dict(zip(views, kept, strict=True))
         self._made: dict[tuple[object, ...], Any] = {}
-        log.info("%d train and %d val clips, on %s.", *map(len, self._splits.values()), self.device)
+        for splits in self._splits.values():
+            log.info("%d train and %d val clips, on %s.", *map(len, splits.values()), self.device)
 
-    def member(self, config: TrainConfig, model: ModelName, *, state_path: Path) -> Member:
+    def member(self, asked: MemberConfig, *, state_path: Path) -> Member:
         """A model before its first epoch, or after the last one that `state_path` has."""
-        task = self._task(config)
+        config, manifest = asked.config, asked.manifest
+        task = self._task(config, manifest)
         net = task.build_model(
-            model,
+            asked.model,
             config,
             map_shape=self._view.map_shape,
-            standardisation=self._standardisation(config) if config.standardise else None,
+            standardisation=self._standardisation(config, manifest) if config.standardise else None,
             tail=self.tail(config).layers,
             seed=config.seed,
         )
         return Member(
             net,
             task=task,
-            train=self._loader(config, "train"),
-            val=self._loader(config, "val"),
+            train=self._loader(config, manifest, "train"),
+            val=self._loader(config, manifest, "val"),
             config=config,
             device=self.device,
             state_path=state_path,
@@ -101,41 +108,57 @@ class Shared:
         """The memory that is left for models."""
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else available_bytes()
 
-    def _task(self, config: TrainConfig) -> Task:
+    def _clips(self, split: str) -> list[Clip]:
+        """The clips that have this split in some manifest, each once."""
+        found = (clip for splits in self._splits.values() for clip in splits[split])
+        return list({clip.clip_id: clip for clip in found}.values())
+
+    def _task(self, config: TrainConfig, manifest: Path) -> Task:
         def make() -> Task:
-            task = TASK_CLASSES[config.task].from_clips(self._splits["train"], config)
-            task.check(self._splits["val"])  # an unknown label is an error now, not after the first epoch
+            task = TASK_CLASSES[config.task].from_clips(self._splits[manifest]["train"], config)
+            # An unknown label is an error now, not after the first epoch.
+            task.check(self._splits[manifest]["val"])
             return task
 
-        return self._once(("task", config.task, *_values(config, TaskConfig)), make)
+        return self._once(("task", manifest, config.task, *_values(config, TaskConfig)), make)
 
-    def _standardisation(self, config: TrainConfig) -> Standardisation:
+    def _standardisation(self, config: TrainConfig, manifest: Path) -> Standardisation:
         def make() -> Standardisation:
             tail = self.tail(config).layers
             # Of the centre view alone: views change no standardisation.
             center = self._features[CENTER]
             features = TailFeatures(center, tail, device=self.device) if tail else center
             return channel_statistics(
-                features, self._splits["train"], pooling=config.pooling, num_threads=self._num_threads
+                features,
+                self._splits[manifest]["train"],
+                pooling=config.pooling,
+                num_threads=self._num_threads,
             )
 
-        return self._once(("standardisation", config.tail, config.pooling), make)
+        return self._once(("standardisation", manifest, config.tail, config.pooling), make)
 
-    def _loader(self, config: TrainConfig, split: str) -> Loader:
+    def _loader(self, config: TrainConfig, manifest: Path, split: str) -> Loader:
         seed = config.seed if split == "train" else None
         if split != "train":  # the centre alone is validated
             config = config.model_copy(update={"views": (CENTER,)})
         return self._once(
-            ("loader", split, seed, config.balanced_sampling and config.task, *_values(config, LoaderConfig)),
+            (
+                "loader",
+                manifest,
+                split,
+                seed,
+                config.balanced_sampling and config.task,
+                *_values(config, LoaderConfig),
+            ),
             lambda: make_loader(
                 self._features[CENTER],
-                self._splits[split],
+                self._splits[manifest][split],
                 config,
                 views=[self._features[view] for view in config.views],
                 device=self.device,
                 num_threads=self._num_threads,
                 shuffle_seed=seed,
-                labels=self._task(config).labels,
+                labels=self._task(config, manifest).labels,
             ),
         )
 

@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from pipeline.learn.member import Member, Metrics
@@ -24,8 +25,7 @@ def fit_many(
     """Train members until each is done, or has `until` epochs: to the same numbers as each alone.
 
     Members that share a loader share its batches, and if their models begin alike, the steps of each batch.
-    On a CPU, `num_threads` members work at once. The members are on one device, and their train loaders have
-    equally many batches.
+    On a CPU, `num_threads` members work at once. The members are on one device.
 
     A member whose loss or answers are not finite fails alone: see `Member.failure`. `on_batch` is called
     after each batch of a member, and `on_epoch` with each epoch's metrics, including those before a resume.
@@ -76,10 +76,12 @@ def _hand_out(
     epochs = [part(group[0])[0].epoch(epoch) for group in groups.values()]
     running: list[tuple[Member, Future[None]]] = []
     with ExitStack() as stack:
-        for batches in zip(*epochs, strict=True):
+        for batches in zip_longest(*epochs):
             ready = []
             with ExitStack() as prepared:
                 for batch, steps, group in zip(batches, shared, groups.values(), strict=True):
+                    if batch is None:  # this loader has fewer
+                        continue
                     batch = replace(batch, maps=batch.maps.to(group[0].device))
                     for its_steps in steps:
                         prepared.enter_context(its_steps.keeping(batch.maps, batch.lengths))

@@ -1,6 +1,17 @@
 """The manifest: clips, what their columns mean, and the files that their sources are."""
 
-from pipeline.manifest.clips import META, SCHEMA, SPLITS, TARGETS, Clip, FrameLabel, Question, split_named
+from pipeline.manifest.clips import (
+    META,
+    SCHEMA,
+    SPLITS,
+    TARGETS,
+    UNUSED,
+    Clip,
+    FrameLabel,
+    Question,
+    is_split,
+    split_named,
+)
 from pipeline.manifest.files import clip_of_folder, images_in_folder, is_image, is_video, source_files
 from pipeline.manifest.manifest import (
     Manifest,
@@ -19,6 +30,7 @@ __all__ = [
     "SCHEMA",
     "SPLITS",
     "TARGETS",
+    "UNUSED",
     "Clip",
     "Fault",
     "FrameLabel",
@@ -32,6 +44,7 @@ __all__ = [
     "fault_sentences",
     "images_in_folder",
     "is_image",
+    "is_split",
     "is_video",
     "read_manifest",
     "read_table",

@@ -35,7 +35,7 @@ class Clip:
 
     clip_id: str
     sources: tuple[str, ...]  # relative to the corpus root
-    split: str  # one of SPLITS
+    split: str  # one of SPLITS, or UNUSED
     start_seconds: float | None = None  # of the source: earlier frames do not belong to the clip
     end_seconds: float | None = None  # exclusive
     group: str | None = None  # never in two splits: a subject, a scene, a source video
@@ -45,6 +45,7 @@ class Clip:
     frame_labels: tuple[FrameLabel, ...] = ()  # by their starts; may overlap; in the source's seconds
     questions: tuple[Question, ...] = ()
     image_fps: float = 1.0  # images a second, from which the images' times follow
+    splits: Mapping[str, str] = field(default_factory=dict)  # columns split<N> by name; no empty cells
     meta: Mapping[str, str] = field(default_factory=dict)  # columns meta_<name> by name; no empty cells
 
     @property
@@ -61,6 +62,7 @@ class Clip:
 
 META = "meta_"  # begins the names of the user's own columns, which hold text
 _OWN_NAME = re.compile(rf"{META}\w+")
+_SPLIT_NAME = re.compile(r"split[0-9]+")
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
 
@@ -85,7 +87,8 @@ def clip_of_row(cells: Mapping[str, str | float | None]) -> Clip:
         if cells[name] is not None
     }
     own = {name: cell for name, cell in cells.items() if name not in COLUMNS and cell is not None}
-    fields["meta"] = {name.removeprefix(META): cell for name, cell in own.items()}
+    fields["splits"] = {name: cell for name, cell in own.items() if is_split(name)}
+    fields["meta"] = {name.removeprefix(META): cell for name, cell in own.items() if is_meta(name)}
     return Clip(**fields)
 
 
@@ -96,12 +99,17 @@ def row_of_clip(clip: Clip) -> dict[str, str | float | None]:
         row = {name: write(value) if write else value for name, write, value in values}
     except ValueError as error:
         raise ManifestError(f"clip {clip.clip_id!r}: {error}") from None
-    return row | {f"{META}{name}": value for name, value in clip.meta.items()}
+    return row | dict(clip.splits) | {f"{META}{name}": value for name, value in clip.meta.items()}
 
 
 def is_meta(column: str) -> bool:
     """Whether a manifest's column is one of the user's own."""
     return _OWN_NAME.fullmatch(column) is not None
+
+
+def is_split(column: str) -> bool:
+    """Whether a manifest's column has another split of each clip, for one of several folds."""
+    return _SPLIT_NAME.fullmatch(column) is not None
 
 
 def decimal_text(number: float) -> str:
@@ -174,6 +182,9 @@ SPLITS = {
     "val": ("val", "valid", "validation", "validate", "dev"),
     "test": ("test", "testing"),
 }
+
+
+UNUSED = "unused"  # the split of clips that have features, and that nothing is trained or measured on
 
 
 def split_named(name: str) -> str | None:

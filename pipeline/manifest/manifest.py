@@ -23,7 +23,17 @@ import pyarrow.parquet
 import xxhash
 
 from pipeline.errors import ManifestError, MissingManifestError
-from pipeline.manifest.clips import COLUMNS, META, REQUIRED, SCHEMA, Clip, clip_of_row, is_meta, row_of_clip
+from pipeline.manifest.clips import (
+    COLUMNS,
+    META,
+    REQUIRED,
+    SCHEMA,
+    Clip,
+    clip_of_row,
+    is_meta,
+    is_split,
+    row_of_clip,
+)
 from pipeline.manifest.rules import SIGNED_NUMBER, Problems, check, has_several
 from pipeline.manifest.sources import Fault, fault_of, fault_sentences
 from pipeline.system.files import FileStamp, file_stamp, write_atomically
@@ -38,7 +48,7 @@ _TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_diction
 class Manifest:
     """A checked manifest. Its length and columns are cheap; iterating makes a `Clip` of each row."""
 
-    table: pa.Table  # of SCHEMA, every column present; then columns meta_<name> of text
+    table: pa.Table  # of SCHEMA, every column present; then columns split<N> and meta_<name> of text
     rows: np.ndarray = field(repr=False)  # (N,) int64: where a clip stands: CSV line (header 1), Parquet row
 
     def __len__(self) -> int:
@@ -89,8 +99,8 @@ def read_table(
 ) -> tuple[pa.Table, Problems]:
     """The rows of a .parquet file or else a CSV, unchecked; and their places and problems so far.
 
-    The columns are those of SCHEMA, then those named meta_<name>. `names` maps other columns of the file to
-    columns of SCHEMA; `noun` is what messages call a row.
+    The columns are those of SCHEMA, then those named split<N> or meta_<name>. `names` maps other columns of
+    the file to columns of SCHEMA; `noun` is what messages call a row.
     Raises ManifestError for columns that are missing or there twice, TextFileError for a CSV that is no text.
     """
     refused: list[tuple[str, int]] = []
@@ -104,7 +114,7 @@ def read_table(
         problems.add_at_row(message, row)
     columns = [(names or {}).get(name, name) for name in raw.column_names]
     _check_columns(columns, problems, required=required)
-    own = list(filter(is_meta, raw.column_names))
+    own = [name for name in raw.column_names if is_split(name) or is_meta(name)]
     renamed = [name for name in own if name not in columns]  # these keep their own names, too
     raw = pa.table([*raw.columns, *map(raw.column, renamed)], names=[*columns, *renamed])
     schema = _schema(own)
@@ -123,7 +133,9 @@ def column_names(path: Path) -> list[str]:
 
 
 def clips_digest(path: str | Path) -> str:
-    """The digest of what a manifest says of its clips, but for columns meta_<name>: training reads no others.
+    """The digest of what a manifest says of its clips, but for columns split<N> and meta_<name>.
+
+    Training reads none of these.
 
     A CSV and a Parquet file that say the same have the same digest. Raises as `read_manifest` does.
     """
@@ -192,7 +204,7 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
 
 
 def _schema(own: Iterable[str]) -> pa.Schema:
-    """SCHEMA, and the user's own columns."""
+    """SCHEMA, and further columns of text."""
     return pa.schema([*SCHEMA, *((name, pa.string()) for name in own)])
 
 
@@ -229,7 +241,7 @@ def _check_columns(names: list[str], problems: Problems, *, required: Sequence[s
     for name in dict.fromkeys(names):
         if not name:
             problems.add("a column has no name. Name it, or take out the comma too many of the first line.")
-        elif name not in COLUMNS and not is_meta(name):
+        elif name not in COLUMNS and not is_split(name) and not is_meta(name):
             own = re.sub(r"\W+", "_", name.removeprefix(META)) or "camera"
             problems.add(
                 f"unknown column {name!r}. Available: {', '.join(COLUMNS)}. A column of your own begins with"

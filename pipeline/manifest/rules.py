@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ManifestError, TornGroupError, few, listed
-from pipeline.manifest.clips import REQUIRED, SPLITS, is_meta
+from pipeline.manifest.clips import REQUIRED, SPLITS, UNUSED, is_meta, is_split
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 SIGNED_NUMBER = rf"[+-]?(?:{NUMBER})(?:[eE][+-]?\d+)?"
@@ -66,7 +66,8 @@ def check(table: pa.Table, problems: Problems) -> None:
     """Report whatever breaks a rule of manifests/README.md."""
     check_cells(table, problems, required=REQUIRED)
     _check_duplicates(table["clip_id"].combine_chunks(), problems)
-    _check_splits(table["split"].combine_chunks(), table["group"].combine_chunks(), problems)
+    for name in ("split", *filter(is_split, table.column_names)):
+        _check_splits(name, table[name].combine_chunks(), table["group"].combine_chunks(), problems)
 
 
 def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str]) -> None:
@@ -110,18 +111,20 @@ def _check_duplicates(clip_ids: pa.Array, problems: Problems) -> None:
         problems.add(f"clip_id {clip_id!r} is already in row {row}. Ids are unique.", index)
 
 
-def _check_splits(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
-    known = pc.is_in(splits, pa.array(list(SPLITS)))
+def _check_splits(name: str, splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
+    """Check the column `name`."""
+    known = pc.is_in(splits, pa.array([*SPLITS, UNUSED]))
     unknown = pc.and_(splits.is_valid(), pc.invert(known))
-    problems.add_where(unknown, "split", splits, f"is unknown. Available: {', '.join(SPLITS)}.")
+    problems.add_where(unknown, name, splits, f"is unknown. Available: {', '.join(SPLITS)}.")
     found = set(splits.unique().to_pylist())
     for missing in (split for split in SPLITS if split not in found):
-        problems.add(f"no clip has split {missing!r}. Each of {', '.join(SPLITS)} needs some.")
-    _check_groups(splits, groups, problems)
+        problems.add(f"no clip has {name} {missing!r}. Each of {', '.join(SPLITS)} needs some.")
+    _check_groups(pc.if_else(pc.equal(splits, UNUSED), None, splits), groups, problems)
 
 
 def _check_groups(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:
-    """One problem for all groups that are in several splits, with the rows of each."""
+    """One problem for all groups that are in several splits, with the rows of each; a null is in none."""
+    groups = pc.if_else(splits.is_valid(), groups, None)
     first = _first_with_same_value(groups)
     strays = pc.not_equal(splits, splits.take(pa.array(first)))
     torn = np.unique(first[np.flatnonzero(pc.fill_null(strays, False).to_numpy(zero_copy_only=False))])

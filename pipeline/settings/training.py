@@ -186,5 +186,6 @@ class MemberConfig(NamedTuple):
 
     name: str  # for progress and results
     config: TrainConfig
+    manifest: Path  # its train split is trained on, its val split chooses the epoch
     model: ModelName = "recurrent"
     checkpoint: Path | None = None  # the folder to write when it is trained to its end; None: no folder

@@ -1,6 +1,7 @@
 """Trainings in several processes: what the caller is told, and what each process takes of the machine."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def test_of_processes_that_end_early_the_caller_is_warned(caplog, capfd, monkeyp
     names = ("killed", "fails", "well", "left", "left, too", "well, too")
     num_told = train_in_processes(
         trained_apart.train,
-        [MemberConfig(name, TrainConfig(), "recurrent") for name in names],
+        [MemberConfig(name, TrainConfig(), Path("manifest.csv")) for name in names],
         machine=Machine(device="cpu", num_trainings=3),
         on_batch=lambda *progress: batches.append(progress),
         on_epoch=lambda name, metrics: losses.append((name, metrics["val"]["loss"])),

@@ -272,15 +272,17 @@ def test_the_state_of_a_training_has_the_name_of_the_code_that_trains(tmp_path, 
 
 def members_of(folder: Path, *configs: TrainConfig) -> list[MemberConfig]:
     """Recurrent models with these configs, whose checkpoints go to folders below `folder`."""
-    return [MemberConfig(f"m{n}", config, checkpoint=folder / f"m{n}") for n, config in enumerate(configs)]
+    return [
+        MemberConfig(f"m{n}", config, Path("manifest.csv"), checkpoint=folder / f"m{n}")
+        for n, config in enumerate(configs)
+    ]
 
 
 def run_many(folder: Path, members: list[MemberConfig], **options: object) -> dict[str, Outcome]:
-    """Train members on ten clips with features below `folder`."""
+    """Train members on ten clips with features and manifests below `folder`."""
     return train_many(
         make_inputs(folder),
-        folder / "manifest.csv",
-        members,
+        [each._replace(manifest=folder / each.manifest) for each in members],
         weights=folder / "weights",
         state=folder / "state",
         **options,  # type: ignore[arg-type]
@@ -355,11 +357,32 @@ def test_members_trained_in_processes_have_the_numbers_of_one_process(tmp_path):
         assert told[name] == [(number, told[name][-1][1]) for number in range(1, told[name][-1][1] + 1)]
 
 
+def test_members_of_other_splits_have_the_numbers_of_train_on_theirs(tmp_path):
+    features = make_inputs(tmp_path)
+    clips = list(read_manifest(tmp_path / "manifest.csv").clips())
+    manifests = [tmp_path / f"fold{number}.csv" for number in range(3)]
+    for number, path in enumerate(manifests):  # two batches an epoch, one, and two
+        order = ("train", "val", "test", *("train" if number != 1 else "test",) * 2)
+        splits = [order[(place + number) % 5] for place in range(10)]
+        write_manifest(path, [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)])
+    members = [MemberConfig(path.stem, CONFIG, path) for path in manifests]
+    places = {"weights": tmp_path / "weights", "state": tmp_path / "state"}
+    outcomes = train_many(features, members, **places)
+    for path in manifests:
+        alone = train(features, path, config=CONFIG, checkpoints=tmp_path / path.stem, **places)
+        assert outcomes[path.stem].fit == alone.fits["recurrent"]
+        theirs = load_checkpoint(tmp_path / path.stem / "recurrent")
+        assert outcomes[path.stem].checkpoint.inputs == theirs.inputs
+        for key, value in outcomes[path.stem].checkpoint.model.state_dict().items():
+            assert torch.equal(value, theirs.model.state_dict()[key])
+    assert len({repr(outcome.fit) for outcome in outcomes.values()}) == 3
+
+
 def test_members_that_differ_in_nothing_that_counts_are_trained_once(tmp_path):
     small, large = (CONFIG.model_copy(update={"hidden_size": size}) for size in (4, 8))
     members = [
-        MemberConfig("small", small, "baseline", tmp_path / "small"),
-        MemberConfig("large", large, "baseline", tmp_path / "large"),
+        MemberConfig("small", small, Path("manifest.csv"), "baseline", tmp_path / "small"),
+        MemberConfig("large", large, Path("manifest.csv"), "baseline", tmp_path / "large"),
     ]
     batches = []
     outcomes = run_many(tmp_path, members, on_batch=lambda *progress: batches.append(progress))
@@ -458,8 +481,8 @@ def test_several_labels_are_answered_by_each_models_own_thresholds(tmp_path, tas
     places = {"weights": tmp_path, "state": tmp_path / "state"}
     paths = (features, tmp_path / "manifest.csv")
     trained = train(*paths, config=config, checkpoints=tmp_path / "checkpoints", **places)
-    plain = MemberConfig("plain", config.model_copy(update={"balanced_sampling": False}))
-    together = train_many(*paths, [plain, MemberConfig("mine", config)], **places)
+    plain = MemberConfig("plain", config.model_copy(update={"balanced_sampling": False}), paths[1])
+    together = train_many(features, [plain, MemberConfig("mine", config, paths[1])], **places)
     assert together["mine"].fit.history == trained.fits["recurrent"].history
     assert together["plain"].fit.history != trained.fits["recurrent"].history
 

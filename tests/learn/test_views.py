@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.contract import FrameView
 from pipeline.errors import ConfigError, ContractError, MissingTapError, StoreError
-from pipeline.learn.answering import mean_of_views
+from pipeline.learn.answering import mean_predictions
 from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.learn.comparison import evaluate
 from pipeline.learn.run import train, train_many
@@ -181,12 +181,12 @@ def predictions_of(clip_ids: str, outputs: Sequence[Sequence[float]]) -> Predict
 def test_the_answer_about_a_clip_is_the_mean_of_its_probabilities_or_values(task) -> None:
     center = predictions_of("xy", [[90.0, -1.0, 2.0], [0.5, 0.1, -3.0]])
     flip = predictions_of("x", [[-90.0, 0.3, 1.0]])
-    mean = mean_of_views([center, flip], task=task)
+    mean = mean_predictions([center, flip], task=task)
     both = torch.stack([center.outputs[0], flip.outputs[0]]).double()
     torch.testing.assert_close(task.interpret(mean.outputs[0].double()), task.interpret(both).mean(0))
     torch.testing.assert_close(task.interpret(mean.outputs[1]), task.interpret(center.outputs[1]))
     assert all(output.isfinite().all() for output in mean.outputs)
-    assert mean_of_views([center], task=task) is center
+    assert mean_predictions([center], task=task) is center
 
 
 def test_evaluation_takes_the_mean_over_the_views_and_counts_all_batches(

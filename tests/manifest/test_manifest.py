@@ -1,6 +1,7 @@
 """The manifest: read, check, write."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -197,6 +198,33 @@ def test_unknown_columns_are_told_how_a_column_of_ones_own_is_named(tmp_path: Pa
     assert problem.startswith("row 5: meta_site 'a\\tb' has a line break, a tab")
     with pytest.raises(ManifestError, match="unknown column 'meta_my site'"):
         write_manifest(tmp_path / "mine.csv", [Clip("a", ("a.mp4",), "train", meta={"my site": "x"})])
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_further_splits_of_clips_are_read_and_written(tmp_path: Path, name: str) -> None:
+    splits = [("train", "val"), ("val", "train"), ("test", None), ("unused", "test")]
+    clips = [
+        Clip(f"c{number}", (f"c{number}.mp4",), first, splits={"split2": second} if second else {})
+        for number, (first, second) in enumerate(splits)
+    ]
+    write_manifest(tmp_path / name, clips)
+    assert list(read_manifest(tmp_path / name)) == clips
+    digest = clips_digest(tmp_path / name)
+    write_manifest(tmp_path / name, [replace(clip, splits={}) for clip in clips])
+    assert clips_digest(tmp_path / name) == digest
+
+
+def test_further_splits_keep_the_rules_of_splits(tmp_path: Path) -> None:
+    rows = (
+        "a,a.mp4,train,g,train,test",
+        "b,b.mp4,val,,val,val",
+        "c,c.mp4,test,,test,dev",
+        "d,d.mp4,train,g,unused,train",
+    )
+    header = "clip_id,source,split,group,split1,split2"
+    torn, unknown = problems_of(manifest_of(tmp_path, *rows, header=header))
+    assert torn.startswith("group 'g' is in train (row 5) and test (row 2). A group stays in one split")
+    assert unknown == "row 4: split2 'dev' is unknown. Available: train, val, test."
 
 
 def test_columns_of_ones_own_do_not_move_the_digest_of_the_clips(tmp_path: Path) -> None:
