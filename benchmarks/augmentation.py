@@ -126,11 +126,9 @@ def accuracies(
         members = []
         for seed in seeds:
             config = TrainConfig.model_validate({**TRAINING, **changes, **settings, "seed": seed})
-            members.append(MemberConfig(f"{name}-{seed}", config))
+            members.append(MemberConfig(f"{name}-{seed}", config, folder / "manifest.csv"))
         started = time.perf_counter()
-        outcomes = train_many(
-            folder / "features/layer3", folder / "manifest.csv", members, state=folder / "state"
-        )
+        outcomes = train_many(folder / "features/layer3", members, state=folder / "state")
         num_epochs = sum(len(outcome.fit.history) for outcome in outcomes.values())
         epoch_ms = (time.perf_counter() - started) / num_epochs * 1e3
         for views in evaluations:

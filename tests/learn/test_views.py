@@ -137,8 +137,10 @@ def trained_weights(
     """The weights of each member's best epoch."""
     outcomes = train_many(
         folder / "features/layer4",
-        folder / "manifest.csv",
-        [MemberConfig(name, config, checkpoint=path / name) for name, config in members.items()],
+        [
+            MemberConfig(name, config, folder / "manifest.csv", checkpoint=path / name)
+            for name, config in members.items()
+        ],
         machine=Machine(**machine),
         state=path / "state",
     )
