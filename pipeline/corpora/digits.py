@@ -7,7 +7,7 @@ start, is therefore also the one that it keeps longer.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -132,6 +132,13 @@ def long_tail(clips: Sequence[Clip]) -> list[Clip]:
         if clip.split != "train" or seen[clip.split, clip.label] <= _LONG_TAIL[clip.label or ""]:
             kept.append(clip)
     return kept
+
+
+def fewer(clips: Iterable[Clip], *, num_train: int) -> list[Clip]:
+    """The clips without all train clips but the first `num_train`."""
+    train = [clip.clip_id for clip in clips if clip.split == "train"]
+    left_out = set(train[num_train:])
+    return [clip for clip in clips if clip.clip_id not in left_out]
 
 
 def render_crowd(index: int, *, config: DigitsConfig) -> tuple[Clip, np.ndarray]:

@@ -16,6 +16,7 @@ from pipeline.corpora.digits import (
     NAMES,
     NUM_SCANS,
     DigitsConfig,
+    fewer,
     image_sets,
     long_tail,
     render_clip,
@@ -181,6 +182,7 @@ def test_the_committed_manifests_are_what_the_code_makes(monkeypatch: pytest.Mon
         "digits_4000.parquet": clips[:4000],
         "digits_6000.parquet": clips,
         "digit_images.csv": images,
+        "digit_images_200.csv": fewer(images, num_train=200),
         "digit_sets.csv": image_sets(images, num_sets=1000, config=CONFIG),
     }
     assert {path.name for path in (REPOSITORY / "manifests").glob("digit*")} == made.keys()
