@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.learn.evaluation import (
     comparison_table,
@@ -501,6 +502,18 @@ def test_captions_are_right_as_the_metric_says_and_words_have_what_the_model_loo
         ["--share: 0.0", "--share: 0.0", "--share: 1.0"],
     ]
     assert len(best.all("img")) == 3
+
+
+def test_an_image_has_places_without_time_and_no_video(tmp_path):
+    table = answer_table(["a"], task="captioning", truth=[["up"]], answer=["up"])
+    write_clips(tmp_path, [make_clip("a", split="test", sources=("a.png",), captions=("x",))])
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    maps = np.array([[[[0.75, 0.25]]]], np.float32)
+    run = make_run("workspace", table, manifest=tmp_path / "toy.csv")
+    root = shown(run, root=tmp_path, looks=lambda _: {"a": Look(("up",), maps, np.array([0.0]))})
+    assert len(root.one("article").all("img")) == 2
+    assert not root.all(class_="bars")
+    assert "video" not in root.at("clips").text()
 
 
 def test_the_weights_of_a_long_clip_are_drawn_to_its_end():

@@ -8,19 +8,28 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import yaml
 
 import stages.compare
 import stages.sweep
+from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.comparison import answer_split, evaluate
+from pipeline.manifest import FrameLabel, write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from stages.evaluate import write_results
 from stages.params import Params
 from stages.project.experiments import open_experiments
+from stages.run_names import NamedRun
 from tests.stages.test_experiments import TRAIN, asked, of_git, train_here
 from tests.stages.test_train import make_workspace
+from tests.support.checkpoints import TASKS
+from tests.support.configs import live_config
+from tests.support.features import MAP_SHAPE, make_contract, make_view
 from tests.support.in_process import run_main
 from tests.support.project import Project
+from tests.support.runs import make_run
+from tests.support.toy import make_clip
 
 SWEEP = "sweeps/toy.yaml"
 NAMES = ["hidden_size=4", "hidden_size=6"]
@@ -89,6 +98,28 @@ def test_models_answer_as_the_settings_of_their_evaluation_say(swept: Path, tmp_
     assert [call.kwargs["config"] for call in answering.call_args_list] == [
         EvaluateConfig(split="val", chunk_frames=3, num_resamples=1000)
     ] * 2
+
+
+def test_answers_are_cleaned_as_the_settings_of_the_evaluation_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_view(tmp_path, {"a": 9})
+    labels = (FrameLabel(0.0, 1.0, "left"),)
+    clips = [make_clip(f"{split}", split=split, frame_labels=labels) for split in ("train", "test")]
+    write_manifest(Path("toy.csv"), [make_clip("a", split="val", frame_labels=labels), *clips])
+    config = live_config(task="frame_labels", tap="layer4", hidden_size=4, projection=3)
+    model = TASKS["frame_labels"].build_model("recurrent", config, map_shape=MAP_SHAPE, seed=1).eval()
+    torch.nn.init.zeros_(model.head.bias)  # no label is always the likeliest
+    checkpoint = Checkpoint("recurrent", model, TASKS["frame_labels"], config, make_contract(), MAP_SHAPE, {})
+    num_labels = []
+    for settings in ({}, {"evaluate.min_seconds": 1.0}):
+        run = make_run("a", None, settings=settings, task="frame_labels")
+        found = stages.compare._answered(
+            NamedRun(run, lambda: checkpoint), split="val", manifest=Path("toy.csv")
+        )
+        num_labels.append(len(set(found.run.predictions["answer"].to_pylist())))
+    assert num_labels[0] > num_labels[1] == 1
 
 
 @pytest.mark.slow

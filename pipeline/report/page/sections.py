@@ -200,6 +200,7 @@ def _clips(context: Context) -> dict[str, Any]:
         "num_shown": len(list(context.gallery.clips)),
         "facts": context.run.facts,
         "root_is_known": context.extras.root is not None,
+        "has_videos": any(clip.picture.video for clip in context.gallery.clips),
     }
 
 
