@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.corpora import write_labels
+from pipeline.errors import StoreError
 from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.store import open_view
 from pipeline.store.upkeep.dump import dump
@@ -14,6 +15,9 @@ from stages.params import PARAMS, read_params
 def dump_features(arguments: argparse.Namespace) -> None:
     """Write the clips that the arguments name, and the manifest's labels and splits."""
     out, form = arguments.out, arguments.format
+    beside = out.with_suffix(".csv")  # of a file, which can't hold a manifest
+    if form == "hdf5" and beside.exists():
+        raise StoreError(f"{beside} exists, and the labels go there. Give another name, or remove it.")
     with open_view(arguments.tap) as view:
         clip_ids = arguments.clip or view.clip_ids()
         clips = _clips(arguments.manifest)
@@ -24,7 +28,7 @@ def dump_features(arguments: argparse.Namespace) -> None:
         with ProgressBar(total=len(clip_ids), unit="clip", desc="dump") as bar:
             dump(view, clip_ids, out, form=form, add_files=add_labels, on_clip=bar.update)
     if form == "hdf5" and clips:
-        write_manifest(out.with_suffix(".csv"), clips)
+        write_manifest(beside, clips)
     print(f"{len(clip_ids)} clips are in {out}{', with labels and splits' if clips else ''}.")
 
 

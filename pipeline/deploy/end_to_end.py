@@ -120,10 +120,13 @@ def clip_pixels(
         )
 
 
-def _clip_rows(
-    clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int, device: torch.device
+def clip_rows(
+    clip: Clip, *, root: Path, contract: FeatureContract, batch_size: int = 16, device: torch.device = CPU
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """What the network reads for each row of the features, and their times: frames, or windows of them."""
+    """What the network reads for each row of the features, and their times: frames, or windows of them.
+
+    Raises what `clip_pixels` does.
+    """
     frames = clip_pixels(clip, root=root, contract=contract, batch_size=batch_size, device=device)
     if contract.windows is None:
         yield from frames
@@ -175,7 +178,7 @@ def _compute(
 ) -> None:
     """Append the features of all frames of a clip."""
     contract = features.contract
-    for pixels, seconds in _clip_rows(
+    for pixels, seconds in clip_rows(
         clip, root=root, contract=contract, batch_size=batch_size, device=backbone.device
     ):
         values = pooled(backbone(pixels)[contract.tap], contract)  # (N, C, h, w)

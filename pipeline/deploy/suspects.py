@@ -14,7 +14,7 @@ import torch
 
 from pipeline.backbone import Weights
 from pipeline.contract import FeatureContract, Preprocessing
-from pipeline.deploy.end_to_end import clip_pixels, make_backbone
+from pipeline.deploy.end_to_end import clip_rows, make_backbone
 from pipeline.errors import FeatureFileError
 from pipeline.extraction.runners import as_stored, pooled
 from pipeline.manifest import Clip
@@ -136,14 +136,14 @@ def suspects_in_pixels(
 ) -> Iterator[Suspect]:
     """Causes for which features are computed anew, from the clips' sources below `root`.
 
-    Raises as `make_backbone` and `clip_pixels` do.
+    Raises as `make_backbone` and `clip_rows` do.
     """
     for cause, asked, changed, swap in _pixel_causes(contract, weights):
         backbone = make_backbone(contract, changed, device=device)
         made = {}
         for clip in clips:
             parts = []
-            for pixels, _ in clip_pixels(clip, root=root, contract=asked, device=device):
+            for pixels, _ in clip_rows(clip, root=root, contract=asked, device=device):
                 maps = backbone(pixels.flip(1) if swap else pixels)[contract.tap]
                 parts.append(as_stored(pooled(maps, contract), contract).cpu().numpy())
             made[clip.clip_id] = np.concatenate(parts)
