@@ -29,9 +29,12 @@ Triple = tuple[float, float, float]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["float32", "float16", "bfloat16"]  # of the network's weights and activations
 Backend = Literal["eager", "inductor"]  # inductor: torch.compile
-Pooling = Literal["none", "avg", "max"]
+Pooling = Literal["none", "avg", "max", "cls"]  # cls: the class token, of networks that have one
 StoredDtype = Literal["float16", "float32"]
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+# The axes of what a module gives: c, chw, hwc, of a clip cthw or thwc; or tokens, as in 1+14x14: how many are
+# in front, and the grid of the others, of a clip 1+8x14x14.
+Layout = Annotated[str, Field(pattern=r"^(c|chw|hwc|cthw|thwc|\d+\+\d+x\d+(x\d+)?)$")]
 
 
 _FORMS = {"every": "n", "fps": "x", "count": "n"}  # of a sampling that is not `all`; one at most
@@ -81,7 +84,12 @@ class Preprocessing(BaseModel):
 
     resize: PositiveInt | Size | None = 256  # shorter side, or (height, width), or null: as decoded
     crop: PositiveInt | Size = 224  # centre crop: a square's side, or (height, width)
-    interpolation: Interpolation = "bilinear"  # antialiased, rounded to uint8 as PIL does
+    interpolation: Interpolation = "bilinear"  # rounded to uint8 as PIL does
+    antialias: bool = True  # when shrinking, as PIL does; false as for torchvision's video networks
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(_ABSENT_PREPROCESSING, dump(self))
 
     @property
     def crop_size(self) -> Size:
@@ -243,9 +251,11 @@ class FeatureContract(BaseModel):
     std: Triple
     arch: str
     weights_sha256: str
+    code: str | None = None  # of one's own network: the sha256 of its code, or package==version
     precision: Precision = "float32"
     backend: Backend = "eager"
     tap: str
+    layout: Layout | None = None  # of the tap's module, where it is declared
     pooling: Pooling = "none"  # over H and W, before storing
     dtype: StoredDtype = "float16"  # as stored
     view: FrameView = CENTER  # of each frame
@@ -264,7 +274,7 @@ class FeatureContract(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = {key: value for key, value in dump(self).items() if (key, value) not in _ABSENT}
+        values = _without(_ABSENT, dump(self))
         return {key: value for key, value in values.items() if not (self.foreign and key in _UNKNOWN)}
 
     def digest(self) -> str:
@@ -273,7 +283,7 @@ class FeatureContract(BaseModel):
 
     def forward_digest(self) -> str:
         """Hex sha256 of what all taps and views of a run share: they are computed together."""
-        return _digest(self.model_dump(mode="json", exclude={"tap", "pooling", "dtype", "view"}))
+        return _digest(self.model_dump(mode="json", exclude={"tap", "layout", "pooling", "dtype", "view"}))
 
     def differences(self, other: "FeatureContract") -> dict[str, tuple[Any, Any]]:
         """Fields that differ, as {field: (here, there)}; fields of `preprocessing` have a dotted name."""
@@ -282,7 +292,18 @@ class FeatureContract(BaseModel):
 
 
 # Fields and values that JSON leaves out.
-_ABSENT: list[tuple[str, Any]] = [("view", CENTER.name), ("windows", None), ("foreign", None)]
+_ABSENT: list[tuple[str, Any]] = [
+    ("code", None),
+    ("layout", None),
+    ("view", CENTER.name),
+    ("windows", None),
+    ("foreign", None),
+]
+_ABSENT_PREPROCESSING: list[tuple[str, Any]] = [("antialias", True)]
+
+
+def _without(absent: list[tuple[str, Any]], values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if (key, value) not in absent}
 
 
 def _digest(value: dict[str, Any]) -> str:
