@@ -38,6 +38,7 @@ _TYPES = {  # of JSON
     "integer": "whole number",
     "null": "`null`",
     "number": "number",
+    "object": "mapping",
     "string": "text",
 }
 _LIMITS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -123,7 +124,7 @@ def _default(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return "must be given"
     value = schema["default"]
-    return "" if isinstance(value, dict) else f"`{_yaml(value)}`"
+    return "" if value and isinstance(value, dict) else f"`{_yaml(value)}`"
 
 
 def _yaml(value: Any) -> str:

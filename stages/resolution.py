@@ -1,7 +1,7 @@
 """All settings -> those that matter to each stage, and what is wrong with them together."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest, clips_digest
 from pipeline.report import TEMPLATES
+from pipeline.settings.networks import ARCHS, check_taps
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS, TrainConfig
 from pipeline.settings.unused import explain_unused
-from pipeline.settings.weights import ARCHS, WeightsConfig, source_file
+from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.store.view import INDEX_NAME
 from pipeline.system.code import code_digest
 from pipeline.system.files import combined_digest, file_digest, write_atomically
@@ -127,18 +128,19 @@ def _tap_problems(params: Params) -> Iterator[str]:
     if params.extract.imported:
         yield from _imported_problems(params.extract.imported, params.train)
         return
-    taps, train = ARCHS[params.weights.arch], params.train
-    available = f"Available for {params.weights.arch}: {', '.join(taps)}."
-    for tap in params.extract.taps:
-        if tap not in taps:
-            yield f"extract.taps: unknown tap {tap!r}. {available}"
+    arch, train = params.weights.arch, params.train
+    for key, tap in [*(("extract.taps", tap) for tap in params.extract.taps), ("train.tail", train.tail)]:
+        try:
+            check_taps(arch, [tap] if tap else params.extract.taps)
+        except ConfigError as error:
+            yield f"{key}: {error}"
     if train.tap not in params.extract.taps:
         yield (
             f"train.tap: {train.tap!r} is not among extract.taps ({', '.join(params.extract.taps)}). Set it"
             " to one of them, or add it there."
         )
-    elif train.tail and train.tail not in taps[taps.index(train.tap) + 1 :]:
-        yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}. {available}"
+    elif train.tail and arch in ARCHS and not _may_follow(train.tap, train.tail, ARCHS[arch].taps):
+        yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}."
     for section, views in (("train", train.views), ("evaluate", params.evaluate.views)):
         for view in views:
             if view not in params.extract.views:
@@ -160,6 +162,13 @@ def _imported_problems(folder: str, train: TrainConfig) -> Iterator[str]:
         yield f"train.tap: {train.tap!r} is not among the imported features: {', '.join(names)}. Set it."
     if train.tail:
         yield f"train.tail: {train.tail!r} is part of a network, and imported features have none."
+
+
+def _may_follow(tap: str, tail: str, suggested: Sequence[str]) -> bool:
+    """Whether a tail may come after a tap: of taps that are not suggested, the network knows."""
+    if tap in suggested and tail in suggested:
+        return suggested.index(tail) > suggested.index(tap)
+    return tail != tap
 
 
 def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:

@@ -3,23 +3,28 @@
 import logging
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.backbone.inspection import TapShape
 from pipeline.backbone.networks import (
     build_network,
     check_state,
+    default_size,
     fold_batchnorms,
-    map_shape,
-    split_into_stages,
+    inspect_network,
+    load_state,
 )
-from pipeline.backbone.resize import Window, crop, resize
-from pipeline.contract import CENTER, Backend, FrameView, Precision, Preprocessing, Triple
-from pipeline.errors import ConfigError
-from pipeline.settings.weights import check_taps
+from pipeline.backbone.resize import Window, resize
+from pipeline.backbone.resize import crop as crop_to
+from pipeline.backbone.trunk import Trunk, prune
+from pipeline.contract import CENTER, Backend, FrameView, Layout, Precision, Preprocessing, Size, Triple
+from pipeline.errors import ConfigError, ShapeError
+from pipeline.settings.networks import ARCHS, check_taps
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,8 @@ class Weights:
     mean: Triple  # of RGB in [0, 1], as the network was trained with
     std: Triple
     source: str  # where it came from, for people
-    state: dict[str, Tensor]  # torchvision's names; see `trunk_shapes`
+    state: dict[str, Tensor]  # the network's names; without those of `HEADS`
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that the network is built with
 
 
 class Backbone:
@@ -42,7 +48,8 @@ class Backbone:
     Values depend on the pixels alone: each BatchNorm is folded into its convolution, float32 is float32
     (no TF32), and no kernel is chosen by timing.
 
-    Attributes: arch, taps, device, backend, and trunk: the module (B, 3, H, W) uint8 -> maps of each tap.
+    Attributes: arch, taps, device, precision, backend, num_frames, and trunk: the module (B, 3, H, W) uint8,
+    or (B, 3, T, H, W), -> maps of each tap.
     """
 
     def __init__(
@@ -53,14 +60,23 @@ class Backbone:
         device: torch.device,
         precision: Precision = "float32",
         backend: Backend = "eager",
+        crop: Size | None = None,
+        num_frames: int | None = None,
+        layouts: Mapping[str, Layout] | None = None,
+        class_token: bool = False,
     ) -> None:
-        """`precision` is that of weights and activations; `backend` "inductor" compiles at the first call.
+        """A network for images, or with `num_frames` for clips of so many frames.
 
-        Raises ConfigError for an unknown tap or a backend that can't work here, WeightsError when the
-        weights do not fit the arch.
+        `precision` is that of weights and activations; `backend` "inductor" compiles at the first call.
+        `crop` is the (height, width) of the images; by default the size that the network is built for, and
+        other sizes may follow. `layouts` are those of taps whose shapes do not tell them. With `class_token`,
+        maps are the class token, (B, C, 1, 1).
+
+        Raises ConfigError for a tap or layout that is unknown or impossible, and a backend that can't work
+        here; WeightsError when the weights do not fit the arch.
         """
         check_taps(weights.arch, taps)
-        check_state(weights.arch, weights.state)
+        _check_clips(weights.arch, num_frames)
         if backend == "inductor":
             _check_inductor(device)
         if precision == "float16" and device.type == "cpu":
@@ -70,12 +86,36 @@ class Backbone:
         self.device = device
         self.precision = precision
         self.backend = backend
-        self.num_frames: int | None = None  # that it reads at once, in a window; None: single frames
-        network = build_network(weights.arch)
-        network.load_state_dict(weights.state, strict=False, assign=True)
-        self.trunk: nn.Module = _Trunk(
-            split_into_stages(network), self.taps, weights.mean, weights.std, getattr(torch, precision)
-        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.num_frames = num_frames
+        self._declared, self._class_token = dict(layouts or {}), class_token
+        self._layouts: dict[tuple[int, ...], dict[str, Layout]] = {}  # by the shape of images, of each tap
+        network = build_network(weights.arch, weights.arguments)
+        check_state(weights.arch, weights.state, network)
+        self._inspection = inspect_network(weights.arch, weights.arguments)
+        load_state(network, weights.state)
+        image = self._image(*(crop or default_size(network)))
+        calls = {tap: self._inspection.call(tap, image) for tap in taps}
+        order = [call.name for call in self._inspection.watched(image).calls]
+        deepest = max((call.name for call in calls.values()), key=order.index)
+        called = order[: order.index(deepest) + 1]
+        pairs = self._inspection.foldable(image)
+        fold_batchnorms(network, {conv: norm for conv, norm in pairs.items() if norm in called})
+        prune(network, called)
+        self._trunk = Trunk(
+            network,
+            {tap: call.name for tap, call in calls.items()},
+            overwritten=[call.name for call in calls.values() if call.is_overwritten],
+            deepest=deepest,
+            mean=weights.mean,
+            std=weights.std,
+            num_axes=len(image),
+            dtype=getattr(torch, precision),
+            class_token=class_token,
+        )
+        self._memory_format = torch.contiguous_format if num_frames else torch.channels_last
+        self.trunk: nn.Module = self._trunk.to(device, memory_format=self._memory_format)  # type: ignore[call-overload]
+        if crop:
+            self._settle(image)
         self._run: Callable[[Tensor], list[Tensor]] = self.trunk
         if backend == "inductor":
             # `deterministic`: inductor's kernels are not chosen by timing either.
@@ -87,55 +127,54 @@ class Backbone:
             )
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """The feature maps of RGB images.
+        """The feature maps of RGB images or clips.
 
-        Takes (B, 3, H, W) uint8 on any device, fastest in channels-last memory; gives {tap: (B, C, h, w)}
-        in the precision, on the backbone's device, channels-last in memory, in the order of `taps`. The
-        backend "inductor" compiles again for every new shape of pixels. Raises TypeError for other dtypes.
+        Takes (B, 3, H, W) uint8 on any device, fastest in channels-last memory, or (B, 3, T, H, W); gives
+        {tap: (B, C, h, w)} in the precision, on the backbone's device, in the order of `taps`. Maps of clips
+        are float32 means over the time that the network has left. The backend "inductor" compiles again for
+        every new shape of pixels. Raises TypeError for other dtypes, ShapeError for other axes, ConfigError
+        for images of a size that the network does not take.
         """
         if pixels.dtype != torch.uint8:
             raise TypeError(f"Pixels must be uint8, not {pixels.dtype}.")
+        wanted = (5, self.num_frames) if self.num_frames else (4, None)
+        if (pixels.ndim, pixels.shape[2] if pixels.ndim == 5 else None) != wanted:
+            axes = f"(B, 3, {self.num_frames}, H, W)" if self.num_frames else "(B, 3, H, W)"
+            raise ShapeError(f"Pixels are {tuple(pixels.shape)}, but {self.arch} reads {axes} here.")
+        self._settle(tuple(pixels.shape[2:]))
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
-            pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+            pixels = pixels.to(self.device).contiguous(memory_format=self._memory_format)
             return dict(zip(self.taps, self._run(pixels), strict=True))
 
     def map_shape(self, tap: str, height: int, width: int) -> tuple[int, int, int]:
-        """(C, h, w) of `tap` for images of `height` x `width` pixels."""
-        return map_shape(self.arch, tap, height=height, width=width)
+        """(C, h, w) of `tap` for images of `height` x `width` pixels. Raises ConfigError."""
+        return self._shape(tap, self._image(height, width)).map_shape
+
+    def _image(self, height: int, width: int) -> tuple[int, ...]:
+        return (self.num_frames, height, width) if self.num_frames else (height, width)
+
+    def _shape(self, tap: str, image: tuple[int, ...]) -> TapShape:
+        return self._inspection.shape(
+            tap, image, layout=self._declared.get(tap), class_token=self._class_token
+        )
+
+    def _settle(self, image: tuple[int, ...]) -> None:
+        """Find the layouts of the taps for images of a shape, once."""
+        if image not in self._layouts:
+            self._layouts[image] = {tap: self._shape(tap, image).layout for tap in self.taps}
+        self._trunk.layouts = self._layouts[image]
 
 
-class _Trunk(nn.Module):
-    """From pixels (B, 3, H, W) uint8 to the taps' maps, normalisation included."""
-
-    def __init__(
-        self,
-        stages: Mapping[str, nn.Module],
-        taps: Sequence[str],
-        mean: Triple,
-        std: Triple,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self._taps = tuple(taps)
-        self._dtype = dtype
-        deepest = max(list(stages).index(tap) for tap in taps)
-        self._stages = nn.ModuleDict(dict(list(stages.items())[: deepest + 1]))
-        fold_batchnorms(self._stages)  # before weights are rounded to `dtype`
-        self._stages.to(dtype)
-        # (pixel / 255 - mean) / std in two steps
-        self._mean = nn.Buffer(255 * torch.tensor(mean).view(3, 1, 1))
-        self._std = nn.Buffer(255 * torch.tensor(std).view(3, 1, 1))
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        x = pixels.to(torch.float32).sub_(self._mean).div_(self._std).to(self._dtype)  # (B, 3, H, W)
-        maps = {}
-        for tap, stage in self._stages.items():
-            x = stage(x)  # (B, C, h, w)
-            maps[tap] = x
-        return [maps[tap] for tap in self._taps]
+def _check_clips(arch: str, num_frames: int | None) -> None:
+    """Raise ConfigError where a network for clips is to read images, or the reverse."""
+    if arch not in ARCHS or ARCHS[arch].reads_clips == bool(num_frames):
+        return
+    if num_frames:
+        raise ConfigError(f"{arch} reads images, not windows of {num_frames} frames.")
+    raise ConfigError(f"{arch} reads windows of several frames at once, not images: set how many.")
 
 
 def _check_inductor(device: torch.device) -> None:
@@ -181,9 +220,9 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing, view: FrameView = C
 
     Takes (T, H, W, 3) uint8 on any device, gives (T, 3, h, w) uint8 there, in channels-last memory, h x w
     being the crop; it may be a view of `pixels` where there is nothing to do.
-    Like Pillow, resizing is antialiased, horizontal then vertical, and rounds to uint8 after each:
-    equal to Pillow to one level (two when enlarging), and the same bits on every device. (Pillow 13
-    goes vertically first where that is cheaper; earlier ones never do.)
+    Like Pillow, resizing is antialiased (or not, as the preprocessing says), horizontal then vertical, and
+    rounds to uint8 after each: equal to Pillow to one level (two when enlarging), and the same bits on every
+    device. (Pillow 13 goes vertically first where that is cheaper; earlier ones never do.)
 
     Raises ValueError for frames that are not resized and are smaller than the crop.
     """
@@ -197,9 +236,15 @@ def preprocess(pixels: Tensor, preprocessing: Preprocessing, view: FrameView = C
 
     def prepared(x: Tensor) -> Tensor:
         if size == (height, width):
-            x = crop(x, window)  # (T, 3, h, w)
+            x = crop_to(x, window)  # (T, 3, h, w)
         else:
-            x = resize(x, size=size, window=window, interpolation=preprocessing.interpolation)
+            x = resize(
+                x,
+                size=size,
+                window=window,
+                interpolation=preprocessing.interpolation,
+                antialias=preprocessing.antialias,
+            )
         return (x.flip(3) if view.flip else x).contiguous(memory_format=torch.channels_last)
 
     # What is resized is larger than what is cropped from it, without bound for a narrow frame.

@@ -1,21 +1,85 @@
-"""The networks of torchvision, cut at their taps. Structure alone: no pixels, no weights files.
+"""Networks as torchvision or the user's code builds them: without a trained state, or to be given one.
 
-`pipeline.settings.weights` says which networks and taps there are. What comes after the last tap (the
-classifier) is never built.
+The classifier is no part of a trunk: its tensors are in no weights file, and it never runs.
 """
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
-from itertools import pairwise
+from functools import lru_cache
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.backbone.inspection import HEADS, Inspection
 from pipeline.errors import ConfigError, WeightsError, listed
-from pipeline.settings.weights import available_taps, check_taps
+from pipeline.settings.networks import check_taps
 
-CLASSIFIERS = ("fc.", "classifier.")  # prefixes of the tensors that are no part of a trunk
+# What torchvision's functions need to build the network that its weights were trained for, without a warning.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+}
+
+
+def build_network(arch: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The frozen network, made by torchvision, without memory for its weights. Raises ConfigError."""
+    with _weightless():
+        return build_with_weights(arch, arguments)
+
+
+def build_with_weights(arch: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The frozen network, made by torchvision, with random weights. Raises ConfigError."""
+    import torchvision  # imported here: it takes seconds, and only networks need it
+
+    given = {**_ARGUMENTS.get(arch, {}), **_as_tuples(arguments or {})}
+    try:
+        network: nn.Module = torchvision.models.get_model(arch, weights=None, **given)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{arch} can't be built with the arguments {dict(arguments or {})}: {error}."
+        ) from None
+    return network.eval().requires_grad_(False)
+
+
+def _as_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments from YAML or JSON, where sequences are lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+@contextmanager
+def _weightless() -> Iterator[None]:
+    """Parameters of modules that are built have no memory and are not initialised; buffers are computed."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def default_size(network: nn.Module) -> tuple[int, int]:
+    """(height, width) of the images that a network is built for: 224 for most."""
+    side = getattr(network, "image_size", 224)  # ViT's
+    return side, side
+
+
+def inspect_network(arch: str, arguments: Mapping[str, Any] | None = None) -> Inspection:
+    """A look into a network of torchvision; the same object for the same network."""
+    return _inspection(arch, json.dumps(dict(arguments or {}), sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _inspection(arch: str, arguments: str) -> Inspection:
+    return Inspection(build_network(arch, json.loads(arguments)), arch)
 
 
 def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int, int]:
@@ -24,42 +88,30 @@ def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int
     Raises ConfigError for an unknown arch or tap, and for images too small for the tap.
     """
     check_taps(arch, [tap])
-    x = torch.empty(1, 3, height, width, device="meta")
-    for name, stage in split_into_stages(_network_of_shapes(arch)).items():
-        try:
-            x = stage(x)
-        except RuntimeError:
-            raise ConfigError(
-                f"Images of {height}x{width} pixels are too small for {name} of {arch}. Raise the crop."
-            ) from None
-        if name == tap:
-            break
-    _, channels, map_height, map_width = x.shape
-    return channels, map_height, map_width
+    return inspect_network(arch).shape(tap, (height, width)).map_shape
 
 
-def trunk_shapes(arch: str) -> dict[str, torch.Size]:
-    """Name and shape of each tensor of a trunk's state: torchvision's, up to the last tap.
+def trunk_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state of torchvision's that belong to a trunk.
 
     Without `num_batches_tracked`, which no frozen network reads and old weights files lack.
     """
-    available_taps(arch)
     return {
-        name: tensor.shape
-        for name, tensor in _network_of_shapes(arch).state_dict().items()
-        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
+        name: tensor
+        for name, tensor in state.items()
+        if name.partition(".")[0] not in HEADS and not name.endswith("num_batches_tracked")
     }
 
 
-def check_state(arch: str, state: dict[str, Tensor]) -> None:
-    """Raise WeightsError listing every missing, unexpected or wrongly shaped tensor."""
-    shapes = trunk_shapes(arch)
-    problems = [f"missing {name}" for name in shapes if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in shapes]
+def check_state(arch: str, state: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise WeightsError listing every missing, unexpected or wrongly shaped tensor of a network's state."""
+    expected = trunk_state(network.state_dict())
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in expected]
     problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
-        for name, shape in shapes.items()
-        if name in state and state[name].shape != shape
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
     ]
     if problems:
         raise WeightsError(
@@ -67,88 +119,25 @@ def check_state(arch: str, state: dict[str, Tensor]) -> None:
         )
 
 
-def build_network(arch: str) -> nn.Module:
-    """The frozen network, made by torchvision, without memory for its weights."""
-    import torchvision  # imported here: it takes seconds, and only networks need it
-
-    with torch.device("meta"):
-        network: nn.Module = torchvision.models.get_model(arch, weights=None)
-    return network.eval().requires_grad_(False)
-
-
-@cache
-def _network_of_shapes(arch: str) -> nn.Module:
-    """A network that is asked for shapes only, and made once."""
-    return build_network(arch)
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network the tensors of a state that fits it; they are not copied."""
+    tensors = dict(state)
+    versioned: Any = type(network.state_dict())(tensors)
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]  # MNASNet reads versions
+    network.load_state_dict(versioned, strict=False, assign=True)
 
 
-def fold_batchnorms(network: nn.Module) -> None:
+def fold_batchnorms(network: nn.Module, pairs: Mapping[str, str]) -> None:
     """Fold each BatchNorm, in eval mode, into the convolution before it, computing in float64.
 
-    The network then gives the same maps, but for float32 rounding, with half of the passes over its
-    activations.
+    `pairs` are {convolution: BatchNorm}, by `Inspection.foldable`. The network then gives the same maps, but
+    for float32 rounding, with half of the passes over its activations.
     """
-    for module in network.modules():
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                dtype = conv.weight.dtype
-                # Copies: the state that the network was loaded with is not ours to change.
-                folded = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double()).to(dtype)
-                setattr(module, conv_name, folded.requires_grad_(False))
-                setattr(module, norm_name, nn.Identity())
-
-
-def split_into_stages(network: nn.Module) -> dict[str, nn.Sequential]:
-    """The trunk as {tap: the layers between the previous tap and this one}, shallow to deep."""
-    from torchvision.models import ResNet
-
-    if isinstance(network, ResNet):
-        n = network
-        return {
-            "layer1": nn.Sequential(n.conv1, n.bn1, n.relu, n.maxpool, n.layer1),
-            "layer2": n.layer2,
-            "layer3": n.layer3,
-            "layer4": n.layer4,
-            "avgpool": nn.Sequential(n.avgpool),
-        }
-    stages: dict[str, nn.Sequential] = {}
-    layers: list[nn.Module] = []
-    for layer in network.get_submodule("features").children():
-        layers.append(layer)
-        if isinstance(layer, nn.MaxPool2d):
-            stages[f"block{len(stages) + 1}"] = nn.Sequential(*layers)
-            layers = []
-    return stages
-
-
-def tail_module(
-    arch: str, *, after: str, until: str, state: dict[str, Tensor] | None = None
-) -> nn.Sequential:
-    """The layers from the tap `after` to the tap `until`, trainable, in eval mode.
-
-    The module takes maps (B, C, h, w) float32 of `after` and gives those of `until`. `state` has a trunk's
-    weights (see `trunk_shapes`), which are copied; without it the weights are undefined until
-    `load_state_dict`.
-
-    Raises ConfigError for an unknown arch or tap, and when `until` is not deeper than `after`;
-    WeightsError when the weights do not fit.
-    """
-    check_taps(arch, [after])
-    deeper = available_taps(arch)[available_taps(arch).index(after) + 1 :]
-    if until not in deeper:
-        known = (
-            f"Available: {', '.join(deeper)}" if deeper else f"{after} is the last tap: cache a shallower one"
-        )
-        raise ConfigError(f"The tail {until!r} does not come after the cached {after} of {arch}. {known}.")
-    network = build_network(arch)
-    if state is not None:
-        check_state(arch, state)
-        network.load_state_dict(
-            {name: tensor.clone() for name, tensor in state.items()}, strict=False, assign=True
-        )
-    stages = split_into_stages(network)
-    tail = nn.Sequential(*(stages[tap] for tap in deeper[: deeper.index(until) + 1]))
-    if state is None:
-        tail.to_empty(device="cpu")
-    return tail.requires_grad_(True)
+    for conv_name, norm_name in pairs.items():
+        conv: Any = network.get_submodule(conv_name)
+        norm: Any = network.get_submodule(norm_name)
+        dtype = conv.weight.dtype
+        # Copies: the state that the network was loaded with is not ours to change.
+        folded = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double()).to(dtype)
+        network.set_submodule(conv_name, folded.requires_grad_(False))
+        network.set_submodule(norm_name, nn.Identity())

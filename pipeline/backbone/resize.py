@@ -29,10 +29,19 @@ class Window:
     width: int
 
 
-def resize(images: Tensor, *, size: tuple[int, int], window: Window, interpolation: Interpolation) -> Tensor:
-    """Resize (B, C, H, W) uint8 to `size`, antialiased, and cut out the window. Bits are the same on GPUs."""
-    if images.device.type != "cpu":
-        return resize_by_products(images, size=size, window=window, interpolation=interpolation)
+def resize(
+    images: Tensor,
+    *,
+    size: tuple[int, int],
+    window: Window,
+    interpolation: Interpolation,
+    antialias: bool = True,
+) -> Tensor:
+    """Resize (B, C, H, W) uint8 to `size` and cut out the window. Bits are the same on GPUs."""
+    if images.device.type != "cpu" or not antialias:
+        return resize_by_products(
+            images, size=size, window=window, interpolation=interpolation, antialias=antialias
+        )
     x = F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False)
     return crop(x, window)
 
@@ -44,12 +53,17 @@ def crop(images: Tensor, window: Window) -> Tensor:
 
 
 def resize_by_products(
-    images: Tensor, *, size: tuple[int, int], window: Window, interpolation: Interpolation
+    images: Tensor,
+    *,
+    size: tuple[int, int],
+    window: Window,
+    interpolation: Interpolation,
+    antialias: bool = True,
 ) -> Tensor:
     """`resize` as products of matrices, which any device computes; only of the pixels that are needed."""
     device = images.device
-    columns = _axis(images.shape[3], size[1], window.left, window.width, interpolation, device)
-    rows = _axis(images.shape[2], size[0], window.top, window.height, interpolation, device)
+    columns = _axis(images.shape[3], size[1], window.left, window.width, interpolation, antialias, device)
+    rows = _axis(images.shape[2], size[0], window.top, window.height, interpolation, antialias, device)
     x = images[:, :, rows.used, columns.used]
     return rows.resize(columns.resize(x).mT).mT
 
@@ -76,10 +90,16 @@ class _Axis:
 
 @lru_cache(maxsize=64)
 def _axis(
-    num_in: int, num_out: int, first: int, size_out: int, interpolation: Interpolation, device: torch.device
+    num_in: int,
+    num_out: int,
+    first: int,
+    size_out: int,
+    interpolation: Interpolation,
+    antialias: bool,
+    device: torch.device,
 ) -> _Axis:
     """Of an axis of `num_in` pixels, resized to `num_out`, the `size_out` pixels from `first` on."""
-    places, weights, precision = _taps(num_in, num_out, interpolation)
+    places, weights, precision = _taps(num_in, num_out, interpolation, antialias)
     places, weights = (each[:, first : first + size_out] for each in (places, weights))
     dense = np.zeros((num_in, size_out), np.int32)
     np.add.at(dense, (places, np.arange(size_out)), weights)
@@ -96,14 +116,16 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor
 
 
-def _taps(num_in: int, num_out: int, interpolation: Interpolation) -> tuple[np.ndarray, np.ndarray, int]:
+def _taps(
+    num_in: int, num_out: int, interpolation: Interpolation, antialias: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
     """The pixels that make a resized pixel: places and weights (K, num_out), and the weights' precision.
 
     The weights of a pixel add up to 2 ** precision. After `_compute_indices_min_size_weights_aa` and
     `_compute_index_ranges_int16_weights` of ATen/native/cpu/UpSampleKernel.cpp.
     """
     scale = num_in / num_out
-    stretch = max(scale, 1.0)
+    stretch = max(scale, 1.0) if antialias else 1.0  # of the filter
     radius, filtered = _FILTERS[interpolation]
     support = radius * stretch
     centers = scale * (np.arange(num_out) + 0.5)

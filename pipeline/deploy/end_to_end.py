@@ -82,7 +82,16 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
             f" makes revision {REVISION}, which has other values. Extract and train again, or use the version"
             " that it was trained with."
         )
-    return Backbone(weights, taps=[contract.tap], device=device, precision=contract.precision)
+    return Backbone(
+        weights,
+        taps=[contract.tap],
+        device=device,
+        precision=contract.precision,
+        crop=contract.preprocessing.crop_size,
+        num_frames=contract.windows.frames if contract.windows else None,
+        layouts={contract.tap: contract.layout} if contract.layout else None,
+        class_token=contract.pooling == "cls",
+    )
 
 
 def clip_pixels(

@@ -10,7 +10,7 @@ from pipeline.extraction.progress import Progress
 from pipeline.extraction.publish import Faulty, Published, publish_view
 from pipeline.extraction.result import Result
 from pipeline.extraction.run import extract, run_job
-from pipeline.extraction.targets import Target, make_targets
+from pipeline.extraction.targets import Target, extracting_backbone, make_targets
 
 __all__ = [
     "Extracted",
@@ -27,6 +27,7 @@ __all__ = [
     "compute_clips",
     "damaged_key",
     "extract",
+    "extracting_backbone",
     "make_forecast",
     "make_job",
     "make_plan",

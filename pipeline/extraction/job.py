@@ -11,7 +11,7 @@ import torch
 from pipeline.backbone import Backbone
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction.plan import Plan, make_plan
-from pipeline.extraction.targets import Target, make_targets
+from pipeline.extraction.targets import Target, extracting_backbone, make_targets
 from pipeline.manifest import Clip, Manifest, check_sources, fault_of
 from pipeline.manifest.recorded import NO_RECORD, Contents, Sources
 from pipeline.settings.extract import ExtractConfig
@@ -87,16 +87,13 @@ def make_job(
     if not any(source in recorded or not fault_of(root, source) for source in manifest.sources()):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
     trained = load_weights(weights)
-    if machine.dask and not only_plan:  # Dask's workers have networks of their own; this one knows shapes
-        backbone = Backbone(trained, taps=config.taps, device=torch.device("cpu"))
-    else:
-        backbone = Backbone(
-            trained,
-            taps=config.taps,
-            device=resolve_device(machine.device),
-            precision=config.precision,
-            backend="eager" if only_plan else config.backend,
-        )
+    on_dask = machine.dask and not only_plan  # workers have networks of their own; this one knows shapes
+    backbone = extracting_backbone(
+        trained,
+        config if not on_dask else config.model_copy(update={"precision": "float32"}),
+        device=torch.device("cpu") if on_dask else resolve_device(machine.device),
+        backend="eager" if on_dask or only_plan else config.backend,
+    )
     targets = make_targets(config, trained, backbone)
     opened = Journal(journal, create=not only_plan)
     return Job(

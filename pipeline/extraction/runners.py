@@ -102,6 +102,7 @@ POOLINGS: dict[Pooling, Callable[[Tensor], Tensor]] = {
     "none": lambda maps: maps,
     "avg": lambda maps: maps.float().mean(dim=(2, 3), keepdim=True),
     "max": lambda maps: maps.amax(dim=(2, 3), keepdim=True),
+    "cls": lambda maps: maps,  # the network has the token alone
 }
 
 

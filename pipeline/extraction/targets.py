@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from itertools import product
 
+import torch
+
 from pipeline.backbone import Backbone, Weights
-from pipeline.contract import FeatureContract
+from pipeline.contract import Backend, FeatureContract
 from pipeline.errors import ConfigError
 from pipeline.settings.extract import ExtractConfig
 from pipeline.store import Layout, layout_for
@@ -16,6 +18,23 @@ class Target:
 
     contract: FeatureContract
     layout: Layout
+
+
+def extracting_backbone(
+    weights: Weights, config: ExtractConfig, *, device: torch.device, backend: Backend
+) -> Backbone:
+    """The network that computes the taps of `config`. Raises what `Backbone` does."""
+    return Backbone(
+        weights,
+        taps=config.taps,
+        device=device,
+        precision=config.precision,
+        backend=backend,
+        crop=config.preprocessing.crop_size,
+        num_frames=config.windows.frames if config.windows else None,
+        layouts=config.layouts,
+        class_token=config.pooling == "cls",
+    )
 
 
 def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) -> list[Target]:
@@ -42,6 +61,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             precision=config.precision,
             backend=config.backend,
             tap=tap,
+            layout=config.layouts.get(tap),
             pooling=config.pooling,
             dtype=config.dtype,
             view=view,

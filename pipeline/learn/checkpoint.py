@@ -9,7 +9,7 @@ import safetensors.torch
 from pydantic import ValidationError
 from torch import nn
 
-from pipeline.backbone.networks import tail_module
+from pipeline.backbone.tails import contract_tail
 from pipeline.backbone.weights import UNKNOWN_SOURCE
 from pipeline.contract import FeatureContract
 from pipeline.errors import CheckpointError, ContractError
@@ -72,9 +72,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         contract = FeatureContract.model_validate(description["contract"])
         task = TASK_CLASSES[config.task].from_description(description["task"])
         channels, height, width = description["map_shape"]
-        tail = None
-        if config.tail:
-            tail = tail_module(contract.arch, after=contract.tap, until=config.tail)
+        tail = contract_tail(contract, until=config.tail) if config.tail else None
         model = task.build_model(
             description["network"], config, map_shape=(channels, height, width), tail=tail
         )

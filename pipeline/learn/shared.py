@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from pipeline.backbone.networks import tail_module
+from pipeline.backbone.tails import contract_tail
 from pipeline.backbone.weights import UNKNOWN_SOURCE, find_source, find_weights
 from pipeline.contract import CENTER, FrameView
 from pipeline.errors import ConfigError, ManifestError, MissingNetworkError
@@ -176,5 +176,5 @@ def _load_tail(config: TrainConfig, view: FeatureView, *, weights: Path) -> Tail
             f" ({contract.pooling}). Extract with pooling 'none', or train without a tail."
         )
     network = find_weights(contract, place=weights)
-    layers = tail_module(contract.arch, after=contract.tap, until=config.tail, state=network.state)
+    layers = contract_tail(contract, until=config.tail, state=network.state)
     return TailSource(layers, network.source)

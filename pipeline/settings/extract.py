@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from pipeline.contract import (
     CENTER,
     Backend,
+    Layout,
     Pooling,
     Precision,
     Preprocessing,
@@ -67,7 +68,8 @@ class ExtractConfig(BaseModel):
     windows: Windows | None = None  # for networks that read several frames at once; null: one
     limits: Limits = Limits()  # what a source may cost at most
     preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
-    pooling: Pooling = "none"  # over H and W, before storing
+    layouts: dict[str, Layout] = {}  # {tap: axes} of taps whose shape does not tell them, as chw or 1+14x14
+    pooling: Pooling = "none"  # over H and W, before storing; cls: a transformer's class token
     dtype: StoredDtype = "float16"  # as stored
     precision: Precision = "float32"  # of the network: float16 and bfloat16 are faster and less exact
     backend: Backend = "eager"  # inductor compiles the network first: pays when the run is long

@@ -9,11 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Weights, preprocess
-from pipeline.backbone.networks import build_network, fold_batchnorms, map_shape
+from pipeline.backbone.networks import build_network, fold_batchnorms, inspect_network, load_state, map_shape
 from pipeline.backbone.weights import obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.settings.weights import ARCHS, WeightsConfig, available_taps
+from pipeline.settings.networks import ARCHS, FAMILIES, check_taps
+from pipeline.settings.weights import WeightsConfig
 
 pytestmark = pytest.mark.slow
 
@@ -73,9 +74,9 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 @pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "vgg11_bn"])
 def test_every_tap_equals_torchvisions_network(arch: str, weights_of: Callable[[str], Weights]) -> None:
     weights, pixels = weights_of(arch), images(2)
-    maps = Backbone(weights, taps=available_taps(arch), device=CPU)(pixels)
+    maps = Backbone(weights, taps=ARCHS[arch].taps, device=CPU)(pixels)
     reference = plain_maps(weights, pixels)
-    assert list(maps) == list(reference) == list(available_taps(arch))
+    assert list(maps) == list(reference) == list(ARCHS[arch].taps)
     for tap in maps:
         assert maps[tap].dtype == torch.float32
         assert maps[tap].shape == reference[tap].shape
@@ -97,7 +98,7 @@ def test_features_of_a_real_video_equal_a_plain_reference(weights_of: Callable[[
     ours = preprocess(torch.from_numpy(np.stack(decoded)), Preprocessing())
 
     weights = weights_of("resnet50")
-    backbone = Backbone(weights, taps=available_taps("resnet50"), device=CPU)
+    backbone = Backbone(weights, taps=ARCHS["resnet50"].taps, device=CPU)
     maps, from_pillows, reference = backbone(ours), backbone(pillows), plain_maps(weights, pillows)
     for tap in maps:
         assert relative_error(maps[tap], reference[tap]) < 0.01
@@ -116,7 +117,7 @@ def test_taps_of_one_pass_equal_those_of_single_passes(weights_of: Callable[[str
 
 @pytest.mark.parametrize("arch", ["resnet18", "vgg11_bn"])
 def test_a_clip_has_the_same_bits_whatever_its_batch(arch: str, weights_of: Callable[[str], Weights]) -> None:
-    backbone = Backbone(weights_of(arch), taps=available_taps(arch), device=CPU)
+    backbone = Backbone(weights_of(arch), taps=ARCHS[arch].taps, device=CPU)
     clip = images(3)
     batch = torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
     batch[:3] = clip
@@ -160,7 +161,7 @@ def test_weights_and_batchnorm_buffers_are_the_same_bits_after_a_run(
 def test_layers_behind_the_deepest_tap_do_not_run(weights_of: Callable[[str], Weights]) -> None:
     weights, tiny = weights_of("vgg11_bn"), images(1, 16, 16)  # 16 pixels are too few for block5
     assert Backbone(weights, taps=["block4"], device=CPU)(tiny)["block4"].shape == (1, 512, 1, 1)
-    with pytest.raises(RuntimeError, match="Output size is too small"):
+    with pytest.raises(ConfigError, match="Output size is too small"):
         Backbone(weights, taps=["block5"], device=CPU)(tiny)
 
 
@@ -183,8 +184,9 @@ def test_folding_leaves_no_batchnorm_and_the_weights_as_they_were(
         weights = weights_of(arch)
         before = {name: tensor.clone() for name, tensor in weights.state.items()}
         network = build_network(arch)
-        network.load_state_dict(weights.state, strict=False, assign=True)
-        fold_batchnorms(network)
+        pairs = inspect_network(arch).foldable((64, 64))
+        load_state(network, weights.state)
+        fold_batchnorms(network, pairs)
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
         assert all(torch.equal(weights.state[name], before[name]) for name in before)
 
@@ -204,9 +206,9 @@ def test_the_compiled_backend_without_a_compiler_is_refused_with_the_remedy(
 # Taps and shapes
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [*FAMILIES["ResNet"].archs, *FAMILIES["VGG"].archs])
 def test_every_arch_has_its_taps_and_shapes(arch: str) -> None:
-    taps = available_taps(arch)
+    taps = ARCHS[arch].taps
     if arch.startswith("vgg"):
         assert taps == ("block1", "block2", "block3", "block4", "block5")
         channels, strides = (64, 128, 256, 512, 512), (2, 4, 8, 16, 32)
@@ -222,25 +224,20 @@ def test_every_arch_has_its_taps_and_shapes(arch: str) -> None:
 
 def test_map_shapes_are_those_of_the_maps(weights_of: Callable[[str], Weights]) -> None:
     for arch in ("resnet18", "vgg11_bn"):
-        backbone = Backbone(weights_of(arch), taps=available_taps(arch), device=CPU)
+        backbone = Backbone(weights_of(arch), taps=ARCHS[arch].taps, device=CPU)
         for tap, maps in backbone(images(1, 45, 71)).items():
             assert backbone.map_shape(tap, 45, 71) == tuple(maps.shape[1:])
-
-
-def test_all_resnets_and_vggs_of_torchvision_are_there() -> None:
-    import torchvision
-
-    names = torchvision.models.list_models(module=torchvision.models)
-    assert set(ARCHS) == {name for name in names if name.startswith(("resn", "wide_resnet", "vgg"))}
 
 
 # What is refused
 
 
 def test_an_unknown_arch_or_tap_lists_the_known_ones(weights_of: Callable[[str], Weights]) -> None:
-    with pytest.raises(ConfigError, match=r"Unknown arch 'resnet19'. Available: resnet18, .*vgg19_bn\."):
-        available_taps("resnet19")
-    expected = r"^Unknown tap 'layer9' for resnet18. Available: layer1, layer2, layer3, layer4, avgpool\.$"
+    with pytest.raises(ConfigError, match=r"Unknown arch 'resnet19'. Available: alexnet, .*r2plus1d_18\."):
+        check_taps("resnet19", ["layer1"])
+    expected = (
+        r"^Unknown tap 'layer9' for resnet18. Available: layer1, layer2, layer3, layer4, avgpool, or any"
+    )
     with pytest.raises(ConfigError, match=expected):
         Backbone(weights_of("resnet18"), taps=["layer1", "layer9"], device=CPU)
     with pytest.raises(ConfigError, match=expected):
@@ -257,5 +254,8 @@ def test_weights_of_another_arch_are_refused(weights_of: Callable[[str], Weights
 
 
 def test_images_too_small_for_a_tap_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Images of 16x16 pixels are too small for block5 of vgg11"):
+    with pytest.raises(
+        ConfigError,
+        match=r"vgg11 can't compute block5 of images of 16x16 pixels: .*too small. Change the crop",
+    ):
         map_shape("vgg11", "block5", height=16, width=16)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Weights, preprocess
-from pipeline.backbone.networks import tail_module
+from pipeline.backbone.tails import tail_module
 from pipeline.contract import FeatureContract
 from pipeline.deploy.end_to_end import EndToEnd, clip_features, make_backbone
 from pipeline.errors import ContractError, DecodeError, ShapeError, WeightsError

@@ -130,7 +130,7 @@ def test_a_column_of_ones_own_moves_no_file_and_another_column_moves_those_of_tr
         ({"train": {"tap": "layer2"}}, "train.tap: 'layer2' is not among extract.taps (layer4)"),
         (
             {"extract": {"taps": ["layer9"]}},
-            "extract.taps: unknown tap 'layer9'. Available for resnet50: layer1",
+            "extract.taps: Unknown tap 'layer9' for resnet50. Available: layer1",
         ),
         ({"train": {"views": ["center", "flip"]}}, "train.views: 'flip' is not among extract.views (center)"),
         (

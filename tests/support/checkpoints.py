@@ -5,7 +5,8 @@ from pathlib import Path
 import onnxruntime
 
 from pipeline.backbone import Weights
-from pipeline.backbone.networks import map_shape, tail_module
+from pipeline.backbone.networks import map_shape
+from pipeline.backbone.tails import tail_module
 from pipeline.contract import FeatureContract, Preprocessing, Sampling
 from pipeline.learn.checkpoint import Checkpoint
 from pipeline.learn.tasks import (

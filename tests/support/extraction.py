@@ -7,7 +7,14 @@ from pathlib import Path
 
 from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.weights import obtain_weights
-from pipeline.extraction import Result, compute_clips, make_plan, make_targets, publish_view
+from pipeline.extraction import (
+    Result,
+    compute_clips,
+    extracting_backbone,
+    make_plan,
+    make_targets,
+    publish_view,
+)
 from pipeline.extraction.write import OnWork
 from pipeline.manifest import Clip
 from pipeline.manifest.recorded import Sources, scan_sources
@@ -37,13 +44,7 @@ def sources_of(clips: Iterable[Clip], *, root: Path, digests: DigestCache) -> So
 
 
 def make_backbone(weights: Weights, config: ExtractConfig, *, device: str = "cpu") -> Backbone:
-    return Backbone(
-        weights,
-        taps=config.taps,
-        device=resolve_device(device),
-        precision=config.precision,
-        backend=config.backend,
-    )
+    return extracting_backbone(weights, config, device=resolve_device(device), backend=config.backend)
 
 
 def extract(

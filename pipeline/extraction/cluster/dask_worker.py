@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError, OutOfMemoryError, PipelineError, os_err
 from pipeline.extraction.engine import compute_clips
 from pipeline.extraction.plan import PlannedClip
 from pipeline.extraction.result import Result
-from pipeline.extraction.targets import Target
+from pipeline.extraction.targets import Target, extracting_backbone
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
@@ -112,13 +112,7 @@ def _prepare(context: TaskContext) -> _State:
             " weights where all see them under the same path."
         )
     device = resolve_device(context.machine.device)
-    backbone = Backbone(
-        weights,
-        taps=context.config.taps,
-        device=device,
-        precision=context.config.precision,
-        backend=context.config.backend,
-    )
+    backbone = extracting_backbone(weights, context.config, device=device, backend=context.config.backend)
     _states.clear()
     _states[context.name] = _State(
         context, backbone, Journal(context.journal).digest_cache(), threading.Event()
