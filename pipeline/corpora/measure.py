@@ -34,7 +34,7 @@ def measure_clips(
     root: Path,
     sampling: Sampling,
     limits: Limits,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None = None,
     num_threads: int,
 ) -> Iterator[Measured]:
     """Open each clip, read the times of its frames and decode the first one; in the order of the clips.
@@ -54,7 +54,7 @@ def measure_clips(
 
 
 def _measure(
-    clip: Clip, *, root: Path, sampling: Sampling, limits: Limits, preprocessing: Preprocessing
+    clip: Clip, *, root: Path, sampling: Sampling, limits: Limits, preprocessing: Preprocessing | None
 ) -> Measured:
     def info_of(files: Range) -> ClipInfo:
         return probe(**files, sampling=sampling, limits=limits, preprocessing=preprocessing)

@@ -68,7 +68,7 @@ def decoding(
     are not those that were planned ends with InputChangedError.
     """
     lane = lanes["decode"]
-    largest = min(config.views, key=lambda view: view.scale).zoomed(config.preprocessing)
+    largest = min(config.views, key=lambda view: view.scale).zoomed(config.known_preprocessing)
     ahead: ByteQueue[Piece | ClipEnd] = ByteQueue(_AHEAD_BYTES, producer=lane, consumer=lanes["compute"])
     todo = iter(planned)
     lock = threading.Lock()

@@ -64,7 +64,7 @@ def compute_clips(
     runner = make_runner(
         backbone,
         targets,
-        preprocessing=config.preprocessing,
+        preprocessing=config.known_preprocessing,
         batch_size=machine.batch_size or default_batch_size(device),
         lanes=lanes,
     )

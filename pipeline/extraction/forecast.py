@@ -67,7 +67,7 @@ def make_forecast(
                 **clip_range(clip.clip, root=root),
                 sampling=config.sampling,
                 limits=config.limits,
-                preprocessing=config.preprocessing,
+                preprocessing=config.known_preprocessing,
             ).num_frames
     num_measured, pixels = 0, None
     started = time.monotonic()
@@ -125,7 +125,7 @@ def _compute_seconds(
     runner = make_runner(
         backbone,
         targets,
-        preprocessing=config.preprocessing,
+        preprocessing=config.known_preprocessing,
         batch_size=machine.batch_size or default_batch_size(backbone.device),
         lanes=make_lanes(num_decoders=1),
     )
@@ -147,7 +147,7 @@ def _pixels(clips: Sequence[PlannedClip], root: Path, config: ExtractConfig) -> 
                 **clip_range(clip.clip, root=root),
                 sampling=config.sampling,
                 limits=config.limits,
-                preprocessing=config.preprocessing,
+                preprocessing=config.known_preprocessing,
             ):
                 yield batch.pixels
 

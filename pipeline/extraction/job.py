@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.backbone import Backbone
+from pipeline.backbone.presets import trained_preprocessing
 from pipeline.backbone.weights import load_weights
 from pipeline.extraction.plan import Plan, make_plan
 from pipeline.extraction.targets import Target, extracting_backbone, make_targets
@@ -87,6 +88,7 @@ def make_job(
     if not any(source in recorded or not fault_of(root, source) for source in manifest.sources()):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
     trained = load_weights(weights)
+    config = config.with_preprocessing(trained_preprocessing(trained.arch, trained.source))
     on_dask = machine.dask and not only_plan  # workers have networks of their own; this one knows shapes
     backbone = extracting_backbone(
         trained,

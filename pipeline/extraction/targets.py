@@ -30,7 +30,7 @@ def extracting_backbone(
         device=device,
         precision=config.precision,
         backend=backend,
-        crop=config.preprocessing.crop_size,
+        crop=config.known_preprocessing.crop_size,
         num_frames=config.windows.frames if config.windows else None,
         layouts=config.layouts,
         class_token=config.pooling == "cls",
@@ -53,7 +53,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
     for tap, view in product(config.taps, config.views):
         contract = FeatureContract(
             sampling=config.sampling,
-            preprocessing=config.preprocessing,
+            preprocessing=config.known_preprocessing,
             mean=weights.mean,
             std=weights.std,
             arch=weights.arch,
@@ -67,7 +67,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             view=view,
             windows=config.windows,
         )
-        channels, height, width = backbone.map_shape(tap, *config.preprocessing.crop_size)
+        channels, height, width = backbone.map_shape(tap, *config.known_preprocessing.crop_size)
         row_shape = (channels, 1, 1) if config.pooling != "none" else (channels, height, width)
         targets.append(Target(contract, layout_for(config.store, row_shape=row_shape, dtype=config.dtype)))
     return targets

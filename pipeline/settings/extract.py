@@ -67,7 +67,7 @@ class ExtractConfig(BaseModel):
     sampling: Sampling = Sampling()  # all | every: n | fps: x | count: n; all but count with max_frames: n
     windows: Windows | None = None  # for networks that read several frames at once; null: one
     limits: Limits = Limits()  # what a source may cost at most
-    preprocessing: Preprocessing = Preprocessing()  # of each frame, before the network
+    preprocessing: Preprocessing | None = None  # of each frame; null: as the weights were trained
     layouts: dict[str, Layout] = {}  # {tap: axes} of taps whose shape does not tell them, as chw or 1+14x14
     pooling: Pooling = "none"  # over H and W, before storing; cls: a transformer's class token
     dtype: StoredDtype = "float16"  # as stored
@@ -83,9 +83,21 @@ class ExtractConfig(BaseModel):
     def _views_can_be_made(self) -> Self:
         if CENTER not in self.views:
             raise ValueError("views lack center, whose features all others stand beside; add it")
-        if self.preprocessing.resize is None and any(view.scale < 1 for view in self.views):
+        prepared = self.preprocessing or Preprocessing()
+        if prepared.resize is None and any(view.scale < 1 for view in self.views):
             raise ValueError(
                 "a view with a scale needs preprocessing.resize: frames that are not resized show no smaller"
                 " part; set it, or take the view out"
             )
         return self
+
+    @property
+    def known_preprocessing(self) -> Preprocessing:
+        """The preprocessing. Raises ValueError where the weights decide on it, see `with_preprocessing`."""
+        if self.preprocessing is None:
+            raise ValueError("The preprocessing is that of the weights, which are not read yet.")
+        return self.preprocessing
+
+    def with_preprocessing(self, trained: Preprocessing) -> Self:
+        """These settings, with the preprocessing that the weights were trained with where they have none."""
+        return self if self.preprocessing else self.model_copy(update={"preprocessing": trained})
