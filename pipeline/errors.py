@@ -175,6 +175,10 @@ class ForeignWeightsError(WeightsError):
     """A file of weights lacks what a weights file of framecache says of itself."""
 
 
+class ForeignCodeError(WeightsError):
+    """Weights are of a network whose code the settings do not name: it is not imported."""
+
+
 class CheckpointError(PipelineError):
     """A trained model is missing, incomplete, or of another version."""
 

@@ -9,7 +9,7 @@ from pipeline.errors import CheckClipError, PipelineError, error_text
 from pipeline.manifest import read_manifest
 from stages import console
 from stages.params import read_params
-from stages.predict import add_checkpoint_arguments
+from stages.predict import add_checkpoint_arguments, named_code
 from stages.project.visible import corpus_root
 
 _EPILOG = """The file takes frames (B, T, 3, H, W) uint8 RGB, sampled, resized and cropped as its metadata say
@@ -45,6 +45,7 @@ def main() -> None:
         arguments.checkpoint,
         arguments.out,
         weights=arguments.weights,
+        own=named_code(),
         source=arguments.clip or _first_source(),
         num_frames=arguments.frames,
         tolerance=arguments.tolerance,

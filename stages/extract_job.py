@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from pipeline.backbone.weights import own_code
 from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import Manifest
 from pipeline.manifest.recorded import read_sources
 from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.weights import WeightsConfig
 from stages.bars import Bars
 from stages.machine import read_machine
 from stages.places import SOURCES, journal_path, weights_path
@@ -14,7 +16,7 @@ from stages.project.sharing import share_journal
 
 
 def read_job(
-    manifest: Manifest, *, root: Path, arch: str, config: ExtractConfig, only_plan: bool = False
+    manifest: Manifest, *, root: Path, network: WeightsConfig, config: ExtractConfig, only_plan: bool = False
 ) -> Job:
     """The job that these settings ask for; with `only_plan`, nothing is written and nothing compiled."""
     journal = journal_path()
@@ -24,7 +26,8 @@ def read_job(
         manifest,
         root=root,
         recorded=read_sources(SOURCES),
-        weights=weights_path(arch),
+        weights=weights_path(network.arch),
+        own=own_code(network),
         config=config,
         machine=read_machine(),
         journal=journal,

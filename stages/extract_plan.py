@@ -23,7 +23,7 @@ def show_plan() -> None:
     job = read_job(
         manifest,
         root=corpus_root(params.corpus.root),
-        arch=params.weights.arch,
+        network=params.weights,
         config=params.extract,
         only_plan=True,
     )

@@ -15,6 +15,8 @@ from pipeline.extraction import Extracted, Job, run_job
 from pipeline.manifest import read_manifest
 from pipeline.manifest.recorded import Contents
 from pipeline.settings.extract import ExtractConfig
+from pipeline.settings.networks import is_own
+from pipeline.settings.weights import WeightsConfig
 from pipeline.store.view import publish_copy
 from pipeline.system.devices import made_with
 from pipeline.system.files import write_json
@@ -51,10 +53,16 @@ def main() -> None:
             "The contract's revision was edited after its settings were written. Run again."
         )
     manifest, arch = Path(inputs.values["manifest"]), inputs.values["weights"]
+    network = inputs.config("own", WeightsConfig) if is_own(arch) else WeightsConfig(arch=arch)
     inputs.watch(manifest, weights_path(arch), SOURCES)
     job = read_job(
-        read_manifest(manifest), root=inputs.root, arch=arch, config=inputs.config("extract", ExtractConfig)
+        read_manifest(manifest),
+        root=inputs.root,
+        network=network,
+        config=inputs.config("extract", ExtractConfig),
     )
+    if job.own and job.own.version() != inputs.values["code"]:
+        raise InputChangedError(f"The code of {arch} was edited after its settings were written. Run again.")
     _quieten_dask(job)
     is_first = not orders.num_restarts
     with Bars("clip") as bars:

@@ -5,12 +5,15 @@ import json
 from functools import partial
 from pathlib import Path
 
+from pipeline.backbone.weights import own_code
 from pipeline.deploy.prediction import SourceAnswers, predict
 from pipeline.errors import PipelineError
 from pipeline.manifest import META
+from pipeline.system.own_code import OwnCode
 from stages import console
 from stages.bars import Bars
 from stages.machine import read_machine
+from stages.params import PARAMS, read_params
 
 
 def main() -> None:
@@ -65,6 +68,7 @@ def main() -> None:
             arguments.checkpoint,
             arguments.sources,
             weights=arguments.weights,
+            own=named_code(),
             num_answers=arguments.top,
             questions=arguments.question,
             image_fps=arguments.image_fps,
@@ -95,6 +99,11 @@ def main() -> None:
         raise PipelineError(
             f"{num_failed} of {len(results)} sources could not be read or answered, see above."
         )
+
+
+def named_code() -> OwnCode | None:
+    """The code of one's own network that params.yaml names; None where it names none, or is not there."""
+    return own_code(read_params().weights) if PARAMS.is_file() else None
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from pipeline.contract import REVISION
 from pipeline.errors import ConfigError, few
 from pipeline.manifest import Manifest, clips_digest
 from pipeline.report import TEMPLATES
-from pipeline.settings.networks import ARCHS, check_taps
+from pipeline.settings.networks import ARCHS, check_taps, is_own
 from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS, TrainConfig
 from pipeline.settings.unused import explain_unused
@@ -21,6 +21,7 @@ from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.store.view import INDEX_NAME
 from pipeline.system.code import code_digest
 from pipeline.system.files import combined_digest, file_digest, write_atomically
+from pipeline.system.own_code import OwnCode
 from stages.params import PARAMS, Params
 from stages.places import CORPUS, SETTINGS, WEIGHTS
 from stages.project.visible import imported_features
@@ -50,6 +51,7 @@ def resolved(
         "manifest": manifest,
         "weights": params.weights.arch,
         "extract": params.extract.model_dump(mode="json"),
+        **_own_settings(params.weights),
     }
     imported = {"manifest": manifest, "extract": {"imported": params.extract.imported}}
     train: dict[str, dict[str, Any]] = {
@@ -89,12 +91,21 @@ def _templates_digest() -> str:
     return combined_digest([file_digest(path) for path in sorted(files)]).hex()
 
 
+def _own_settings(config: WeightsConfig) -> dict[str, Any]:
+    """Of a network of one's own: what builds it, and the version of that code, so that an edit is seen."""
+    if not is_own(config.arch):
+        return {}
+    own = OwnCode(config.arch, config.arguments, Path(config.code) if config.code else None)
+    kept = config.model_dump(mode="json", include={"arch", "arguments", "code"})
+    return {"own": kept, "code": own.version()}
+
+
 def _weights_settings(config: WeightsConfig) -> dict[str, Any]:
     """The settings, and the digest of a source that is a file: as it is here, or else as recorded before.
 
     Experiments in a folder of their own find the record in the project, which DVC_ROOT names.
     """
-    values = {"weights": config.model_dump(mode="json")}
+    values = {"weights": config.model_dump(mode="json"), **_own_settings(config)}
     path = source_file(config.source)
     if path is None:
         return values
@@ -139,6 +150,8 @@ def _tap_problems(params: Params) -> Iterator[str]:
             f"train.tap: {train.tap!r} is not among extract.taps ({', '.join(params.extract.taps)}). Set it"
             " to one of them, or add it there."
         )
+    elif train.tail and is_own(arch):
+        yield f"train.tail: layers of {arch}, a network of your own, can't be trained. Set it to null."
     elif train.tail and arch in ARCHS and not _may_follow(train.tap, train.tail, ARCHS[arch].taps):
         yield f"train.tail: {train.tail!r} is no tap after train.tap, {train.tap!r}."
     for section, views in (("train", train.views), ("evaluate", params.evaluate.views)):

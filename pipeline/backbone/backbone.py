@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.inspection import TapShape
+from pipeline.backbone.inspection import Inspection, TapShape
 from pipeline.backbone.networks import (
     build_network,
+    build_own,
     check_state,
     default_size,
     fold_batchnorms,
@@ -23,8 +24,9 @@ from pipeline.backbone.resize import Window, resize
 from pipeline.backbone.resize import crop as crop_to
 from pipeline.backbone.trunk import Trunk, prune
 from pipeline.contract import CENTER, Backend, FrameView, Layout, Precision, Preprocessing, Size, Triple
-from pipeline.errors import ConfigError, ShapeError
-from pipeline.settings.networks import ARCHS, check_taps
+from pipeline.errors import ConfigError, ForeignCodeError, ShapeError
+from pipeline.settings.networks import ARCHS, check_taps, is_own
+from pipeline.system.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class Weights:
     source: str  # where it came from, for people
     state: dict[str, Tensor]  # the network's names; without those of `HEADS`
     arguments: Mapping[str, Any] = field(default_factory=dict)  # that the network is built with
+    own: OwnCode | None = None  # that builds the network, where it is not torchvision's
+    code: str | None = None  # the version of `own`
 
 
 class Backbone:
@@ -89,10 +93,13 @@ class Backbone:
         self.num_frames = num_frames
         self._declared, self._class_token = dict(layouts or {}), class_token
         self._layouts: dict[tuple[int, ...], dict[str, Layout]] = {}  # by the shape of images, of each tap
-        network = build_network(weights.arch, weights.arguments)
+        network = _network(weights)
         check_state(weights.arch, weights.state, network)
-        self._inspection = inspect_network(weights.arch, weights.arguments)
         load_state(network, weights.state)
+        if weights.own:
+            self._inspection = Inspection(network, weights.arch)
+        else:
+            self._inspection = inspect_network(weights.arch, weights.arguments)
         image = self._image(*(crop or default_size(network)))
         calls = {tap: self._inspection.call(tap, image) for tap in taps}
         order = [call.name for call in self._inspection.watched(image).calls]
@@ -100,7 +107,8 @@ class Backbone:
         called = order[: order.index(deepest) + 1]
         pairs = self._inspection.foldable(image)
         fold_batchnorms(network, {conv: norm for conv, norm in pairs.items() if norm in called})
-        prune(network, called)
+        if not weights.own:  # whose code may look at modules that it does not call
+            prune(network, called)
         self._trunk = Trunk(
             network,
             {tap: call.name for tap, call in calls.items()},
@@ -116,6 +124,8 @@ class Backbone:
         self.trunk: nn.Module = self._trunk.to(device, memory_format=self._memory_format)  # type: ignore[call-overload]
         if crop:
             self._settle(image)
+        if weights.own:
+            self._probe(image)
         self._run: Callable[[Tensor], list[Tensor]] = self.trunk
         if backend == "inductor":
             # `deterministic`: inductor's kernels are not chosen by timing either.
@@ -149,6 +159,23 @@ class Backbone:
             pixels = pixels.to(self.device).contiguous(memory_format=self._memory_format)
             return dict(zip(self.taps, self._run(pixels), strict=True))
 
+    def _probe(self, image: tuple[int, ...]) -> None:
+        """Raise ConfigError for a network that answers otherwise when an image is in another batch."""
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (3, 3, *image), dtype=torch.uint8, generator=generator)
+        self._run = self.trunk
+        together, alone = self(pixels), [self(each[None]) for each in pixels]
+        tolerance = 1e-3 if self.precision == "float32" else 0.1
+        for tap, maps in together.items():
+            expected = torch.cat([each[tap] for each in alone]).float()
+            error = float((maps.float() - expected).norm() / expected.norm().clamp(min=1e-12))
+            if not error <= tolerance:
+                raise ConfigError(
+                    f"{self.arch} gives other maps at {tap} when an image is in another batch (relative"
+                    f" difference {error:.2g}): batch statistics or dropout are left on, or values are not"
+                    " finite. Its features would not depend on the pixels alone."
+                )
+
     def map_shape(self, tap: str, height: int, width: int) -> tuple[int, int, int]:
         """(C, h, w) of `tap` for images of `height` x `width` pixels. Raises ConfigError."""
         return self._shape(tap, self._image(height, width)).map_shape
@@ -166,6 +193,16 @@ class Backbone:
         if image not in self._layouts:
             self._layouts[image] = {tap: self._shape(tap, image).layout for tap in self.taps}
         self._trunk.layouts = self._layouts[image]
+
+
+def _network(weights: Weights) -> nn.Module:
+    if not is_own(weights.arch):
+        return build_network(weights.arch, weights.arguments)
+    if weights.own is None:
+        raise ForeignCodeError(
+            f"The weights are of {weights.arch}, code that the settings do not name: it is not imported."
+        )
+    return build_own(weights.own)
 
 
 def _check_clips(arch: str, num_frames: int | None) -> None:

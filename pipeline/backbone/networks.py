@@ -15,13 +15,26 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.backbone.inspection import HEADS, Inspection
 from pipeline.errors import ConfigError, WeightsError, listed
-from pipeline.settings.networks import check_taps
+from pipeline.settings.networks import check_taps, is_own
+from pipeline.system.own_code import OwnCode
 
 # What torchvision's functions need to build the network that its weights were trained for, without a warning.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": False},
     "inception_v3": {"init_weights": False},
 }
+
+
+def build_own(own: OwnCode) -> nn.Module:
+    """The frozen network that the user's own function builds. Raises ConfigError where it builds none."""
+    build = own.load()
+    try:
+        network = build(**own.arguments)
+    except TypeError as error:
+        raise ConfigError(f"{own.name} can't be called with {dict(own.arguments)}: {error}.") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{own.name} gives a {type(network).__name__}, not a torch.nn.Module.")
+    return network.eval().requires_grad_(False)
 
 
 def build_network(arch: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
@@ -91,21 +104,21 @@ def map_shape(arch: str, tap: str, *, height: int, width: int) -> tuple[int, int
     return inspect_network(arch).shape(tap, (height, width)).map_shape
 
 
-def trunk_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state of torchvision's that belong to a trunk.
+def trunk_state(state: Mapping[str, Tensor], arch: str = "") -> dict[str, Tensor]:
+    """The tensors of a state that belong to a trunk: of torchvision's networks all but the classifier's.
 
     Without `num_batches_tracked`, which no frozen network reads and old weights files lack.
     """
     return {
         name: tensor
         for name, tensor in state.items()
-        if name.partition(".")[0] not in HEADS and not name.endswith("num_batches_tracked")
+        if (is_own(arch) or name.partition(".")[0] not in HEADS) and not name.endswith("num_batches_tracked")
     }
 
 
 def check_state(arch: str, state: Mapping[str, Tensor], network: nn.Module) -> None:
     """Raise WeightsError listing every missing, unexpected or wrongly shaped tensor of a network's state."""
-    expected = trunk_state(network.state_dict())
+    expected = trunk_state(network.state_dict(), arch)
     problems = [f"missing {name}" for name in expected if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in expected]
     problems += [

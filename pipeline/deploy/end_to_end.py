@@ -73,7 +73,8 @@ class EndToEnd(nn.Module):
 def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.device) -> Backbone:
     """The network that makes the contract's features, not compiled: compiling pays off for a corpus only.
 
-    Raises WeightsError for other weights, ContractError when this version of the code makes other features.
+    Raises WeightsError for other weights, ContractError when this version of the code, or
+    of one's own network, makes other features.
     """
     check_weights(weights, contract)
     if contract.revision != REVISION:
@@ -81,6 +82,11 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
             f"The model was trained on features of revision {contract.revision}; this version of framecache"
             f" makes revision {REVISION}, which has other values. Extract and train again, or use the version"
             " that it was trained with."
+        )
+    if contract.code != weights.code:
+        raise ContractError(
+            f"The model was trained on features of another version of {contract.arch}: {contract.code}, and"
+            f" here is {weights.code}. Extract and train again, or use that version."
         )
     return Backbone(
         weights,

@@ -18,6 +18,7 @@ from pipeline.deploy.export_tracing import Exported
 from pipeline.errors import CheckClipError, ConfigError, DecodeError, error_text
 from pipeline.learn.checkpoint import Checkpoint, load_checkpoint
 from pipeline.manifest import Clip
+from pipeline.system.own_code import OwnCode
 
 _NUM_FRAMES = 16  # that a file is checked with, if nothing else is said
 
@@ -27,6 +28,7 @@ def export(
     out: str | Path,
     *,
     weights: str | Path = "weights",
+    own: OwnCode | None = None,
     source: str | Path | None = None,
     num_frames: int | None = None,
     tolerance: float = 1e-3,
@@ -40,6 +42,7 @@ def export(
         checkpoint: the folder of a trained model, such as checkpoints/recurrent.
         out: the file to write, .onnx or .pt2; a second one gets .step before the suffix.
         weights: the weights file of the network that made the features, or a folder that has it.
+        own: the user's code that builds the network, where torchvision does not; no other is imported.
         source: a video, an image or a folder of images to compare with; None: random frames only.
         num_frames: how many frames to compare with; None: the model's window, or 16.
         tolerance: the largest difference of an answer, relative to the largest answer where that is above 1.
@@ -54,7 +57,7 @@ def export(
     if num_frames is not None and num_frames < 1:
         raise ConfigError(f"{num_frames} frames to compare with: give at least 1.")
     trained = load_checkpoint(Path(checkpoint))
-    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
+    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source, own=own)
     count = num_frames or trained.config.window or _NUM_FRAMES
     frames = {"random frames": _random_frames(trained, num_frames=count)}
     if source is not None:

@@ -23,6 +23,7 @@ from pipeline.settings.evaluation import needs_whole_clips
 from pipeline.settings.views import Views
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory
+from pipeline.system.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def predict(
     sources: Sequence[str | Path],
     *,
     weights: str | Path = "weights",
+    own: OwnCode | None = None,
     num_answers: int = 1,
     questions: Sequence[str] = (),
     image_fps: float = 1.0,
@@ -63,6 +65,7 @@ def predict(
         sources: videos, images and folders, see `find_sources`; or tables of clips, .csv or .parquet, see
             `table_clips`. In the answers, a clip of a table has its clip_id as source.
         weights: the weights file of the network that made the features, or a folder that has it.
+        own: the user's code that builds the network, where torchvision does not; no other is imported.
         num_answers: how many of the likeliest answers to give, where the task ranks them.
         questions: what to ask about each source, for a model that answers questions.
         image_fps: the rate of a folder's images, which gives their times, where a table has none.
@@ -104,7 +107,7 @@ def predict(
         raise ConfigError(f"The model can't read clips in chunks of {chunk_frames} frames: {reason}.")
     if frame_views != (CENTER,) and not trained.task.facts.has_mean_answers:
         raise ConfigError(f"The model's task is {trained.task.name}: answers in several views have no mean.")
-    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source)
+    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source, own=own)
     trained.model.to(torch_device)
     backbone = make_backbone(trained.contract, network, device=torch_device)
     found = [clip for source in sources for clip in _find_clips(Path(source))]

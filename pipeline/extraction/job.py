@@ -19,6 +19,7 @@ from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
+from pipeline.system.own_code import OwnCode
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Job:
     root: Path  # of the clips' sources
     recorded: Contents  # stands for a source that can't be read below `root`
     weights: Path  # the backbone's weights file
+    own: OwnCode | None  # that builds the network, where it is not torchvision's
     backbone: Backbone
     targets: tuple[Target, ...]
     journal: Journal
@@ -74,20 +76,22 @@ def make_job(
     config: ExtractConfig,
     machine: Machine = Machine(),
     journal: Path,
+    own: OwnCode | None = None,
     recorded: Contents = NO_RECORD,
     only_plan: bool = False,
 ) -> Job:
     """Check what can be checked before anything is computed, and put a job together.
 
-    `recorded` stands for the content of sources that can't be read here: features of it need no source. With
-    `only_plan`, no journal is created and the network is not compiled.
+    `own` is the user's code that builds the network: no other than this is imported. `recorded` stands for
+    the content of sources that can't be read here: features of it need no source. With `only_plan`, no
+    journal is created and the network is not compiled.
 
     Raises ManifestError when no source can be read or is recorded, WeightsFileError, ForeignWeightsError,
     ConfigError for what this machine or network can't do, and StoreError for a journal that can't be used.
     """
     if not any(source in recorded or not fault_of(root, source) for source in manifest.sources()):
         check_sources(manifest, root=root)  # nothing is there: it is the root that is wrong
-    trained = load_weights(weights)
+    trained = load_weights(weights, own=own)
     config = config.with_preprocessing(trained_preprocessing(trained.arch, trained.source))
     on_dask = machine.dask and not only_plan  # workers have networks of their own; this one knows shapes
     backbone = extracting_backbone(
@@ -105,6 +109,7 @@ def make_job(
         root=root,
         recorded=recorded,
         weights=weights,
+        own=trained.own,
         backbone=backbone,
         targets=tuple(targets),
         journal=opened,

@@ -20,6 +20,7 @@ from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
 from pipeline.store import Quarantined
 from pipeline.system.memory import is_out_of_memory
+from pipeline.system.own_code import OwnCode
 from pipeline.system.supervisor import Notes, Orders
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def extract(
     weights: str | Path,
     config: ExtractConfig = ExtractConfig(),
     machine: Machine = Machine(),
+    own: OwnCode | None = None,
     features: str | Path = "features",
     journal: str | Path = ".framecache",
     on_progress: OnProgress | None = None,
@@ -43,7 +45,8 @@ def extract(
 
     Reads the CSV or Parquet file `manifest`, whose sources are below `root`, and the file `weights`; writes
     `features`/<tap> and `features`/quarantine.csv. Whatever is in `journal` is not computed again, also after
-    an interrupted run. `on_progress` may be called on another thread; logging tells of plan and results.
+    an interrupted run. `own` is the user's code that builds the network, if torchvision does not.
+    `on_progress` may be called on another thread; logging tells of plan and results.
 
     Runs in this process, without a supervisor: a source on which a decoder crashes or hangs takes the process
     with it. (The stage `extract` supervises a process of its own, and goes on without such a source.)
@@ -58,6 +61,7 @@ def extract(
         weights=Path(weights),
         config=config,
         machine=machine,
+        own=own,
         journal=Path(journal),
     )
     extracted = run_job(job, features=Path(features), on_progress=on_progress or ignore_progress)
@@ -157,6 +161,7 @@ def _compute_now(job: Job, planned: Sequence[PlannedClip], *, notes: Notes, on_w
             root=job.root,
             targets=job.targets,
             weights=job.weights,
+            own=job.own,
             journal=job.journal,
             config=job.config,
             machine=job.machine,

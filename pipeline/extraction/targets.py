@@ -58,6 +58,7 @@ def make_targets(config: ExtractConfig, weights: Weights, backbone: Backbone) ->
             std=weights.std,
             arch=weights.arch,
             weights_sha256=weights.sha256,
+            code=weights.code,
             precision=config.precision,
             backend=config.backend,
             tap=tap,

@@ -5,10 +5,13 @@ one, by its dotted name, such as layer3.0.conv2. Suggested are those behind whic
 block1 .. block5 are names of our own: the output of each block's max-pool.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ def is_own(arch: str) -> bool:
 
 def check_arch(arch: str) -> str:
     """The arch as it is. Raises ConfigError for an unknown one."""
+    if is_own(arch) and not _FUNCTION.fullmatch(arch):
+        raise ConfigError(f"{arch!r} is no module and function, as in my_package.nets:build.")
     if not is_own(arch) and arch not in ARCHS:
         raise ConfigError(f"Unknown arch {arch!r}. Available: {', '.join(ARCHS)}.")
     return arch

@@ -71,6 +71,11 @@ def code_digest(module: str, *, root: Path = _ROOT) -> str:
     return hashlib.sha256(repr(module_digests(module, root=root)).encode()).hexdigest()
 
 
+def file_code_digest(path: Path) -> str:
+    """The sha256 of a Python file's code, in hex, by the rule of `module_digests`. Raises SyntaxError."""
+    return _parse(path.read_bytes(), path, "").digest
+
+
 def _closure(module: str, root: Path) -> dict[str, _Source]:
     if _path(module, root) is None:
         raise ValueError(f"No module {module!r} of {' or '.join(_PACKAGES)} below {root}.")

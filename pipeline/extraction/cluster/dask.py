@@ -8,6 +8,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import DaskConfig, Machine
 from pipeline.store import Journal
 from pipeline.system.files import write_atomically
+from pipeline.system.own_code import OwnCode
 
 
 def compute_on_workers(
@@ -33,6 +35,7 @@ def compute_on_workers(
     root: Path,
     targets: Sequence[Target],
     weights: Path,
+    own: OwnCode | None = None,
     journal: Journal,
     config: ExtractConfig,
     machine: Machine,
@@ -54,6 +57,7 @@ def compute_on_workers(
         name=f"framecache-{forward_digest[:16]}-{secrets.token_hex(4)}",
         root=root.absolute(),
         weights=weights.absolute(),
+        own=own and replace(own, path=own.path and own.path.absolute()),
         journal=journal.path.absolute(),
         targets=tuple(targets),
         config=config,

@@ -30,6 +30,7 @@ from pipeline.settings.machine import Machine
 from pipeline.store import DigestCache, Journal
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import is_out_of_memory, keep_freed_memory
+from pipeline.system.own_code import OwnCode
 
 PROGRESS_SECONDS = 1.0
 
@@ -46,6 +47,7 @@ class TaskContext:
     config: ExtractConfig
     machine: Machine  # its device, batch size and threads are the workers'
     sources: Mapping[Path, int | None]  # a few of the corpus, to know it by: size in bytes, None for a folder
+    own: OwnCode | None = None  # that builds the network; workers see it under the same path
 
     @property
     def token(self) -> Path:
@@ -104,8 +106,12 @@ def _prepare(context: TaskContext) -> _State:
     torch.set_num_threads(get_worker().state.nthreads)  # Dask's processes start with one
     if state := _states.get(context.name):
         return state
-    weights = load_weights(context.weights)
+    weights = load_weights(context.weights, own=context.own)
     contract = context.targets[0].contract
+    if weights.code != contract.code:
+        raise ConfigError(
+            f"Its code of {contract.arch} is another than the client's. Put it where all see it."
+        )
     if weights.sha256 != contract.weights_sha256:
         raise ConfigError(
             f"Its {context.weights} has another sha256 than the client's ({weights.sha256[:12]}...). Put the"
