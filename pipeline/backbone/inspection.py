@@ -1,5 +1,6 @@
 """What passes without values show of a network: its taps, their layouts and shapes, what can be folded."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbone.layouts import (
     fits_layout,
@@ -42,14 +44,15 @@ class TapShape:
 class Inspection:
     """A network, looked into by passes of empty images. It keeps a copy: the network may change afterwards.
 
-    Images have a shape (H, W), clips (T, H, W).
+    Attributes: arch, and network: the copy, which has values only if the network is one's own. Images have a
+    shape (H, W), clips (T, H, W).
     """
 
     def __init__(self, network: nn.Module, arch: str) -> None:
         self.arch = arch
         # Code that is not torchvision's may need values.
         self._device = torch.device("cpu" if is_own(arch) else "meta")
-        self._network = deepcopy(network).to(self._device).eval()
+        self.network = deepcopy(network).to(self._device).eval()
         self._passes: dict[tuple[int, ...], Pass] = {}
 
     @cached_property
@@ -57,7 +60,7 @@ class Inspection:
         """{tap: the module that it names} of taps with names of our own: VGG's max-pools."""
         if not self.arch.startswith("vgg"):
             return {}
-        layers = self._network.get_submodule("features").named_children()
+        layers = self.network.get_submodule("features").named_children()
         pools = [name for name, layer in layers if isinstance(layer, nn.MaxPool2d)]
         return {f"block{number}": f"features.{name}" for number, name in enumerate(pools, start=1)}
 
@@ -65,7 +68,7 @@ class Inspection:
         """The pass of images of a shape."""
         if image not in self._passes:
             images = torch.zeros(2, 3, *image, device=self._device)
-            self._passes[image] = watch_pass(self._network, images)
+            self._passes[image] = watch_pass(self.network, images)
         return self._passes[image]
 
     def call(self, tap: str, image: tuple[int, ...]) -> Call:
@@ -85,9 +88,8 @@ class Inspection:
         return found
 
     def _check_name(self, tap: str, name: str) -> None:
-        modules = dict(self._network.named_modules())
-        outermost = name.partition(".")[0]
-        if outermost in HEADS and not is_own(self.arch):
+        modules = dict(self.network.named_modules())
+        if self._is_head(name):
             raise ConfigError(f"{tap!r} can't be a tap of {self.arch}: its weights file has no classifier.")
         if name and name in modules:
             return
@@ -113,6 +115,46 @@ class Inspection:
         if norm := self.foldable(image).get(name):
             return f"{norm}, its BatchNorm, is folded into it: take {norm}"
         return None
+
+    def candidates(self, image: tuple[int, ...]) -> list[str]:
+        """The modules that can be taps, in the order in which a pass computes them."""
+        names = [call.name for call in self.watched(image).calls if call.name]
+        return [
+            name
+            for name in dict.fromkeys(names)
+            if not self._is_head(name) and not self.why_no_tap(name, image)
+        ]
+
+    def macs(self, image: tuple[int, ...]) -> dict[str, int]:
+        """{module: the multiplications of one image's pass up to the module's end}."""
+        counter, found = FlopCounterMode(display=False), dict[str, int]()
+
+        def note(name: str) -> Callable[..., None]:
+            return lambda *_: found.update({name: counter.get_total_flops() // 2})
+
+        handles = [module.register_forward_hook(note(name)) for name, module in self.network.named_modules()]
+        try:
+            with torch.no_grad(), counter:
+                self.network(torch.zeros(1, 3, *image, device=self._device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def num_parameters(self) -> int:
+        """The parameters of the network without torchvision's classifier."""
+        return sum(
+            parameter.numel()
+            for name, parameter in self.network.named_parameters()
+            if not self._is_head(name)
+        )
+
+    def kind(self, name: str) -> str:
+        """The class of a module."""
+        return type(self.network.get_submodule(name)).__name__
+
+    def _is_head(self, name: str) -> bool:
+        return name.partition(".")[0] in HEADS and not is_own(self.arch)
 
     def possible_layouts(self, name: str, image: tuple[int, ...]) -> list[Layout]:
         """The layouts that a module's output may have: one, unless shapes do not tell."""
@@ -173,7 +215,7 @@ class Inspection:
         look at the modules (a subclass, a hook, a parametrisation), nothing is folded.
         """
         watched = self.watched(image)
-        modules = dict(self._network.named_modules())
+        modules = dict(self.network.named_modules())
         giver = {
             id(call.output): call.name for call in watched.calls if _is_plain(modules[call.name], _CONVS)
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from pipeline.contract import Preprocessing
 from pipeline.settings.machine import Machine
 from stages.parameters import page
 from stages.params import Params
@@ -32,7 +33,8 @@ def test_each_setting_has_one_row() -> None:
     assert fields.keys() == sections
     expected = [key for name, model in fields.items() if model for key in keys(model, f"{name}.")]
     optional = ["extract.windows.frames", "extract.windows.stride", "dask.local", "dask.scheduler"]
-    assert sorted(rows) == sorted([*expected, *keys(Machine), *optional])
+    prepared = keys(Preprocessing, "extract.preprocessing.")
+    assert sorted(rows) == sorted([*expected, *prepared, *keys(Machine), *optional])
 
 
 def test_each_setting_has_a_meaning() -> None:
