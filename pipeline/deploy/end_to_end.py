@@ -94,9 +94,9 @@ def make_backbone(contract: FeatureContract, weights: Weights, *, device: torch.
         device=device,
         precision=contract.precision,
         crop=contract.preprocessing.crop_size,
+        num_frames=contract.windows.frames if contract.windows else None,
         layouts={contract.tap: contract.layout} if contract.layout else None,
         class_token=contract.pooling == "cls",
-        num_frames=contract.windows.frames if contract.windows else None,
     )
 
 

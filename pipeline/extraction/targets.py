@@ -30,9 +30,9 @@ def extracting_backbone(
         precision=config.precision,
         backend=backend,
         crop=config.known_preprocessing.crop_size,
+        num_frames=config.windows.frames if config.windows else None,
         layouts=config.layouts,
         class_token=config.pooling == "cls",
-        num_frames=config.windows.frames if config.windows else None,
     )
 
 
