@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.backbone.weights import find_weights
+from pipeline.backbone.weights import find_weights, own_code
 from pipeline.deploy.suspects import (
     Form,
     Suspect,
@@ -97,7 +97,7 @@ def _in_pixels(view: FeatureView, theirs: Mapping[str, np.ndarray], form: Form) 
             theirs,
             form=form,
             contract=view.contract,
-            weights=find_weights(view.contract, place=Path("weights")),
+            weights=find_weights(view.contract, place=Path("weights"), own=own_code(params.weights)),
             root=corpus_root(params.corpus.root),
             device=resolve_device(read_machine().device),
         )

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.backbone.weights import own_code
 from pipeline.contract import FeatureContract
 from pipeline.errors import ConfigError, ForeignFeaturesError, MissingFeaturesError, StoreError, few
 from pipeline.extraction.again import Again, compute_again
@@ -26,6 +27,7 @@ from stages.places import FEATURES, weights_path
 from stages.project.visible import corpus_root
 
 EXTRACTION = Path("reports/extract.json")
+_UNKNOWN = "not recorded"
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -57,6 +59,7 @@ def check(arguments: argparse.Namespace) -> None:
                     root=corpus_root(params.corpus.root),
                     weights=weights_path(contracts[0].arch),
                     config=params.extract,
+                    own=own_code(params.weights),
                     machine=machine,
                     folder=Path(temporary) / str(number),
                     on_progress=partial(show_progress, bars),
@@ -151,7 +154,7 @@ def print_provenance(
                 "made with": name,
                 "features": str(there),
                 "here": str(value),
-                "": "" if there == value else "differs",
+                "": "" if there in (value, _UNKNOWN) else "differs",
             }
             for name, (there, value) in rows.items()
         ]
@@ -163,4 +166,4 @@ def _versions(device: str) -> dict[str, tuple[str, str]]:
     report = json.loads(EXTRACTION.read_bytes()) if EXTRACTION.exists() else {}
     recorded = report.get("made_with") or {}
     here = made_with(resolve_device(device))
-    return {name: (recorded.get(name, "not recorded"), value) for name, value in here.items()}
+    return {name: (recorded.get(name, _UNKNOWN), value) for name, value in here.items()}

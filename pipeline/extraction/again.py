@@ -12,6 +12,7 @@ from pipeline.extraction.run import run_job
 from pipeline.manifest import Manifest
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.machine import Machine
+from pipeline.system.own_code import OwnCode
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,31 @@ def compute_again(
     config: ExtractConfig,
     machine: Machine,
     folder: Path,
+    own: OwnCode | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> list[Again]:
     """Compute the clips of a manifest as each contract says, with a journal of their own, below `folder`.
 
-    All contracts are of the network in the file `weights`. `config` says what contracts leave open, such as
-    limits and damaged clips. The result has a contract's features at its place in `contracts`; the contract
-    there differs from the one asked for where another revision or other weights are at hand.
+    All contracts are of the network in the file `weights`; `own` is the user's code that builds it. `config`
+    says what contracts leave open, such as limits and damaged clips. The result has a contract's features at
+    its place in `contracts`; the contract there differs from the one asked for where another revision or
+    other weights are at hand.
 
     Raises as `make_job` and `run_job` do.
     """
-    groups: dict[ExtractConfig, list[FeatureContract]] = defaultdict(list)
+    groups: dict[str, list[FeatureContract]] = defaultdict(list)
     for contract in contracts:
-        groups[_config_of(contract, config)].append(contract)
+        groups[_config_of(contract, config).model_dump_json()].append(contract)
     found = {}
-    for number, (asked, members) in enumerate(groups.items()):
+    for number, members in enumerate(groups.values()):
         job = make_job(
             manifest,
             root=root,
             weights=weights,
-            config=asked.model_copy(update=_taps_and_views(members)),
+            config=_config_of(members[0], config).model_copy(update=_targets(members)),
             machine=machine.model_copy(update={"dask": None}),
             journal=folder / f"journal{number}",
+            own=own,
         )
         features = folder / f"features{number}"
         extracted = run_job(job, features=features, on_progress=on_progress)
@@ -72,8 +76,9 @@ def _config_of(contract: FeatureContract, config: ExtractConfig) -> ExtractConfi
     return config.model_copy(update={**values, "max_failed_share": 1.0, "imported": None})
 
 
-def _taps_and_views(contracts: Sequence[FeatureContract]) -> dict[str, object]:
-    """Settings for the taps and views of these contracts; the centre is always there."""
+def _targets(contracts: Sequence[FeatureContract]) -> dict[str, object]:
+    """Settings for the taps, layouts and views of these contracts; the centre is always there."""
+    layouts = {contract.tap: contract.layout for contract in contracts if contract.layout}
     taps = dict.fromkeys(contract.tap for contract in contracts)
     views = dict.fromkeys([CENTER, *(contract.view for contract in contracts)])
-    return {"taps": tuple(taps), "views": tuple(views)}
+    return {"taps": tuple(taps), "layouts": layouts, "views": tuple(views)}
