@@ -58,7 +58,9 @@ def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
     weights, extract = document.get("weights") or {}, document.get("extract") or {}
     if with_defaults:
         weights, extract = dict(WeightsConfig(**weights)), dict(ExtractConfig(**extract))
-    told = {name: extract[name] for name in _FIELDS if extract.get(name) is not None}
+    told = {name: extract[name] for name in _FIELDS if name in extract}
+    if told.get("preprocessing", {}) is None:  # that of the weights, which nothing here tells
+        del told["preprocessing"]
     if "windows" in told:
         told["windows"] = TypeAdapter(Windows | None).validate_python(told["windows"])
     if "arch" in weights:
