@@ -33,7 +33,8 @@ class _Catcher:
                 raise TypeError(f"{name} gives no tensor.")
             # An exported program is the whole pass: tracing can't be left in the middle.
             goes_on = not stops or torch.compiler.is_exporting()
-            self.caught[name] = tensor.clone() if clone and goes_on else tensor
+            # What comes after the deepest tap then passes its output on, and may overwrite it.
+            self.caught[name] = tensor.clone() if goes_on and (clone or stops) else tensor
             if not goes_on:
                 raise _DeepestTapError
 

@@ -59,7 +59,7 @@ def _fields(document: Any, with_defaults: bool) -> Iterator[dict[str, Any]]:
     if with_defaults:
         weights, extract = dict(WeightsConfig(**weights)), dict(ExtractConfig(**extract))
     told = {name: extract[name] for name in _FIELDS if name in extract}
-    if told.get("preprocessing", {}) is None:  # that of the weights, which nothing tells
+    if told.get("preprocessing", {}) is None:  # that of the weights, which nothing here tells
         del told["preprocessing"]
     if "windows" in told:
         told["windows"] = TypeAdapter(Windows | None).validate_python(told["windows"])
