@@ -4,7 +4,8 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise ForeignFeaturesError(f"{few(imported)} were imported: nothing here can compute them again.")
     params, machine = read_params(), read_machine()
     manifest = read_manifest(params.corpus.manifest)
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
     differing = []
-    with tempfile.TemporaryDirectory(prefix="framecache-check-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="framecache-check-") as temporary, _warnings_alone():
         for number, paths in enumerate(_by_network(folders)):
             contracts = [_contract(path) for path in paths]
             chosen = choose_clips(manifest, paths, num_clips=arguments.clips)
@@ -75,6 +75,18 @@ def check(arguments: argparse.Namespace) -> None:
             f" {arguments.tolerance:g}, or in their frames."
         )
     print(f"Equal within the tolerance, {arguments.tolerance:g}.")
+
+
+@contextmanager
+def _warnings_alone() -> Iterator[None]:
+    """Of the library's messages, only warnings."""
+    logger = logging.getLogger("pipeline")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _by_network(folders: Iterable[Path]) -> list[list[Path]]:

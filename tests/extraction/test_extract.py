@@ -116,10 +116,14 @@ def test_features_are_the_same_bits_whatever_the_order_the_neighbours_and_the_de
 def test_compiled_features_are_the_same_bits_whatever_their_neighbours_and_close_to_the_eager_ones(
     corpus: tuple[list[Clip], Path], weights: Weights, tmp_path: Path
 ) -> None:
-    config = {"taps": ["layer1"], "backend": "inductor"}
+    config = {
+        "taps": ["layer1"],
+        "backend": "inductor",
+        "preprocessing": {"resize": 256, "crop": 224},
+    }
     backbone = make_backbone(weights, ExtractConfig.model_validate(config))  # compiled once
     compiled = assert_same_bits(*corpus, weights, tmp_path, backbone=backbone, **config)
-    _, eager = extract(*corpus, weights, tmp_path / "eager", taps=["layer1"])
+    _, eager = extract(*corpus, weights, tmp_path / "eager", **{**config, "backend": "eager"})
     with open_view(compiled / "layer1") as one, open_view(eager / "layer1") as two:
         assert one.contract.differences(two.contract) == {"backend": ("inductor", "eager")}
         np.testing.assert_allclose(one.read("long"), two.read("long"), rtol=2e-3, atol=2e-3)

@@ -50,7 +50,7 @@ def test_a_run_has_what_the_stages_left(tmp_path: Path) -> None:
     run = load_run("mine", folder_files(tmp_path))
     assert (run.name, run.task, run.split, run.manifest) == ("mine", "classification", "test", Path("m.csv"))
     assert run.settings["train.hidden_size"] == 5
-    assert run.settings["extract.preprocessing.crop"] == 224
+    assert run.settings["extract.dtype"] == "float16"
     assert "train.momentum" not in run.settings  # it does nothing beside adamw
     assert run.settings["code.evaluate"] == "0" * 64
     assert run.contract == make_contract()

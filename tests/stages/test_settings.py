@@ -71,7 +71,7 @@ def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Pa
         "report",
     }
     assert section(workspace, "weights", "weights")["arch"] == "resnet50"
-    assert section(workspace, "extract", "extract")["preprocessing"]["resize"] == 256
+    assert section(workspace, "extract", "extract")["preprocessing"] is None
     train = section(workspace, "recurrent", "train")
     assert train["hidden_size"] == 128
     assert not train.keys() & {"momentum", "num_heads", "scan_size", "decoder", "question", "words", "stride"}
@@ -157,9 +157,9 @@ def test_what_is_wrong_is_named_and_nothing_is_written(
 
 
 def test_all_that_is_wrong_in_all_sections_is_named_at_once(workspace: Path) -> None:
-    ask(workspace, train={"epochs": 0}, extract={"dtype": "float8"}, weights={"arch": "alexnet"})
+    ask(workspace, train={"epochs": 0}, extract={"dtype": "float8"}, weights={"arch": "alexnot"})
     stderr = run(workspace, status=1)
-    for name in ("train.epochs: 0", "extract.dtype: 'float8'", "weights.arch: 'alexnet'"):
+    for name in ("train.epochs: 0", "extract.dtype: 'float8'", "weights.arch: 'alexnot'"):
         assert name in stderr
 
 

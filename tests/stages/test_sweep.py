@@ -258,7 +258,8 @@ def test_members_that_wait_for_others_count_in_the_time_of_a_sweep(
     monkeypatch.setattr(stages.sweep_training, "_PROBE_SECONDS", 0.0)
     clock = SimpleNamespace(monotonic=itertools.count().__next__)  # each batch takes a second
     monkeypatch.setattr(stages.sweep_training, "time", clock)
-    stdout, _ = sweep(workspace, "grid", "-S", "train.batch_size=100,99", "--no-experiments", "--plan")
+    grid = ("-S", "train.batch_size=100", "-S", "train.intra_op_threads=1,2")
+    stdout, _ = sweep(workspace, "grid", *grid, "--no-experiments", "--plan")
     # One member has done two of its four batches when the time is taken. The other one counts as much.
     assert stdout.splitlines()[-1] == "At most 8 epochs, 0.50 s each: 4 s."
 
