@@ -1,12 +1,11 @@
 """Folds: several splits of one corpus, drawn here or official ones."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.corpora.files import Corpus
-from pipeline.corpora.splits import group_by_source
+from pipeline.corpora.splits import group_by_source, shuffled
 from pipeline.errors import ManifestError
 from pipeline.manifest import UNUSED, Clip
 
@@ -32,7 +31,7 @@ def draw_folds(clips: Sequence[Clip], number: int, *, seed: int = 0) -> list[lis
         )
     counts = [Counter[str]() for _ in range(number)]  # of each fold: clips by label
     folds: dict[str, int] = {}
-    for unit in sorted(units, key=lambda unit: (-len(units[unit]), _drawn(unit, seed=seed))):
+    for unit in sorted(shuffled(units, seed=seed), key=lambda unit: -len(units[unit])):
         labels = Counter(clip.label or "" for clip in units[unit])
         folds[unit] = min(
             range(number),
@@ -89,7 +88,3 @@ def merge_splits(corpora: Mapping[int, Corpus]) -> Corpus:
     missing = dict.fromkeys(name for corpus in corpora.values() for name in corpus.missing)
     merged = tuple(replace(clip, splits=splits[clip_id]) for clip_id, clip in clips.items())
     return replace(first, clips=merged, missing=tuple(missing))
-
-
-def _drawn(name: str, *, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -107,7 +107,7 @@ def _split_units(
         split: max(round(len(members) * share), int(len(sizes) >= least))
         for split, share, least in (("val", shares[1], 3), ("test", shares[2], 2))
     }
-    free = _shuffled((unit for unit in sizes if unit not in splits), seed=seed)
+    free = shuffled((unit for unit in sizes if unit not in splits), seed=seed)
     for unit in free:
         fits = (split for split in wanted if filled[split] + sizes[unit] / 2 <= wanted[split])
         splits[unit] = next(fits, "train")
@@ -134,7 +134,7 @@ def carve_val(clips: Sequence[Clip], *, share: float, seed: int, by_class: bool 
     chosen: set[str] = set()
     for names in groups.values():
         num_val = max(round(len(names) * share), int(len(names) >= 2))
-        chosen.update(_shuffled(names, seed=seed)[:num_val])
+        chosen.update(shuffled(names, seed=seed)[:num_val])
     return [
         replace(clip, split="val")
         if clip.split == "train" and (clip.group or clip.clip_id) in chosen
@@ -165,5 +165,6 @@ def free_torn_groups(clips: Sequence[Clip]) -> list[Clip]:
     return [replace(clip, group=None) if clip.group in torn else clip for clip in clips]
 
 
-def _shuffled(names: Iterable[str], *, seed: int) -> list[str]:
+def shuffled(names: Iterable[str], *, seed: int) -> list[str]:
+    """The names in an order that depends on the seed and the names alone."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())

@@ -7,8 +7,7 @@ from typing import Any
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.folds import FoldScore
 from pipeline.learn.metrics import json_numbers
-
-_MIN_CLIPS = 20  # of all folds together: as in `evaluation.order_sentence`
+from pipeline.learn.sweeps.ranking import MIN_CLIPS_OF_VERDICT
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ class FoldsResult:
 
     def _sentence(self, heading: str, control: str, claim: str) -> str:
         difference = (self.scores["recurrent"] - self.scores[control]).mean
-        if (number := sum(self.folds.values())) < _MIN_CLIPS:
-            verdict = f"too few clips to tell whether {claim} ({number}; it takes {_MIN_CLIPS})"
+        if (number := sum(self.folds.values())) < MIN_CLIPS_OF_VERDICT:
+            verdict = f"too few clips to tell whether {claim} ({number}; it takes {MIN_CLIPS_OF_VERDICT})"
         elif min(self.sign * difference.low, self.sign * difference.high) > 0:
             verdict = claim
         else:
