@@ -1,8 +1,7 @@
 """CTC: words that a clip's frames say without times, as in Graves et al. 2006.
 
-A frame says a word or nothing, which is called the blank; PAD is its number. The words of a clip are those of
-its frames, in order: a run of frames with the same word says it once, and a blank between two runs tells them
-apart.
+A frame says a word, or nothing: the blank, whose number is PAD. The words of a clip are those of its frames, in
+order. Neighbouring frames with the same word say it once, unless there is a blank between them.
 """
 
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from pipeline.learn.vocabulary import PAD
 def ctc_losses(logits: Tensor, words: Tensor, num_frames: Tensor) -> Tensor:
     """Negative log-likelihoods (B,) of words (B, S), PAD after the last, by logits (B, T, V).
 
-    `num_frames` (B,) of each row are valid. It is infinite where there are fewer than `frames_needed`. They
-    are computed and returned on the CPU: torch's kernel for GPUs gives other bits each time.
+    The first `num_frames` (B,) frames of each row are valid. A loss is infinite where they are fewer than
+    `frames_needed`. Losses are computed on the CPU, and stay there: torch's kernel for GPUs is not
+    deterministic.
     """
     likelihoods = logits.float().cpu().log_softmax(dim=-1).transpose(0, 1)  # (T, B, V)
     words = words.cpu()
