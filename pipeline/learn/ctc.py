@@ -1,7 +1,7 @@
 """CTC: words that a clip's frames say without times, as in Graves et al. 2006.
 
-A frame says a word, or nothing: the blank, whose number is PAD. The words of a clip are those of its frames, in
-order. Neighbouring frames with the same word say it once, unless there is a blank between them.
+A frame says a word, or nothing: the blank, whose number is PAD. The words of a clip are those of its frames,
+in order. Neighbouring frames with the same word say it once, unless there is a blank between them.
 """
 
 from collections.abc import Sequence
