@@ -66,18 +66,22 @@ class ByteQueue(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._size_bytes = 0
         self._closed = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._filled = threading.Condition(lock)
+        self._has_room = threading.Condition(lock)
 
     def put(self, item: T, *, size_bytes: int) -> bool:
         """Wait for room, then add the item. Returns False, without adding it, when the queue is closed."""
         started = time.monotonic()
-        with self._changed:
+        with self._has_room:
             while not self._closed and self._items and self._size_bytes + size_bytes > self._limit_bytes:
-                self._changed.wait()
+                self._has_room.wait()
             if not self._closed:
                 self._items.append((item, size_bytes))
                 self._size_bytes += size_bytes
-                self._changed.notify_all()
+                self._filled.notify()
+                if self._size_bytes < self._limit_bytes:  # room for one more; all at once would fight for it
+                    self._has_room.notify()
             accepted = not self._closed
         self._producer.add(blocked=time.monotonic() - started)
         return accepted
@@ -85,19 +89,20 @@ class ByteQueue(Generic[T]):
     def get(self) -> T | None:
         """Wait for an item and remove it. Returns None when the queue is closed and empty."""
         started = time.monotonic()
-        with self._changed:
+        with self._filled:
             while not self._closed and not self._items:
-                self._changed.wait()
+                self._filled.wait()
             item = None
             if self._items:
                 item, size_bytes = self._items.popleft()
                 self._size_bytes -= size_bytes
-                self._changed.notify_all()
+                self._has_room.notify()
         self._consumer.add(starved=time.monotonic() - started)
         return item
 
     def close(self) -> None:
         """Refuse further items. Those in the queue can still be removed."""
-        with self._changed:
+        with self._filled:
             self._closed = True
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._has_room.notify_all()

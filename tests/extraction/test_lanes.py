@@ -124,6 +124,27 @@ def test_a_queue_holds_no_more_bytes_than_its_limit_and_wakes_who_waits() -> Non
     assert producer.blocked_seconds > 0
 
 
+def test_no_producer_of_many_waits_for_ever_whatever_the_sizes() -> None:
+    queue: ByteQueue[int] = ByteQueue(100, producer=Lane(), consumer=Lane())
+    sizes = np.random.default_rng(0).integers(0, 130, (8, 100)).tolist()
+
+    def put(number: int) -> None:
+        for place, size in enumerate(sizes[number]):
+            assert queue.put(100 * number + place, size_bytes=size)
+
+    threads = [threading.Thread(target=put, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    received = [queue.get() for _ in range(800)]
+    for thread in threads:
+        thread.join()
+    assert sorted(received) == list(range(800))
+    for number in range(8):
+        assert [item for item in received if item // 100 == number] == sorted(
+            item for item in received if item // 100 == number
+        )
+
+
 def test_a_closed_queue_gives_what_is_in_it_then_nothing_and_takes_nothing() -> None:
     queue: ByteQueue[int] = ByteQueue(10, producer=Lane(), consumer=Lane())
     queue.put(1, size_bytes=10)
