@@ -6,6 +6,7 @@ GPU up to `depth` batches are under way, so that copying in, computing and copyi
 view matters to `prepare` alone: rows are by tap.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pipeline.backbone import Backbone, preprocess
 from pipeline.contract import FeatureContract, FrameView, Pooling, Preprocessing
 from pipeline.extraction.lanes import LaneName, Lanes
 from pipeline.extraction.targets import Target
+
+log = logging.getLogger(__name__)
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 Other = TypeVar("Other", Tensor, np.ndarray)
@@ -146,7 +149,7 @@ class CpuRunner:
 
 
 class CudaRunner:
-    """Computes on a GPU by one captured graph. Copies run beside it, on streams of their own.
+    """Computes on a GPU, by one captured graph where it can. Copies run beside it, on streams of their own.
 
     Nothing waits for the whole device. Pinned memory comes from torch's cache, which hands a block out
     again only when the copies from and to it are done. After a few batches nothing more is allocated.
@@ -168,9 +171,7 @@ class CudaRunner:
             for _ in range(3):
                 forward(batch)
         self._compute.wait_stream(self._in)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = forward(batch)
+        self._run = _captured(forward, batch)
 
     def prepare(self, pixels: Tensor, views: Sequence[FrameView]) -> list[Tensor]:
         """As `Runner` says."""
@@ -184,8 +185,7 @@ class CudaRunner:
     def submit(self) -> Wait:
         """As `Runner` says."""
         with self._timed("compute", self._compute):
-            self._graph.replay()
-            outputs = self._outputs.map(Tensor.clone)  # the next replay writes to the same place
+            outputs = self._run()
         self._out.wait_stream(self._compute)
         with torch.cuda.stream(self._out), self._timed("to_host", self._out):
             copies = outputs.map(self._copy_to_host)
@@ -214,3 +214,21 @@ class CudaRunner:
         yield
         end.record(stream)
         self._timings.append((lane, start, end))
+
+
+def _captured(forward: Forward, batch: Tensor) -> Callable[[], Outputs[Tensor]]:
+    """What computes the batch as one CUDA graph; kernel by kernel for a network that can't be captured."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = forward(batch)
+    except RuntimeError as error:  # MViT, for one, copies indices from the host's memory
+        log.info("The network can't be captured as a CUDA graph, and runs kernel by kernel: %s", error)
+        torch.cuda.synchronize(batch.device)
+        return lambda: forward(batch)
+
+    def replay() -> Outputs[Tensor]:
+        graph.replay()
+        return outputs.map(Tensor.clone)  # the next replay writes to the same place
+
+    return replay

@@ -6,36 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone, Weights
-from pipeline.backbone.networks import (
-    build_network,
-    fold_batchnorms,
-    inspect_network,
-    load_state,
-    trunk_state,
-)
+from pipeline.backbone import Backbone
+from pipeline.backbone.networks import build_network, fold_batchnorms, inspect_network, load_state
 from pipeline.errors import ConfigError, ShapeError
 from pipeline.settings.networks import ARCHS, FAMILIES, check_taps
+from tests.support.networks import made_up_weights
 
 CPU = torch.device("cpu")
 ByHand = Callable[[nn.Module, Tensor], dict[str, Tensor]]
-
-
-def made_up_weights(arch: str, **arguments: object) -> Weights:
-    """Random weights, quickly; BatchNorms have statistics, so that folding them matters."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, tensor in trunk_state(build_network(arch, arguments).state_dict()).items():
-        if not tensor.is_meta and not name.endswith(("running_mean", "running_var")):
-            state[name] = tensor  # a buffer, such as Swin's indices
-        elif name.endswith("running_var"):
-            state[name] = torch.rand(tensor.shape, generator=generator) + 0.5
-        else:
-            scale = (2 / max(1, tensor[0].numel())) ** 0.5 if tensor.ndim > 1 else 0.3
-            state[name] = torch.randn(tensor.shape, generator=generator) * scale
-            if tensor.ndim == 1 and name.endswith("weight"):
-                state[name] += 1
-    return Weights(arch, "0" * 64, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), "made up", state, arguments)
 
 
 def pixels_of(*shape: int) -> Tensor:
@@ -270,7 +248,7 @@ def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> No
     ],
 )
 def test_what_can_be_no_tap_is_refused_with_the_reason(arch: str, tap: str, reason: str) -> None:
-    weights = Weights(arch, "", (0, 0, 0), (1, 1, 1), "", trunk_state(build_network(arch).state_dict()))
+    weights = made_up_weights(arch)
     with pytest.raises(ConfigError, match=reason):
         Backbone(weights, taps=[tap], device=CPU)
 

@@ -334,15 +334,17 @@ def test_many_can_be_stopped_after_some_epochs_and_some_of_them_go_on(tmp_path):
         assert repr(outcome.fit) == repr(undisturbed[name].fit)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.slow
-def test_members_trained_in_processes_have_the_numbers_of_one_process(tmp_path):
-    alone = run_many(tmp_path / "alone", members_of(tmp_path / "alone", *several()))
+def test_members_trained_in_processes_have_the_numbers_of_one_process(tmp_path, device):
+    members = members_of(tmp_path / "alone", *several())
+    alone = run_many(tmp_path / "alone", members, machine=Machine(device=device))
     told: dict[str, list[tuple[int, int]]] = defaultdict(list)
     epochs: dict[str, list[object]] = defaultdict(list)
     apart = run_many(
         tmp_path / "apart",
         members_of(tmp_path / "apart", *several()),
-        machine=Machine(device="cpu", num_trainings=2),
+        machine=Machine(device=device, num_trainings=2),
         on_batch=lambda name, *batch: told[name].append(batch),
         on_epoch=lambda name, metrics: epochs[name].append(metrics),
     )

@@ -132,7 +132,7 @@ def test_views_with_other_numbers_of_frames_are_refused() -> None:
 
 
 def trained_weights(
-    folder: Path, members: Mapping[str, TrainConfig], path: Path, **machine: int
+    folder: Path, members: Mapping[str, TrainConfig], path: Path, **machine: object
 ) -> dict[str, bytes]:
     """The weights of each member's best epoch."""
     outcomes = train_many(
@@ -148,20 +148,23 @@ def trained_weights(
     return {name: (path / name / "model.safetensors").read_bytes() for name in members}
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_members_of_different_views_equal_each_alone_resident_or_streamed(
-    inputs: Path, tmp_path: Path
+    inputs: Path, tmp_path: Path, device: str
 ) -> None:
     members = {
         "center": CONFIG,
         "both": CONFIG.model_copy(update={"views": (CENTER, FLIP)}),
         "corner": CONFIG.model_copy(update={"views": (CORNER,)}),
     }
-    together = trained_weights(inputs, members, tmp_path / "together")
+    together = trained_weights(inputs, members, tmp_path / "together", device=device)
     assert len(set(together.values())) == 3
-    streamed = trained_weights(inputs, members, tmp_path / "streamed", resident_mb=0, num_readers=3)
-    assert streamed == together
+    for resident_mb in (0, 1000):  # of a GPU's run, then in pinned memory
+        machine = {"device": device, "resident_mb": resident_mb, "resident_gpu_mb": 0, "num_readers": 3}
+        assert trained_weights(inputs, members, tmp_path / f"{resident_mb}", **machine) == together
     for name, config in members.items():
-        assert trained_weights(inputs, {name: config}, tmp_path / "alone") == {name: together[name]}
+        alone = trained_weights(inputs, {name: config}, tmp_path / "alone", device=device)
+        assert alone == {name: together[name]}
 
 
 def test_views_change_neither_standardisation_nor_what_is_validated(inputs: Path, tmp_path: Path) -> None:
