@@ -31,6 +31,7 @@ from dvc.exceptions import DvcException
 from pipeline.learn.member import Metrics
 from pipeline.learn.run import train
 from pipeline.settings.tasks import TASKS
+from pipeline.settings.training import TrainConfig
 from stages.bars import ProgressBar
 from stages.digits import FOLDERS
 from stages.overrides import flags
@@ -50,7 +51,8 @@ def result_of(name: str) -> Result | None:
         curve = dvc.api.read("dvclive/train/recurrent/curves/loss.csv", rev=name)
     except DvcException:
         return None
-    headline = next(facts.headline for facts in TASKS.values() if facts.headline in metrics["recurrent"])
+    task = read_recipe(name).params.get("train", {}).get("task", TrainConfig().task)
+    headline = TASKS[task].headline
     low, high = metrics["recurrent"]["intervals"][headline]
     return Result(
         metric=headline,
@@ -141,25 +143,23 @@ def changed(names: Iterable[str]) -> list[str]:
     """The recipes whose first loss is no longer the recorded one. Equal machines give equal bits."""
     found = []
     for name in names:
-        recorded = (result := read_recipe(name).result) and result.first_epoch_loss
-        loss = None if recorded is None else first_epoch_loss(name)
+        result = read_recipe(name).result
+        recorded = result and result.first_epoch_loss
+        loss = result and first_epoch_loss(name)
         print(f"{name}: {loss!r}, recorded {recorded!r}", flush=True)
-        if recorded is None or loss != recorded:
+        if not result or loss != recorded:
             found.append(name)
     print(f"Changed or unknown: {', '.join(found) or 'none'}")
     return found
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """Markdown for docs/recipes.md: a row a recipe, its headline metric of model, control and baseline.
-
-    A result without a first loss, which cannot be checked, is marked with *.
-    """
+    """Markdown for docs/recipes.md: a row a recipe, its headline metric of model, control and baseline."""
     lines = ["| recipe | metric | model | frames shuffled | baseline |", "|---|---|---|---|---|"]
     for name, result in results.items():
         low, high = result.interval
         cells = [
-            f"{result.model:.3f} [{low:.3f}, {high:.3f}]{'' if result.first_epoch_loss else '*'}",
+            f"{result.model:.3f} [{low:.3f}, {high:.3f}]",
             f"{result.shuffled:.3f}",
             f"{result.baseline:.3f}",
         ]

@@ -27,7 +27,7 @@ class Result(BaseModel):
     interval: tuple[float, float]  # of the model, 95 %, by bootstrap over clips
     shuffled: float  # the same model on shuffled frames
     baseline: float
-    first_epoch_loss: float | None = None  # of the model on the val split; null: not recorded
+    first_epoch_loss: float  # of the model on the val split
 
 
 class Recipe(BaseModel):
