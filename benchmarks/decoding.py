@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.corpora import copy_video, encode_grey
 from benchmarks.report import Row, seconds_of
 from benchmarks.writers import in_threads
+from pipeline.contract import Preprocessing
 from pipeline.extraction.decode import Piece, decoding
 from pipeline.extraction.lanes import make_lanes
 from pipeline.extraction.plan import PlannedClip
@@ -65,7 +66,7 @@ def decode(root: Path, clips: Sequence[Clip], num_threads: int) -> None:
     with decoding(
         [PlannedClip(clip, clip.clip_id.encode(), "new", ("layer4",)) for clip in clips],
         root=root,
-        config=ExtractConfig(),
+        config=ExtractConfig(preprocessing=Preprocessing()),
         lanes=make_lanes(num_decoders=num_threads),
         pinned=False,
         notes=Notes(),

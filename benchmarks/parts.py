@@ -31,7 +31,7 @@ PARTS = {
         ("stages.train", "write_results"),
         ("pipeline.learn.run", "save_checkpoint"),
     ],
-    "evaluation: answers": [("pipeline.learn.comparison", "answer_batches")],
+    "evaluation: answers": [("pipeline.learn.comparison", "_answer_views")],
     "evaluation: metrics and their draws": [("pipeline.learn.comparison", "score_predictions")],
     "evaluation: plots and tables written": [("stages.evaluate", "write_results")],
 }

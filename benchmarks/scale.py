@@ -339,7 +339,7 @@ def client_cost(folder: Path, num_clips: int) -> list[Row]:
         PlannedClip(clip, number.to_bytes(16), "new", (target.contract.tap,))
         for number, clip in enumerate(clips)
     ]
-    config = ExtractConfig()
+    config = ExtractConfig(preprocessing=FULL_SIZE)
     with pretenders(NUM_WORKERS) as address:
         journal = Journal(folder / "journal")
         started, cpu_started = time.perf_counter(), time.process_time()

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.corpora import VIDEO_FRAMES
 from benchmarks.report import Row, seconds_of
 from benchmarks.stores import clip_id, clip_key, make_target
-from pipeline.contract import FrameView
+from pipeline.contract import FrameView, Preprocessing
 from pipeline.extraction import PlannedClip, compute_clips
 from pipeline.extraction.runners import Outputs, Wait
 from pipeline.frames import FrameBatch
@@ -87,7 +87,7 @@ def engine_rate(folder: Path, size_mb: int, num_writers: int) -> float:
             targets=[make_target("zarr", row_shape=ROW_SHAPE)],
             backbone=mock.Mock(device=torch.device("cpu")),
             journal=Journal(folder / "journal"),
-            config=ExtractConfig(),
+            config=ExtractConfig(preprocessing=Preprocessing()),
             machine=Machine(num_writers=num_writers, num_decoders=4),
         )
     assert result.num_bytes == num_clips * VIDEO_FRAMES * ROW_BYTES
