@@ -67,7 +67,7 @@ def make_project(code: Path, path: Path, *, videos: Path, side: int) -> Project:
     project.set(
         {
             "corpus.manifest": "manifests/mine.csv",
-            "corpus.root": "videos",
+            "corpus.root": str(project.videos),
             "weights.arch": "resnet18",
             "weights.source": "random:0",
             "extract.preprocessing": {"resize": side, "crop": side},

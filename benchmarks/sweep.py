@@ -166,8 +166,8 @@ class Corpus:
         return self.task.build_model(
             "recurrent",
             config,
-            map_shape=self.features.map_shape,
-            standardisation=self.standardisation,
+            map_shapes=[self.features.map_shape],
+            standardisations=[self.standardisation],
             seed=config.seed,
         )
 

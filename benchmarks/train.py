@@ -165,7 +165,7 @@ class Trainee:
     """The recurrent model, trained step by step on labels without meaning."""
 
     def __init__(self, row_shape: tuple[int, int, int]) -> None:
-        model = build_model("recurrent", MODEL, map_shape=row_shape, num_outputs=NUM_CLASSES)
+        model = build_model("recurrent", MODEL, map_shapes=[row_shape], num_outputs=NUM_CLASSES)
         self.model = model.train().to(DEVICE)
         self.optimizer = torch.optim.AdamW(model.parameters())
 

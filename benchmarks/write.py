@@ -225,9 +225,9 @@ def test_accuracy(features: ResidentFeatures, clips: Sequence[Clip], *, seed: in
     model = build_model(
         "recurrent",
         config,
-        map_shape=features.map_shape,
+        map_shapes=[features.map_shape],
         num_outputs=task.num_outputs,
-        standardisation=channel_statistics(features, splits["train"]) if config.standardise else None,
+        standardisations=[channel_statistics(features, splits["train"])] if config.standardise else None,
         seed=seed,
     )
     device = default_device()

@@ -54,7 +54,7 @@ class Trainings:
     val_losses: dict[str, list[float]] = field(default_factory=dict)  # of each epoch, by member
     finished: list[str] = field(default_factory=list)  # members that were trained to their end
     failures: dict[str, str] = field(default_factory=dict)  # why a member can't be trained
-    _digests: dict[tuple[Path, Path], dict[str, str]] = field(default_factory=dict)
+    _digests: dict[tuple[Path, Path, tuple[str, ...]], dict[str, str]] = field(default_factory=dict)
     _answers: dict[tuple[str, ModelName], Answers] = field(default_factory=dict)
 
     def train_until(self, names: Sequence[str], epochs: int | None) -> dict[str, list[float]]:
@@ -128,16 +128,20 @@ class Trainings:
 
     def _inputs(self, name: str) -> dict[str, str]:
         """The digests of a member's features and manifest, as they are when they are first asked for."""
-        pair = self.features(name), self.members[name].manifest
-        if pair not in self._digests:
-            self._digests[pair] = input_digests(*pair)
-        return self._digests[pair]
+        key = self.features(name), self.members[name].manifest, self._streams(name)
+        if key not in self._digests:
+            self._digests[key] = input_digests(*key)
+        return self._digests[key]
+
+    def _streams(self, name: str) -> tuple[str, ...]:
+        """The taps that a member reads beside its own."""
+        return tuple(stream.tap for stream in self.members[name].config.streams)
 
     def _parts(self, names: Sequence[str]) -> list[list[str]]:
         """The members that train together: those of the same features."""
-        groups: dict[Path, list[str]] = {}
+        groups: dict[tuple[object, ...], list[str]] = {}
         for name in names:
-            groups.setdefault(self.features(name), []).append(name)
+            groups.setdefault((self.features(name), self._streams(name)), []).append(name)
         return list(groups.values())
 
     def _train(
@@ -169,7 +173,8 @@ class Trainings:
             on_batch=on_batch,
             on_epoch=note_epoch,
         )
-        now = {path: input_digests(features, path) for path in set(manifests.values())}
+        streams = self._streams(names[0])
+        now = {path: input_digests(features, path, streams) for path in set(manifests.values())}
         for name, outcome in outcomes.items():
             refuse_changes(inputs[name], now[manifests[name]])
             if outcome.failure:

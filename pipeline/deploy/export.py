@@ -49,7 +49,7 @@ def export(
 
     Raises:
         CheckClipError: when the source can't be read.
-        ConfigError: for another suffix, or a number of frames that the model does not read.
+        ConfigError: for another suffix, a number of frames that the model does not read, or several streams.
         MissingPackageError: for .onnx without the packages that it needs.
         WeightsError: when the network's weights are missing, or are others.
         PipelineError: when a difference is above the tolerance, or there is no checkpoint.
@@ -57,6 +57,12 @@ def export(
     if num_frames is not None and num_frames < 1:
         raise ConfigError(f"{num_frames} frames to compare with: give at least 1.")
     trained = load_checkpoint(Path(checkpoint))
+    if trained.streams:
+        names = ", ".join([trained.config.tap, *trained.streams])
+        raise ConfigError(
+            f"The model reads the streams {names}: an exported file has one tap of one network. `predict`"
+            " reads all streams."
+        )
     network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source, own=own)
     count = num_frames or trained.config.window or _NUM_FRAMES
     frames = {"random frames": _random_frames(trained, num_frames=count)}

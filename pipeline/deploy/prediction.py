@@ -3,20 +3,21 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.backbone import Backbone
-from pipeline.backbone.weights import find_weights
+from pipeline.backbone.weights import UNKNOWN_SOURCE, find_weights
 from pipeline.contract import CENTER, FrameView
 from pipeline.corpora import table_clips, walk
 from pipeline.deploy.end_to_end import clip_features, make_backbone
 from pipeline.errors import ConfigError, DecodeError, NonFiniteError, error_text
 from pipeline.learn.answering import Answering, mean_predictions
 from pipeline.learn.checkpoint import DESCRIPTION, Checkpoint, load_checkpoint
-from pipeline.learn.streaming import make_loader
+from pipeline.learn.streaming import FusedFeatures, make_loader
 from pipeline.learn.tasks import Classification, Rows
 from pipeline.manifest import Clip, Question, is_image, is_video
 from pipeline.settings.evaluation import needs_whole_clips
@@ -108,10 +109,15 @@ def predict(
         raise ConfigError(f"The model can't read clips in chunks of {chunk_frames} frames: {reason}.")
     if frame_views != (CENTER,) and not trained.task.facts.has_mean_answers:
         raise ConfigError(f"The model's task is {trained.task.name}: answers in several views have no mean.")
-    network = find_weights(trained.contract, place=Path(weights), source=trained.weights_source, own=own)
     for each in (trained, *others):
         each.model.to(torch_device)
-    backbone = make_backbone(trained.contract, network, device=torch_device)
+    sources_of = [trained.weights_source, *(UNKNOWN_SOURCE for _ in trained.streams)]
+    backbones = [
+        make_backbone(
+            contract, find_weights(contract, place=Path(weights), source=source, own=own), device=torch_device
+        )
+        for contract, source in zip(trained.contracts, sources_of, strict=True)
+    ]
     found = [clip for source in sources for clip in _find_clips(Path(source))]
     results: list[SourceAnswers] = []
     for clip in found:
@@ -126,7 +132,7 @@ def predict(
                 root=Path(),
                 checkpoint=trained,
                 others=others,
-                backbone=backbone,
+                backbones=backbones,
                 num_answers=num_answers,
                 each_frame=each_frame,
                 chunk_frames=chunk_frames,
@@ -148,7 +154,7 @@ def answer_clip(
     root: Path,
     checkpoint: Checkpoint,
     others: Sequence[Checkpoint] = (),
-    backbone: Backbone,
+    backbones: Sequence[Backbone],
     num_answers: int = 1,
     each_frame: bool = False,
     chunk_frames: int | None = None,
@@ -156,6 +162,7 @@ def answer_clip(
 ) -> Rows:
     """The answers of the checkpoint's model for a clip that has no stored features, as rows of `Task.render`.
 
+    `backbones` are the networks of the checkpoint's tap and of its streams, each of which reads the clip.
     Probabilities are the mean over this model and `others`, which are of the same features and classes.
     Windows and the mean of their answers are those of evaluation. A model that reads whole clips reads them
     in chunks, if it can, so that a long clip takes no more memory. `each_frame`, `chunk_frames` and `views`
@@ -166,14 +173,26 @@ def answer_clip(
         chunk_frames = chunk_frames or _CHUNK_FRAMES
     found = []
     for view in views:
-        contract = checkpoint.contract.model_copy(update={"view": view})
-        with clip_features(clip, root=root, backbone=backbone, contract=contract) as features:
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(
+                    clip_features(
+                        clip,
+                        root=root,
+                        backbone=backbone,
+                        contract=contract.model_copy(update={"view": view}),
+                    )
+                )
+                for backbone, contract in zip(backbones, checkpoint.contracts, strict=True)
+            ]
+            features = FusedFeatures(streams) if checkpoint.streams else streams[0]
+            device = backbones[0].device
             for each in (checkpoint, *others):
-                answering = Answering(each.model, task=task, device=backbone.device, labelled=False)
+                answering = Answering(each.model, task=task, device=device, labelled=False)
                 if chunk_frames:
                     answering.add_clip(clip, features, chunk_frames=chunk_frames)
                 else:
-                    for batch in make_loader(features, [clip], config, device=backbone.device).epoch():
+                    for batch in make_loader(features, [clip], config, device=device).epoch():
                         answering.add(batch)
                 found.append(answering.predictions())
     predictions = mean_predictions(found, task=task)
@@ -197,7 +216,7 @@ def _load(path: Path) -> list[Checkpoint]:
         raise ConfigError(f"The task of {path} is {task.name}: answers of folds have no mean. Name one fold.")
     for each in others:
         same_classes = isinstance(each.task, Classification) and each.task.classes == task.classes
-        if each.contract != first.contract or not same_classes:
+        if each.contracts != first.contracts or not same_classes:
             raise ConfigError(f"The folds in {path} have other features or classes. Name one fold.")
     return trained
 

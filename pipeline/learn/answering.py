@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import NonFiniteError, few
 from pipeline.learn.metrics import UNLABELLED
-from pipeline.learn.models import ClipModel
+from pipeline.learn.models import ClipModel, LateFusion
 from pipeline.learn.models.chunks import answer_in_chunks
 from pipeline.learn.streaming import Batch, Features
 from pipeline.learn.streaming.features import is_finite, refuse_non_finite
@@ -102,7 +102,7 @@ class Answering:
                 refuse_non_finite([clip.clip_id], path=features.path)
             return found[None].to(self._device)
 
-        model = cast(ClipModel, self._model)
+        model = cast(ClipModel | LateFusion, self._model)
         output = answer_in_chunks(model, read, num_frames=num_frames, chunk_frames=chunk_frames)
         output = output.float().cpu()
         if self._task.facts.per_frame and self._task.about_frames and order is not None:

@@ -14,6 +14,7 @@ from pipeline.backbone.weights import UNKNOWN_SOURCE
 from pipeline.contract import FeatureContract
 from pipeline.errors import CheckpointError, ContractError
 from pipeline.learn.metrics import json_numbers
+from pipeline.learn.streaming import Features, MapShape, streams_of
 from pipeline.learn.tasks import TASK_CLASSES, Task
 from pipeline.settings.training import TrainConfig
 from pipeline.system.files import write_atomically, write_json
@@ -29,11 +30,21 @@ class Checkpoint:
     model: nn.Module
     task: Task
     config: TrainConfig
-    contract: FeatureContract  # of the features that the model reads
-    map_shape: tuple[int, int, int]  # (C, H, W) of these features
+    contracts: tuple[FeatureContract, ...]  # of the features that the model reads: its tap's, its streams'
+    map_shapes: tuple[MapShape, ...]  # (C, H, W) of these features
     metrics: Mapping[str, float | None]  # of the val split; None: not defined
     weights_source: str = UNKNOWN_SOURCE  # for people: of the network that made the features
     inputs: Mapping[str, str] = field(default_factory=dict)  # digests of features and manifest; {}: unknown
+
+    @property
+    def contract(self) -> FeatureContract:
+        """That of the tap's features."""
+        return self.contracts[0]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The taps that are read beside it."""
+        return tuple(stream.tap for stream in self.config.streams)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -47,12 +58,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     description = {
         "network": checkpoint.network,
         "task": checkpoint.task.describe(),
-        "map_shape": checkpoint.map_shape,
+        "map_shapes": checkpoint.map_shapes,
         "metrics": json_numbers(checkpoint.metrics),
         "weights_source": checkpoint.weights_source,
         "inputs": dict(checkpoint.inputs),
         "config": checkpoint.config.model_dump(mode="json"),
-        "contract": checkpoint.contract.model_dump(mode="json"),
+        "contracts": [contract.model_dump(mode="json") for contract in checkpoint.contracts],
     }
     write_json(folder / DESCRIPTION, description)
 
@@ -69,13 +80,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"No checkpoint in {folder}: {error.filename} is missing.") from None
     try:
         config = TrainConfig.model_validate(description["config"])
-        contract = FeatureContract.model_validate(description["contract"])
+        contracts = tuple(map(FeatureContract.model_validate, description["contracts"]))
         task = TASK_CLASSES[config.task].from_description(description["task"])
-        channels, height, width = description["map_shape"]
-        tail = contract_tail(contract, until=config.tail) if config.tail else None
-        model = task.build_model(
-            description["network"], config, map_shape=(channels, height, width), tail=tail
-        )
+        map_shapes = tuple((channels, height, width) for channels, height, width in description["map_shapes"])
+        tail = contract_tail(contracts[0], until=config.tail) if config.tail else None
+        model = task.build_model(description["network"], config, map_shapes=map_shapes, tail=tail)
         model.load_state_dict(weights)
     except (KeyError, RuntimeError, ValidationError) as error:
         raise CheckpointError(f"{folder} was written by another version of framecache: {error}.") from None
@@ -84,12 +93,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model=model.eval(),
         task=task,
         config=config,
-        contract=contract,
-        map_shape=(channels, height, width),
+        contracts=contracts,
+        map_shapes=map_shapes,
         metrics=description["metrics"],
         weights_source=description["weights_source"],
         inputs=description.get("inputs", {}),
     )
+
+
+def check_features(checkpoint: Checkpoint, features: Features) -> None:
+    """Raise ContractError for features, or streams of them, that were made otherwise than in training."""
+    for expected, stream in zip(checkpoint.contracts, streams_of(features), strict=True):
+        check_contract(expected, stream.contract, path=stream.path)
 
 
 def check_contract(expected: FeatureContract, found: FeatureContract, *, path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from pipeline.contract import CENTER
 from pipeline.errors import ConfigError, ManifestError, UnequalCheckpointsError, few
 from pipeline.learn.answering import Answering, mean_predictions
-from pipeline.learn.checkpoint import Checkpoint, check_contract, load_checkpoint
+from pipeline.learn.checkpoint import Checkpoint, check_features, load_checkpoint
 from pipeline.learn.evaluation import (
     Score,
     baseline_sentence,
@@ -29,7 +29,7 @@ from pipeline.learn.evaluation import (
 )
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.models import SequenceModel
-from pipeline.learn.streaming import Loader, make_loader, open_views, with_features
+from pipeline.learn.streaming import Features, Loader, make_loader, open_views, with_features
 from pipeline.learn.subgroups import Subgroups, score_subgroups
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import Clip, read_manifest
@@ -37,7 +37,6 @@ from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, LoaderConfig, TrainConfig
 from pipeline.settings.unused import explain_unused
-from pipeline.store import FeatureView
 from pipeline.system.devices import resolve_device
 
 # Of a model's name, the number of batches (with chunk_frames, of clips) done, and of all.
@@ -130,10 +129,10 @@ def evaluate(
     if problems := explain_unused(config, config.unused(recurrent.config)):
         raise ConfigError(f"{problems}.")
     task, device = recurrent.task, resolve_device(machine.device)
-    with open_views(Path(features), config.views) as views:
+    with open_views(Path(features), config.views, recurrent.streams) as views:
         center = views[CENTER]
         for checkpoint in loaded.values():
-            check_contract(checkpoint.contract, center.contract, path=center.path)
+            check_features(checkpoint, center)
         clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), center)
         if not clips:
             raise ManifestError(f"{manifest} has no {config.split} clips with features.")
@@ -206,9 +205,9 @@ def answer_split(
     Raises as `evaluate` does.
     """
     trained = as_asked(checkpoint, config)
-    with open_views(Path(features), config.views) as views:
+    with open_views(Path(features), config.views, trained.streams) as views:
         center = views[CENTER]
-        check_contract(trained.contract, center.contract, path=center.path)
+        check_features(trained, center)
         clips = with_features(read_manifest(Path(manifest)).clips(split=config.split), center)
         if not clips:
             raise ManifestError(f"{manifest} has no {config.split} clips with features.")
@@ -229,7 +228,7 @@ def _batches(checkpoint: Checkpoint, config: EvaluateConfig) -> TrainConfig:
 
 def _answer_views(
     checkpoint: Checkpoint,
-    views: Sequence[FeatureView],
+    views: Sequence[Features],
     clips: Sequence[Clip],
     *,
     batches: LoaderConfig,

@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import InputChangedError
+from pipeline.learn.streaming.views import stream_folder
 from pipeline.manifest import clips_digest
 from pipeline.settings.training import ModelName, TrainConfig
 from pipeline.store import open_view
@@ -36,10 +37,17 @@ def loaded_code() -> str:
     return code_digest("pipeline.learn.run")
 
 
-def input_digests(features: str | Path, manifest: str | Path) -> dict[str, str]:
-    """The digests of features and manifest, each by its path; no column meta_<name> has an influence."""
-    with open_view(Path(features)) as view:
-        return {str(features): view.digest, str(manifest): clips_digest(manifest)}
+def input_digests(features: str | Path, manifest: str | Path, streams: Sequence[str] = ()) -> dict[str, str]:
+    """The digests of features and manifest, each by its path; no column meta_<name> has an influence.
+
+    That of the features is one digest of theirs and of the `streams` that are read beside them.
+    """
+    digests = []
+    for folder in (Path(features), *(stream_folder(Path(features), name) for name in streams)):
+        with open_view(folder) as view:
+            digests.append(view.digest)
+    digest = hashlib.sha256(" ".join(digests).encode()).hexdigest() if streams else digests[0]
+    return {str(features): digest, str(manifest): clips_digest(manifest)}
 
 
 def refuse_changes(before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -19,12 +19,11 @@ from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.metrics import json_numbers
 from pipeline.learn.processes import OnBatch, OnEpoch, train_in_processes
 from pipeline.learn.shared import Shared
-from pipeline.learn.streaming import open_views
+from pipeline.learn.streaming import Features, open_views
 from pipeline.learn.tasks import Predictions
 from pipeline.learn.training import fit_many
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MODELS, MemberConfig, ModelName, TrainConfig
-from pipeline.store import FeatureView
 from pipeline.system.files import file_lock
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,9 @@ def train_many(
             on_batch=on_batch,
             on_epoch=on_epoch,
         )
-    inputs = {path: input_digests(features, path) for path in {each.manifest for each in members}}
+    streams = _streams(members)
+    digests = functools.partial(input_digests, features, streams=streams)
+    inputs = {path: digests(path) for path in {each.manifest for each in members}}
     outcomes: dict[str, Outcome] = {}
 
     def tell_batch(member: Member) -> None:
@@ -181,13 +182,13 @@ def train_many(
         for each in same if member.is_done and not member.failure else ():
             if each.checkpoint:
                 confirm()
-                refuse_changes(inputs[manifest], input_digests(features, manifest))
+                refuse_changes(inputs[manifest], digests(manifest))
                 save_checkpoint(each.checkpoint, ended[each.name].checkpoint)
                 member.state_path.unlink(missing_ok=True)
         outcomes.update(ended)
 
     frame_views = [view for each in members for view in each.config.views]
-    with open_views(Path(features), frame_views) as views, ExitStack() as locks:
+    with open_views(Path(features), frame_views, streams) as views, ExitStack() as locks:
         asked = _by_state(members, views[CENTER], folder=Path(state), inputs=inputs)
         for path in sorted(asked):  # in this order, so that no two runs wait for each other
             locks.enter_context(file_lock(path.with_suffix(".lock"), on_wait=_say_waiting))
@@ -210,8 +211,16 @@ def train_many(
     return {each.name: outcomes[each.name] for each in members}
 
 
+def _streams(members: Sequence[MemberConfig]) -> tuple[str, ...]:
+    """The taps that are read beside the features. Raises ConfigError when members differ in them."""
+    found = {tuple(stream.tap for stream in each.config.streams) for each in members}
+    if len(found) > 1:
+        raise ConfigError("Models that are trained together read the same streams: train the others apart.")
+    return found.pop() if found else ()
+
+
 def _by_state(
-    members: Iterable[MemberConfig], view: FeatureView, *, folder: Path, inputs: Mapping[Path, dict[str, str]]
+    members: Iterable[MemberConfig], view: Features, *, folder: Path, inputs: Mapping[Path, dict[str, str]]
 ) -> dict[Path, list[MemberConfig]]:
     """The members by the file of their state: those of one file are trained once."""
     found: dict[Path, list[MemberConfig]] = defaultdict(list)
@@ -260,8 +269,8 @@ def _outcomes(
                 model=model,
                 task=member.task.tuned(predictions),
                 config=each.config,
-                contract=shared.contract,
-                map_shape=shared.map_shape,
+                contracts=tuple(stream.contract for stream in shared.streams),
+                map_shapes=tuple(shared.map_shapes),
                 metrics=metrics,
                 weights_source=shared.tail(each.config).source,
                 inputs=dict(zip(("features", "manifest"), inputs.values(), strict=True)),
@@ -285,7 +294,7 @@ def _intra_op_threads(number: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _of_tap(config: TrainConfig, view: FeatureView) -> TrainConfig:
+def _of_tap(config: TrainConfig, view: Features) -> TrainConfig:
     """The config with the features' tap. Raises ConfigError when it names another."""
     tap = view.contract.tap
     if "tap" in config.model_fields_set and config.tap != tap:

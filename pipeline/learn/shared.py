@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,11 +16,13 @@ from pipeline.errors import ConfigError, ManifestError, MissingNetworkError
 from pipeline.learn.member import Member
 from pipeline.learn.models.tail import TailFeatures
 from pipeline.learn.streaming import (
+    Features,
     Loader,
     Standardisation,
     channel_statistics,
     keep_all_resident,
     make_loader,
+    streams_of,
     with_features,
 )
 from pipeline.learn.tasks import TASK_CLASSES, Task
@@ -27,7 +30,6 @@ from pipeline.manifest import Clip, read_manifest
 from pipeline.settings.machine import Machine
 from pipeline.settings.tasks import TaskConfig
 from pipeline.settings.training import LoaderConfig, MemberConfig, TrainConfig
-from pipeline.store import FeatureView
 from pipeline.system.devices import resolve_device
 from pipeline.system.memory import available_bytes
 
@@ -48,7 +50,7 @@ class Shared:
 
     def __init__(
         self,
-        views: Mapping[FrameView, FeatureView],
+        views: Mapping[FrameView, Features],
         manifests: Sequence[Path],
         *,
         machine: Machine,
@@ -56,7 +58,8 @@ class Shared:
     ) -> None:
         """`views` has the centre view, and all others that are trained on."""
         self._view = view = views[CENTER]
-        self.contract, self.map_shape = view.contract, view.map_shape
+        self.streams = streams_of(view)
+        self.map_shapes = [stream.map_shape for stream in self.streams]
         self._weights = weights
         self._splits = {path: _split(path, view) for path in manifests}
         self._num_threads = machine.num_readers
@@ -83,8 +86,8 @@ class Shared:
         net = task.build_model(
             asked.model,
             config,
-            map_shape=self._view.map_shape,
-            standardisation=self._standardisation(config, manifest) if config.standardise else None,
+            map_shapes=self.map_shapes,
+            standardisations=self._standardisations(config, manifest) if config.standardise else None,
             tail=self.tail(config).layers,
             seed=config.seed,
         )
@@ -122,20 +125,26 @@ class Shared:
 
         return self._once(("task", manifest, config.task, *_values(config, TaskConfig)), make)
 
-    def _standardisation(self, config: TrainConfig, manifest: Path) -> Standardisation:
-        def make() -> Standardisation:
-            tail = self.tail(config).layers
-            # Of the centre view alone: views change no standardisation.
-            center = self._features[CENTER]
-            features = TailFeatures(center, tail, device=self.device) if tail else center
-            return channel_statistics(
-                features,
-                self._splits[manifest]["train"],
-                pooling=config.pooling,
-                num_threads=self._num_threads,
+    def _standardisations(self, config: TrainConfig, manifest: Path) -> list[Standardisation]:
+        """Of each stream's maps, of the centre view alone: views change no standardisation."""
+        tail = self.tail(config).layers
+        center = self._features[CENTER]
+        features = TailFeatures(center, tail, device=self.device) if tail else center
+        streams = self.streams if config.streams else [features]  # of several, those in the store are read
+        poolings = [config.pooling, *(stream.pooling for stream in config.streams)]
+        return [
+            self._once(
+                ("standardisation", manifest, config.tail, number, pooling),
+                partial(
+                    channel_statistics,
+                    stream,
+                    self._splits[manifest]["train"],
+                    pooling=pooling,
+                    num_threads=self._num_threads,
+                ),
             )
-
-        return self._once(("standardisation", manifest, config.tail, config.pooling), make)
+            for number, (stream, pooling) in enumerate(zip(streams, poolings, strict=True))
+        ]
 
     def _loader(self, config: TrainConfig, manifest: Path, split: str) -> Loader:
         seed = config.seed if split == "train" else None
@@ -174,7 +183,7 @@ def _values(config: TrainConfig, kind: type[TaskConfig | LoaderConfig]) -> list[
     return [getattr(config, name) for name in kind.model_fields]
 
 
-def _split(manifest: Path, view: FeatureView) -> dict[str, list[Clip]]:
+def _split(manifest: Path, view: Features) -> dict[str, list[Clip]]:
     """The train and the val clips that have features. Raises ManifestError when there are none of either."""
     clips = with_features(read_manifest(manifest).clips(), view)
     splits = {name: [clip for clip in clips if clip.split == name] for name in ("train", "val")}
@@ -186,7 +195,7 @@ def _split(manifest: Path, view: FeatureView) -> dict[str, list[Clip]]:
     return splits
 
 
-def _load_tail(config: TrainConfig, view: FeatureView, *, weights: Path) -> TailSource:
+def _load_tail(config: TrainConfig, view: Features, *, weights: Path) -> TailSource:
     contract = view.contract
     if config.tail is None:
         try:

@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.learn.checkpoint import check_contract, load_checkpoint
+from pipeline.contract import CENTER
+from pipeline.learn.checkpoint import check_features, load_checkpoint
 from pipeline.learn.comparison import as_asked
 from pipeline.learn.models import SequenceModel
 from pipeline.learn.models.captioning import CaptionModel
-from pipeline.learn.streaming import Loader, make_loader, with_features
+from pipeline.learn.streaming import Loader, make_loader, open_views, with_features
 from pipeline.learn.tasks import Task
 from pipeline.learn.tasks.captions import Caption
 from pipeline.manifest import Clip
 from pipeline.report.page import Look
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
-from pipeline.settings.model import SCANS, ModelConfig
-from pipeline.store import open_view
+from pipeline.settings.model import ModelConfig
+from pipeline.settings.scans import SCANS
 from pipeline.system.devices import resolve_device
 
 
@@ -39,8 +40,9 @@ def find_looks(
     """
     trained, device = as_asked(load_checkpoint(checkpoint), config), resolve_device(machine.device)
     model = trained.model.to(device)
-    with open_view(features) as view:
-        check_contract(trained.contract, view.contract, path=view.path)
+    with open_views(features, (), trained.streams) as views:
+        view = views[CENTER]
+        check_features(trained, view)
         loader = make_loader(
             view, with_features(clips, view), trained.config, device=device, num_threads=machine.num_readers
         )

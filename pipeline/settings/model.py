@@ -6,35 +6,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from pipeline.registry import either, one_of
+from pipeline.settings.scans import SCANS, Pooling
+from pipeline.settings.streams import Fusion, Stream
 from pipeline.settings.words import DecoderConfig, QuestionConfig, check_heads
 
-Pooling = Literal["flatten", "avg", "max"]
 Summary = Literal["last", "mean", "max", "attention"]
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A way to read a map (C, H, W) as steps."""
-
-    axes: str = ""  # along which steps lie: "hw", "h" or "w"; "": a step has no place in the map
-    is_strips: bool = False  # a step is a strip of several rows or columns
-    is_whole_frame: bool = False  # a map is one step
-
-    def grid(self, num_steps: int, *, map_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a map's steps; (1, 1) where they have no place, or where steps are left out."""
-        shape = {"hw": map_size, "h": (num_steps, 1), "w": (1, num_steps)}.get(self.axes, (1, 1))
-        return shape if shape[0] * shape[1] == num_steps else (1, 1)
-
-
-SCANS: dict[str, Scan] = {
-    "frames": Scan(is_whole_frame=True),
-    "locations": Scan(axes="hw"),
-    "rows": Scan(axes="h"),
-    "columns": Scan(axes="w"),
-    "horizontal_strips": Scan(axes="h", is_strips=True),
-    "vertical_strips": Scan(axes="w", is_strips=True),
-    "channels": Scan(),
-}
 
 
 @dataclass(frozen=True)
@@ -97,6 +73,10 @@ class ModelConfig(BaseModel):
     # same `cell`; points: the maximum of each of `projection` learned channels, and its place; null: none.
     frame_net: Annotated[str, one_of(FRAME_NETS)] | None = None
     pooling: Pooling = "flatten"  # of each map before the scan; flatten: keep all
+    streams: tuple[Stream, ...] = ()  # features of other taps that are read beside these, frame by frame
+    fusion: Fusion = (
+        "early"  # of streams; early: a frame's steps are joined; late: models' outputs are averaged
+    )
     projection: PositiveInt | None = 64  # features of a step after a learned linear layer; null: no layer
     cell: Annotated[str, one_of(CELLS)] = "lstm"  # network that reads the steps; none: each step by itself
     hidden_size: PositiveInt = 128  # of each direction
@@ -130,6 +110,29 @@ class ModelConfig(BaseModel):
                 f" {places}, and projection to a number"
             )
         return self
+
+    @model_validator(mode="after")
+    def _streams_can_be_fused(self) -> Self:
+        if not self.streams:
+            return self
+        if self.frame_net and FRAME_NETS[self.frame_net].needs_places:
+            raise ValueError(f"frame_net {self.frame_net!r} finds places in one map: leave out streams")
+        if self.fusion == "early" and (names := [each.tap for each in self.streams if each.projection]):
+            raise ValueError(
+                f"the projection of {', '.join(names)} needs fusion late: in early fusion, one"
+                " projection reads the steps of all streams"
+            )
+        if self.fusion == "late" and self.augment != AugmentConfig():
+            raise ValueError("augment needs fusion early: models that are averaged would draw apart")
+        return self
+
+    def of_stream(self, stream: Stream | None) -> Self:
+        """The settings of a model that reads one stream alone; None: the features of `tap`."""
+        fields: dict[str, object] = {"streams": (), "fusion": "early"}
+        if stream:
+            own = stream.model_dump(exclude={"tap"})
+            fields |= own if stream.projection else {**own, "projection": self.projection}
+        return self.model_copy(update=fields)
 
     @model_validator(mode="after")
     def _heads_share_the_state(self) -> Self:

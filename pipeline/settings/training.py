@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 
 from pipeline.contract import CENTER
 from pipeline.registry import one_of
-from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, FrameNet, ModelConfig
+from pipeline.settings.model import CELLS, FRAME_NETS, FrameNet, ModelConfig
 from pipeline.settings.optimisation import OPTIMIZERS, OptimisationConfig
+from pipeline.settings.scans import SCANS
 from pipeline.settings.tasks import TASKS, TaskConfig
 from pipeline.settings.unused import explain_unused, live_values, only_of
 from pipeline.settings.views import Views
@@ -75,6 +76,17 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
         return self
 
     @model_validator(mode="after")
+    def _streams_fit(self) -> Self:
+        task, names = TASKS[self.task], [self.tap, *(stream.tap for stream in self.streams)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"of tap and streams ({', '.join(names)}), one comes twice")
+        if self.streams and self.tail:
+            raise ValueError(f"tail {self.tail!r} is trained behind one tap: leave out streams")
+        if self.streams and self.fusion == "late" and (task.has_words or task.takes_questions):
+            raise ValueError(f"the task {self.task!r} has no outputs to average: set fusion to early")
+        return self
+
+    @model_validator(mode="after")
     def _all_settings_count(self) -> Self:
         if problems := explain_unused(self, self.unused("recurrent")):
             raise ValueError(problems)
@@ -107,6 +119,8 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
             ("scan_every dropout standardise tail_learning_rate", blind),
             ("crop_frames", not self.bucketing and blind),
             ("views augment", blind),
+            ("fusion", not self.streams and "it needs streams"),
+            ("fusion", is_baseline and "the baseline is linear: early and late are the same"),
             ("augment.mixup", only_of("task", self.task, TASKS, "has_mean_targets")),
             ("scan_size", only_of("scan", self.scan, SCANS, "is_strips")),
             ("scan_every frame_net", scan.is_whole_frame and f"a frame has one step with scan {self.scan!r}"),

@@ -87,7 +87,7 @@ def load_run(
         name=name,
         settings=values,
         task=checkpoint["config"]["task"],
-        contract=FeatureContract.model_validate(checkpoint["contract"]),
+        contract=FeatureContract.model_validate(checkpoint["contracts"][0]),
         inputs=checkpoint["inputs"],
         manifest=Path(values["corpus.manifest"]),
         split=values["evaluate.split"],

@@ -79,7 +79,7 @@ def frames_of(clip: Clip, *, root: Path, contract: FeatureContract) -> Tensor:
 
 def make_model(view: FeatureView, *, tail: nn.Module | None = None, per_frame: bool = False) -> nn.Module:
     config = ModelConfig(hidden_size=6, projection=8, bidirectional=True)
-    shape = {"map_shape": view.map_shape, "num_outputs": 3}
+    shape = {"map_shapes": [view.map_shape], "num_outputs": 3}
     return build_model("recurrent", config, **shape, tail=tail, per_frame=per_frame, seed=1).eval()
 
 

@@ -54,10 +54,10 @@ def make_checkpoint(
         }
     )
     shape = map_shape(weights.arch, "layer1", height=32, width=32)
-    model = TASK.build_model(network, config, map_shape=shape, seed=3).eval()
+    model = TASK.build_model(network, config, map_shapes=[shape], seed=3).eval()
     with torch.no_grad():
         model.decoder.head.weight *= 20  # sure of its words, whatever they are
-    return Checkpoint(network, model, TASK, config, contract, shape, {})
+    return Checkpoint(network, model, TASK, config, (contract,), (shape,), {})
 
 
 def random_frames(num_clips: int, *, num_frames: int = NUM_FRAMES) -> torch.Tensor:

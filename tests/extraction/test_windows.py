@@ -160,6 +160,6 @@ def test_a_network_for_clips_is_extracted_and_predicted_with_in_the_same_windows
                 own.read_into(clip.clip_id, found)
                 np.testing.assert_allclose(found, expected, rtol=1e-5)
                 np.testing.assert_array_equal(own.frame_seconds(clip.clip_id), batch.frame_seconds[::3])
-        model = build_model("recurrent", ModelConfig(), map_shape=(3, 1, 1), num_outputs=2)
+        model = build_model("recurrent", ModelConfig(), map_shapes=[(3, 1, 1)], num_outputs=2)
         with pytest.raises(ContractError, match="resnet18 reads windows of 4 frames"):
             EndToEnd(model, contract=view.contract, weights=random_weights())

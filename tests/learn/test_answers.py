@@ -37,7 +37,7 @@ def answered(name: str, *, num_clips: int = 9) -> Predictions:
         for number, clip_id in enumerate(maps)
     ]
     config = live_config(task=name, hidden_size=4, projection=None, bidirectional=True)
-    model = TASKS[name].build_model("recurrent", config, map_shape=(2, 1, 1), seed=1)
+    model = TASKS[name].build_model("recurrent", config, map_shapes=[(2, 1, 1)], seed=1)
     loader = Loader(make_features(maps), clips, 4, 1)
     return answer_batches(model, loader.epoch(), task=TASKS[name], device=torch.device("cpu"))
 

@@ -18,12 +18,14 @@ def make_checkpoint(network: str = "recurrent") -> Checkpoint:
     model = build_model(
         network,
         config,
-        map_shape=(3, 2, 2),
+        map_shapes=[(3, 2, 2)],
         num_outputs=2,
-        standardisation=Standardisation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.5, 2.5])),
+        standardisations=[Standardisation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.5, 2.5]))],
     )
     task = Classification(("down", "up"))
-    return Checkpoint(network, model.eval(), task, config, make_contract(), (3, 2, 2), {"accuracy": 0.75})
+    return Checkpoint(
+        network, model.eval(), task, config, (make_contract(),), ((3, 2, 2),), {"accuracy": 0.75}
+    )
 
 
 @pytest.mark.parametrize("network", ["recurrent", "baseline"])
@@ -33,7 +35,7 @@ def test_a_loaded_checkpoint_gives_the_same_outputs_and_knows_the_same(tmp_path,
     loaded = load_checkpoint(tmp_path / "model")
     maps, lengths = torch.randn(4, 6, 3, 2, 2), torch.tensor([6, 1, 3, 2])
     assert torch.equal(loaded.model(maps, lengths), saved.model(maps, lengths))
-    for field in ("network", "task", "config", "contract", "map_shape", "metrics"):
+    for field in ("network", "task", "config", "contracts", "map_shapes", "metrics"):
         assert getattr(loaded, field) == getattr(saved, field)
 
 
@@ -47,7 +49,7 @@ def test_a_checkpoint_is_readable_without_this_code(tmp_path):
         "class_weights": None,
         "focal_gamma": 0.0,
     }
-    assert description["contract"]["arch"] == "resnet18"
+    assert description["contracts"][0]["arch"] == "resnet18"
     assert description["config"]["cell"] == "gru"
     assert load_file(tmp_path / "model.safetensors")["steps.standardise.mean"].ravel().tolist() == [1, 2, 3]
 

@@ -46,10 +46,10 @@ def make_model(name: str = "recurrent", *, per_frame: bool, **options: Any) -> C
     return build_model(
         name,
         config,
-        map_shape=SHAPE,
+        map_shapes=[SHAPE],
         num_outputs=3,
         per_frame=per_frame,
-        standardisation=standardisation,
+        standardisations=[standardisation],
         seed=1,
     ).eval()
 
@@ -156,7 +156,7 @@ class Endless:
 
 def test_an_hour_takes_the_memory_of_a_minute():
     config = ModelConfig(hidden_size=4, projection=4, bidirectional=True, summary="attention")
-    model = build_model("recurrent", config, map_shape=(1024, 1, 1), num_outputs=2).eval()
+    model = build_model("recurrent", config, map_shapes=[(1024, 1, 1)], num_outputs=2).eval()
     features = Endless()
 
     def peak_of(num_frames: int) -> int:

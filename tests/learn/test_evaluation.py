@@ -29,7 +29,7 @@ TASK = Classification(("first", "second"))
 def test_predictions_do_not_depend_on_the_batch():
     clips, maps = order_task(7)
     features = make_features(maps)
-    model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
+    model = build_model("recurrent", ModelConfig(hidden_size=4), map_shapes=[(2, 1, 1)], num_outputs=2)
     alone = answer_batches(model, Loader(features, clips, 1, 1).epoch(), task=TASK, device=CPU)
     together = answer_batches(model, Loader(features, clips, 7, 1).epoch(), task=TASK, device=CPU)
     assert alone.clips == together.clips == tuple(clips)
@@ -117,7 +117,7 @@ def make_score(accuracy: float, spread: float = 0.01) -> Score:
 
 def test_a_score_has_every_metric_with_its_interval():
     clips, maps = order_task(40)
-    model = build_model("recurrent", ModelConfig(hidden_size=4), map_shape=(2, 1, 1), num_outputs=2)
+    model = build_model("recurrent", ModelConfig(hidden_size=4), map_shapes=[(2, 1, 1)], num_outputs=2)
     predictions = answer_batches(
         model, Loader(make_features(maps), clips, 8, 1).epoch(), task=TASK, device=CPU
     )

@@ -139,7 +139,7 @@ def test_answers_that_are_nan_are_refused_by_clip_for_every_task(name: str, labe
     task = TASKS[name]
     maps = random_maps([5, 4], (2, 1, 1))
     config = TrainConfig.model_validate({"task": name, "hidden_size": 5, "projection": 8})
-    model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
+    model = task.build_model("recurrent", config, map_shapes=[(2, 1, 1)])
     loader = Loader(make_features(maps), clips_of_every_task(maps), 1, 1)
     answer_batches(model, loader.epoch(), task=task, device=CPU, labelled=labelled)
     with torch.no_grad():

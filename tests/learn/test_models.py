@@ -145,10 +145,10 @@ def make_model(name: str, *, per_frame: bool = False, **options: object) -> torc
     return build_model(
         name,
         config,
-        map_shape=(2, 3, 2),
+        map_shapes=[(2, 3, 2)],
         num_outputs=5,
         per_frame=per_frame,
-        standardisation=STANDARDISATION,
+        standardisations=[STANDARDISATION],
         seed=3,
     )
 

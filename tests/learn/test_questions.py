@@ -59,7 +59,7 @@ def make_model(name: str = "recurrent") -> tuple[QuestionAnswering, nn.Module]:
     ]
     task = QuestionAnswering.from_clips(clips, config)
     assert task.known_answers == ("no", "one", "two", "yes")
-    return task, task.build_model(name, config, map_shape=(2, 2, 3)).eval()
+    return task, task.build_model(name, config, map_shapes=[(2, 2, 3)]).eval()
 
 
 @pytest.mark.parametrize("name", ["recurrent", "baseline"])
@@ -161,7 +161,7 @@ def test_answers_are_learnt_and_the_baseline_knows_only_what_questions_tell():
     task = QuestionAnswering.from_clips(train_clips, config)
     accuracy = {}
     for name in ("recurrent", "baseline"):
-        model = task.build_model(name, config, map_shape=(2, 1, 1))
+        model = task.build_model(name, config, map_shapes=[(2, 1, 1)])
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         (batch,) = Loader(features, train_clips, 64, 1).epoch()
         for _ in range(80):

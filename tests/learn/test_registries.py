@@ -26,8 +26,9 @@ from pipeline.learn.tasks import TASK_CLASSES, Classification
 from pipeline.manifest import SPLITS
 from pipeline.manifest.clips import TARGETS
 from pipeline.settings.evaluation import Split
-from pipeline.settings.model import CELLS, FRAME_NETS, SCANS, Cell, FrameNet, Pooling, Scan, Summary
+from pipeline.settings.model import CELLS, FRAME_NETS, Cell, FrameNet, Summary
 from pipeline.settings.optimisation import OPTIMIZERS, PRECISIONS, MatrixPrecision, Optimizer, Schedule
+from pipeline.settings.scans import SCANS, Pooling, Scan
 from pipeline.settings.tasks import TASKS, TaskFacts
 from pipeline.settings.training import MODELS, ModelName, TrainConfig
 from pipeline.settings.words import DECODERS, DecoderCell
@@ -136,7 +137,7 @@ def train(config: TrainConfig, path: Path) -> Fit:
     features = make_features(maps)
     return train_alone(
         Member(
-            task.build_model("recurrent", config, map_shape=(3, 2, 2)),
+            task.build_model("recurrent", config, map_shapes=[(3, 2, 2)]),
             task=task,
             train=make_loader(features, clips, config, device=CPU, shuffle_seed=0),
             val=make_loader(features, clips, config, device=CPU),

@@ -246,7 +246,7 @@ def test_a_task_about_clips_has_no_answer_for_each_frame():
 
 def test_an_evaluation_may_clean_answers_otherwise_than_training() -> None:
     task, config = FrameLabels(("A", "B", "C"), segments=SegmentsConfig(background=("C",))), TrainConfig()
-    trained = Checkpoint("recurrent", nn.Identity(), task, config, make_contract(), (1, 1, 1), {}, "")
+    trained = Checkpoint("recurrent", nn.Identity(), task, config, (make_contract(),), ((1, 1, 1),), {}, "")
     assert as_asked(trained, EvaluateConfig()) is trained
     cleaned = as_asked(trained, EvaluateConfig(min_seconds=0.2)).task
     assert cleaned == replace(task, segments=SegmentsConfig(background=("C",), min_seconds=0.2))

@@ -51,10 +51,10 @@ def test_gradients_from_cached_maps_equal_those_of_the_end_to_end_network(weight
     network = plain_network(weights)
     maps = cached_maps(network)
     config = ModelConfig(hidden_size=6, projection=None, dropout=0.0, bidirectional=True)
-    reference = build_model("recurrent", config, map_shape=(512, 2, 2), num_outputs=4, seed=5).train()
+    reference = build_model("recurrent", config, map_shapes=[(512, 2, 2)], num_outputs=4, seed=5).train()
     layers = tail_module("resnet18", after="layer3", until="layer4", state=weights.state)
     model = build_model(
-        "recurrent", config, map_shape=(256, 4, 4), num_outputs=4, tail=layers, seed=5
+        "recurrent", config, map_shapes=[(256, 4, 4)], num_outputs=4, tail=layers, seed=5
     ).train()
 
     deep = torch.stack([network.layer4(clip) for clip in maps])  # (B, T, 512, 2, 2)

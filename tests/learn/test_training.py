@@ -46,7 +46,7 @@ def loaders(config: TrainConfig, *, num_clips: int = 48) -> dict[str, Loader]:
 
 
 def new_model(config: TrainConfig, name: str = "recurrent") -> torch.nn.Module:
-    return build_model(name, config, map_shape=(2, 1, 1), num_outputs=2, seed=config.seed)
+    return build_model(name, config, map_shapes=[(2, 1, 1)], num_outputs=2, seed=config.seed)
 
 
 def run(model: torch.nn.Module, config: TrainConfig, state_path: Path, **callbacks: object) -> Fit:
@@ -276,7 +276,7 @@ def test_an_optimizer_does_not_import_torchs_compiler(name):
 def test_the_tail_has_a_learning_rate_of_its_own():
     config = TrainConfig(tail="layer4", learning_rate=0.1, tail_learning_rate=0.001)
     tail = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1))
-    model = build_model("recurrent", config, map_shape=(2, 2, 2), num_outputs=2, tail=tail)
+    model = build_model("recurrent", config, map_shapes=[(2, 2, 2)], num_outputs=2, tail=tail)
     others, tails = make_optimizer(model, config).param_groups
     assert {id(p) for p in tails["params"]} == {id(p) for p in model.steps.tail.parameters()}
     assert len(others["params"]) + len(tails["params"]) == len(list(model.parameters()))
@@ -322,7 +322,7 @@ def test_a_net_learns_labels_of_frames_and_values_of_clips(tmp_path, kind, metri
     val_clips, val_maps = frame_task(30, split="val", seed=1)
     features = make_features(train_maps | val_maps)
     task = kind.from_clips(train_clips, config)
-    model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
+    model = task.build_model("recurrent", config, map_shapes=[(2, 1, 1)])
     result = train_alone(
         Member(
             model,
@@ -349,7 +349,7 @@ def test_the_best_epoch_of_several_values_is_that_of_their_standardised_errors(t
     task = Regression.from_clips(clips["train"], config)
     result = train_alone(
         Member(
-            task.build_model("recurrent", config, map_shape=(2, 1, 1)),
+            task.build_model("recurrent", config, map_shapes=[(2, 1, 1)]),
             task=task,
             train=make_loader(make_features(maps), clips["train"], config, device=CPU, shuffle_seed=0),
             val=make_loader(make_features(maps), clips["val"], config, device=CPU),

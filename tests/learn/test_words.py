@@ -52,7 +52,7 @@ LENGTHS = [3, 5, 6]
 
 def make_captioner(config: TrainConfig) -> tuple[Captioning, CaptionModel]:
     task = Captioning.from_clips(make_batch(CAPTIONS, lengths=LENGTHS).clips, config)
-    model = task.build_model("recurrent", config, map_shape=(2, 2, 3))
+    model = task.build_model("recurrent", config, map_shapes=[(2, 2, 3)])
     assert isinstance(model, CaptionModel)
     return task, model.eval()
 
@@ -141,7 +141,7 @@ def test_models_learn_to_say_what_comes_first(cell, decoder):
     test_clips, test_maps = order_captions(32, split="test", seed=1)
     features = make_features(train_maps | test_maps)
     task = Captioning.from_clips(train_clips, config)
-    model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
+    model = task.build_model("recurrent", config, map_shapes=[(2, 1, 1)])
     learn(task, model, Loader(features, train_clips, 64, 1), num_steps=80)
     predictions = answer_batches(model, Loader(features, test_clips, 32, 1).epoch(), task=task, device=CPU)
     metrics = measured(task, predictions)
@@ -163,7 +163,7 @@ def test_words_read_off_the_frames_say_it_too():
     ]
     features = make_features(train_maps)
     task = FrameWords.from_clips(train_clips, config)
-    model = task.build_model("recurrent", config, map_shape=(2, 1, 1))
+    model = task.build_model("recurrent", config, map_shapes=[(2, 1, 1)])
     learn(task, model, Loader(features, train_clips, 64, 1), num_steps=80)
     predictions = answer_batches(model, Loader(features, train_clips, 32, 1).epoch(), task=task, device=CPU)
     assert measured(task, predictions)["exact_match"] > 0.95
@@ -176,7 +176,7 @@ def test_words_read_off_the_frames_say_it_too():
 def test_a_clip_gets_the_same_caption_whatever_its_batch(name, scan, cell, steps):
     config = make_config(scan=scan, cell=cell, summary="mean", words={"beam_size": 2, "max_words": 7})
     task, _ = make_captioner(config)
-    model = task.build_model(name, config, map_shape=(2, 2, 3)).eval()
+    model = task.build_model(name, config, map_shapes=[(2, 2, 3)]).eval()
     batch = make_batch(CAPTIONS, lengths=LENGTHS)
     batch.maps[0, 3:] = torch.nan
     together = task.answers(model, batch)

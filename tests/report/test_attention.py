@@ -31,8 +31,8 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untrained(folder: Path, task: str, **options: Any) -> Checkpoint:
     """A checkpoint in a folder, whose model looks anywhere."""
     config = live_config(task=task, tap="layer4", hidden_size=5, projection=4, **options)
-    model = TASKS[task].build_model("recurrent", config, map_shape=MAP_SHAPE, seed=1).eval()
-    checkpoint = Checkpoint("recurrent", model, TASKS[task], config, make_contract(), MAP_SHAPE, {})
+    model = TASKS[task].build_model("recurrent", config, map_shapes=[MAP_SHAPE], seed=1).eval()
+    checkpoint = Checkpoint("recurrent", model, TASKS[task], config, (make_contract(),), (MAP_SHAPE,), {})
     save_checkpoint(folder, checkpoint)
     return checkpoint
 

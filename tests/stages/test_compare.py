@@ -109,9 +109,11 @@ def test_answers_are_cleaned_as_the_settings_of_the_evaluation_say(
     clips = [make_clip(f"{split}", split=split, frame_labels=labels) for split in ("train", "test")]
     write_manifest(Path("toy.csv"), [make_clip("a", split="val", frame_labels=labels), *clips])
     config = live_config(task="frame_labels", tap="layer4", hidden_size=4, projection=3)
-    model = TASKS["frame_labels"].build_model("recurrent", config, map_shape=MAP_SHAPE, seed=1).eval()
+    model = TASKS["frame_labels"].build_model("recurrent", config, map_shapes=[MAP_SHAPE], seed=1).eval()
     torch.nn.init.zeros_(model.head.bias)  # no label is always the likeliest
-    checkpoint = Checkpoint("recurrent", model, TASKS["frame_labels"], config, make_contract(), MAP_SHAPE, {})
+    checkpoint = Checkpoint(
+        "recurrent", model, TASKS["frame_labels"], config, (make_contract(),), (MAP_SHAPE,), {}
+    )
     num_labels = []
     for settings in ({}, {"evaluate.min_seconds": 1.0}):
         run = make_run("a", None, settings=settings, task="frame_labels")

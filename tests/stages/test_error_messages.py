@@ -112,7 +112,7 @@ READS = "the model reads (B, T, C, H, W) = (clips, frames, 512, 7, 7)"
 )
 def test_tensors_of_another_shape(name, shape, lengths, message):
     config = ModelConfig(projection=2, hidden_size=2, pooling="avg")
-    model = build_model(name, config, map_shape=MAP_SHAPE, num_outputs=2)
+    model = build_model(name, config, map_shapes=[MAP_SHAPE], num_outputs=2)
     with pytest.raises(ShapeError) as error:
         model(torch.zeros(shape), None if lengths is None else torch.tensor(lengths))
     assert str(error.value) == message

@@ -30,7 +30,7 @@ def write_run(
     write_settings(resolved(params, digest=lambda _: "0" * 64, clips=lambda _: "0" * 32), folder=folder)
     description = {
         "config": TrainConfig(**trained).model_dump(mode="json"),
-        "contract": make_contract().model_dump(mode="json"),
+        "contracts": [make_contract().model_dump(mode="json")],
         "inputs": {"manifest": "1" * 32},
     }
     write_json(folder / "checkpoints/recurrent/checkpoint.json", description)

@@ -60,8 +60,8 @@ def make_checkpoint(
     if config.tail:
         tail = tail_module(weights.arch, after=tap, until=config.tail, state=weights.state)
     shape = map_shape(weights.arch, tap, height=32, width=32)
-    model = TASKS[name].build_model("recurrent", config, map_shape=shape, tail=tail, seed=3).eval()
-    return Checkpoint("recurrent", model, TASKS[name], config, contract, shape, {}, weights.source)
+    model = TASKS[name].build_model("recurrent", config, map_shapes=[shape], tail=tail, seed=3).eval()
+    return Checkpoint("recurrent", model, TASKS[name], config, (contract,), (shape,), {}, weights.source)
 
 
 def open_onnx(path: Path) -> onnxruntime.InferenceSession:

@@ -122,9 +122,9 @@ def make_member(
     net = task.build_model(
         model,
         config,
-        map_shape=SHAPE,
+        map_shapes=[SHAPE],
         tail=tail,
-        standardisation=standardisation if config.standardise else None,
+        standardisations=[standardisation] if config.standardise else None,
         seed=config.seed,
     )
     return Member(

@@ -8,12 +8,13 @@ What is kept of a chunk is its states at both ends, and its part in the summary.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.learn.models.clip import ClipModel, MeanPoolModel, SequenceModel
+from pipeline.learn.models.clip import ClipModel, LateFusion, MeanPoolModel, SequenceModel
 from pipeline.learn.models.encoder import RecurrentEncoder
 from pipeline.learn.models.summaries import Attention, full_lengths
 from pipeline.registry import either
@@ -25,7 +26,9 @@ States = tuple[Tensor, ...]  # of a recurrence, see `Recurrence.forward`
 
 
 @torch.inference_mode()
-def answer_in_chunks(model: ClipModel, read: ReadFrames, *, num_frames: int, chunk_frames: int) -> Tensor:
+def answer_in_chunks(
+    model: ClipModel | LateFusion, read: ReadFrames, *, num_frames: int, chunk_frames: int
+) -> Tensor:
     """The outputs for a clip, (T, K) with an answer a frame, else (K,), of a model in eval mode.
 
     Args:
@@ -36,6 +39,12 @@ def answer_in_chunks(model: ClipModel, read: ReadFrames, *, num_frames: int, chu
 
     Raises ConfigError for a cell that reads a clip in one piece only, a transformer.
     """
+    if isinstance(model, LateFusion):
+        answers = [
+            answer_in_chunks(cast(ClipModel, each), read, num_frames=num_frames, chunk_frames=chunk_frames)
+            for each in model.models
+        ]
+        return torch.stack(answers).mean(dim=0)
     spans = [(first, min(chunk_frames, num_frames - first)) for first in range(0, num_frames, chunk_frames)]
     if isinstance(model, MeanPoolModel):
         return _answer_mean(model, read, spans)

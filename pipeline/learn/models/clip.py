@@ -1,6 +1,7 @@
 """Models of a clip: maps (B, T, C, H, W) in, K outputs a clip or a frame out."""
 
 import copy
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,9 +14,9 @@ from pipeline.learn.models.cells import CELL_BUILDERS
 from pipeline.learn.models.draws import Dropout
 from pipeline.learn.models.frame_nets import FRAME_NET_BUILDERS, FrameEncoder
 from pipeline.learn.models.frames import map_frames
-from pipeline.learn.models.steps import ClipSteps, Steps
+from pipeline.learn.models.steps import ClipSteps, FusedSteps, Steps, TapSteps
 from pipeline.learn.models.summaries import SUMMARIES, Attention, full_lengths, mean, valid_steps
-from pipeline.learn.streaming import Standardisation
+from pipeline.learn.streaming import MapShape, Standardisation, places
 from pipeline.settings.model import ModelConfig
 
 
@@ -149,22 +150,80 @@ MODEL_CLASSES: dict[str, type[ClipModel]] = {
 }
 
 
+class LateFusion(nn.Module):
+    """Models that read one stream each; the answer is the mean of their outputs."""
+
+    def __init__(self, models: Sequence[ClipModel]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Fused maps (B, T, D, 1, 1) and lengths (B,) in frames -> outputs (B, K) or (B, T, K)."""
+        return torch.stack([model(maps, lengths) for model in self.models]).mean(dim=0)
+
+
 def build_model(
     name: str,
     config: ModelConfig,
     *,
-    map_shape: tuple[int, int, int],
+    map_shapes: Sequence[MapShape],
     num_outputs: int,
     per_frame: bool = False,
-    standardisation: Standardisation | None = None,
+    standardisations: Sequence[Standardisation] | None = None,
     tail: nn.Module | None = None,
     seed: int = 0,
 ) -> ClipModel:
-    """The model `name` of MODEL_CLASSES, for maps (C, H, W), with initial weights from `seed`.
+    """The model `name` of MODEL_CLASSES, with initial weights from `seed`; of streams with early fusion.
 
-    `tail` has layers that are trained between the maps and the model, which gets a copy of them.
-    `standardisation` is of the pooled maps, or with a tail of its pooled outputs; None changes no value.
+    `map_shapes` are (C, H, W) of the tap's maps, then of those of each of `config.streams`; with streams, the
+    model reads fused maps. `standardisations` are of the pooled maps of each, or with a tail of its pooled
+    outputs; None changes no value. `tail` has layers that are trained between the maps and the model, which
+    gets a copy of them. Raises ConfigError for streams that can't be joined.
     """
-    steps = Steps(config, map_shape=map_shape, standardisation=standardisation, tail=copy.deepcopy(tail))
+    parts = _steps(config, map_shapes, standardisations, tail)
+    kind = MODEL_CLASSES[name]
+    steps = FusedSteps(parts, averaged=kind.is_baseline) if config.streams else parts[0]
     torch.manual_seed(seed)
-    return MODEL_CLASSES[name](config, steps=steps, num_outputs=num_outputs, per_frame=per_frame)
+    return kind(config, steps=steps, num_outputs=num_outputs, per_frame=per_frame)
+
+
+def build_late_fusion(
+    config: ModelConfig,
+    *,
+    map_shapes: Sequence[MapShape],
+    num_outputs: int,
+    per_frame: bool = False,
+    standardisations: Sequence[Standardisation] | None = None,
+    seed: int = 0,
+) -> LateFusion:
+    """A recurrent model of the tap, and one of each of `config.streams`; arguments as in `build_model`."""
+    parts = _steps(config, map_shapes, standardisations, None)
+    torch.manual_seed(seed)
+    return LateFusion(
+        [
+            SequenceModel(part.config, steps=part, num_outputs=num_outputs, per_frame=per_frame)
+            for part in parts
+        ]
+    )
+
+
+def _steps(
+    config: ModelConfig,
+    map_shapes: Sequence[MapShape],
+    standardisations: Sequence[Standardisation] | None,
+    tail: nn.Module | None,
+) -> list[TapSteps]:
+    """Those of the tap, and of each stream."""
+    configs = [config.of_stream(stream) for stream in (None, *config.streams)]
+    return [
+        TapSteps(
+            each,
+            map_shape=shape,
+            standardisation=standardisations[number] if standardisations else None,
+            tail=copy.deepcopy(tail),
+            place=place if config.streams else None,
+        )
+        for number, (each, shape, place) in enumerate(
+            zip(configs, map_shapes, places(map_shapes), strict=True)
+        )
+    ]

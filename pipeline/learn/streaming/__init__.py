@@ -10,12 +10,16 @@ from pipeline.learn.streaming.features import (
 from pipeline.learn.streaming.loader import Batch, Loader, make_loader
 from pipeline.learn.streaming.samples import Sample
 from pipeline.learn.streaming.statistics import Standardisation, channel_statistics
+from pipeline.learn.streaming.streams import FusedFeatures, MapShape, Place, places, streams_of
 from pipeline.learn.streaming.views import open_views
 
 __all__ = [
     "Batch",
     "Features",
+    "FusedFeatures",
     "Loader",
+    "MapShape",
+    "Place",
     "ResidentFeatures",
     "Sample",
     "Standardisation",
@@ -24,5 +28,7 @@ __all__ = [
     "keep_resident",
     "make_loader",
     "open_views",
+    "places",
+    "streams_of",
     "with_features",
 ]

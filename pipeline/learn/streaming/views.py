@@ -1,21 +1,48 @@
-"""The features of several views of the same frames, in folders beside each other."""
+"""The features of several views of the same frames, in folders beside each other; and of several streams."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.contract import CENTER, FrameView
 from pipeline.errors import ConfigError, ContractError
+from pipeline.learn.streaming.features import Features
+from pipeline.learn.streaming.streams import FusedFeatures
 from pipeline.store import FeatureView, open_view, view_folder
 
 
 @contextmanager
-def open_views(features: Path, views: Iterable[FrameView]) -> Iterator[dict[FrameView, FeatureView]]:
+def open_views(
+    features: Path, views: Iterable[FrameView], streams: Sequence[str] = ()
+) -> Iterator[dict[FrameView, Features]]:
     """The features of the centre view, which are in the folder `features`, and of `views`, by view.
 
-    Raises what `open_view` does, ConfigError when the folder has another view, and ContractError for a view
+    With `streams`, taps as in `stream_folder`, they are `FusedFeatures` of the folder's and of these.
+
+    Raises what `open_view` does, ConfigError when a folder has another view, and ContractError for a view
     whose features were made otherwise.
     """
+    folders = [features, *(stream_folder(features, name) for name in streams)]
+    with ExitStack() as stack:
+        found = [stack.enter_context(_open_tap(folder, views)) for folder in folders]
+        yield {
+            view: FusedFeatures([tap[view] for tap in found]) if streams else found[0][view]
+            for view in found[0]
+        }
+
+
+def stream_folder(features: Path, name: str) -> Path:
+    """Where a stream is: beside features/layer3 in features/<tap>, or in features-<network>/<tap>."""
+    network, _, tap = name.rpartition("/")
+    return (
+        features.parent.with_name(f"{features.parent.name}-{network}") / tap
+        if network
+        else features.with_name(tap)
+    )
+
+
+@contextmanager
+def _open_tap(features: Path, views: Iterable[FrameView]) -> Iterator[dict[FrameView, FeatureView]]:
     with ExitStack() as stack:
         center = stack.enter_context(open_view(features))
         if center.contract.view != CENTER:

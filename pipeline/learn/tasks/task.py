@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from pipeline.errors import ConfigError, ManifestError, QuestionsError
 from pipeline.learn.metrics import UNLABELLED, Measure
-from pipeline.learn.models import ClipModel, build_model
-from pipeline.learn.streaming import Batch, Standardisation
+from pipeline.learn.models import MODEL_CLASSES, ClipModel, build_late_fusion, build_model
+from pipeline.learn.streaming import Batch, MapShape, Standardisation
 from pipeline.manifest import Clip
 from pipeline.settings.model import ModelConfig
 from pipeline.settings.tasks import TASKS, TaskConfig, TaskFacts
@@ -167,19 +167,28 @@ class Task(Protocol):
         name: str,
         config: ModelConfig,
         *,
-        map_shape: tuple[int, int, int],
-        standardisation: Standardisation | None = None,
+        map_shapes: Sequence[MapShape],
+        standardisations: Sequence[Standardisation] | None = None,
         tail: nn.Module | None = None,
         seed: int = 0,
     ) -> nn.Module:
         """The model `name` for this task; the arguments are those of `models.build_model`."""
+        if config.fusion == "late" and not MODEL_CLASSES[name].is_baseline:
+            return build_late_fusion(
+                config,
+                map_shapes=map_shapes,
+                num_outputs=self.num_outputs,
+                per_frame=self.facts.per_frame,
+                standardisations=standardisations,
+                seed=seed,
+            )
         clip = build_model(
             name,
             config,
-            map_shape=map_shape,
+            map_shapes=map_shapes,
             num_outputs=self.num_clip_outputs(config),
             per_frame=self.facts.per_frame,
-            standardisation=standardisation,
+            standardisations=standardisations,
             tail=tail,
             seed=seed,
         )
