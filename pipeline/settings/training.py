@@ -77,9 +77,10 @@ class TrainConfig(ModelConfig, TaskConfig, LoaderConfig, OptimisationConfig):
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Self:
-        task, names = TASKS[self.task], [self.tap, *(stream.tap for stream in self.streams)]
+        task, names = TASKS[self.task], [stream.tap for stream in self.streams]
+        names += [self.tap] if "tap" in self.model_fields_set else []  # else the features say it
         if len(set(names)) < len(names):
-            raise ValueError(f"of tap and streams ({', '.join(names)}), one comes twice")
+            raise ValueError(f"of streams and tap ({', '.join(names)}), one comes twice")
         if self.streams and self.tail:
             raise ValueError(f"tail {self.tail!r} is trained behind one tap: leave out streams")
         if self.streams and self.fusion == "late" and (task.has_words or task.takes_questions):

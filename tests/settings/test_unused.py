@@ -58,6 +58,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "question.joint_size": (7,),
     "question.dropout": (0.5,),
     "batch_size": (3,),
+    "fusion": ("late", "early"),
     "window": (2, None),
     "stride": (1,),
     "views": (("center", "flip"),),
@@ -80,8 +81,8 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "patience": (1, None),
     "seed": (2,),
 }
-# `task` and `tap` say what is trained on what; `train` applies the threads.
-OF_EVERY_RUN = {"task", "tap", "intra_op_threads"}
+# `task`, `tap` and `streams` say what is trained on what; `train` applies the threads.
+OF_EVERY_RUN = {"task", "tap", "streams", "intra_op_threads"}
 # Whether another epoch is the best, whether training stops, which segments answers have, and whether a beam
 # finds other words depends on the data.
 OF_SOME_DATA = {"monitor", "patience", "segments.background", "segments.min_seconds", "words.beam_size"}

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.contract import CENTER
 from pipeline.learn.member import Fit, Member, Metrics
 from pipeline.learn.models.tail import TailFeatures
-from pipeline.learn.streaming import Features, channel_statistics, make_loader
+from pipeline.learn.streaming import Features, FusedFeatures, channel_statistics, make_loader
 from pipeline.learn.tasks import TASK_CLASSES, Task
 from pipeline.learn.training import fit_many
 from pipeline.manifest import Clip, FrameLabel, Question
@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 SHAPE = (3, 4, 2)
 LENGTHS = [3, 5, 4, 6, 5, 3, 6, 4]
 MAPS = random_maps(LENGTHS, SHAPE)
+OTHER = random_maps(LENGTHS, (2, 1, 3), seed=2)  # of another tap
 FLIPPED = random_maps(LENGTHS, SHAPE, seed=1)  # of another view
 CAPTIONS = ("a b", "b a", "a b c", "a")
 SMALL = {"hidden_size": 8, "num_heads": 2, "projection": 4, "batch_size": 4, "epochs": 2}
@@ -48,6 +49,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "transformer": {"scan": "columns", "cell": "transformer", "summary": "max", "num_layers": 2},
     "frame net": {"scan": "locations", "frame_net": "cell", "cell": "gru", "crop_frames": 3},
     "points": {"scan": "locations", "frame_net": "points", "cell": "transformer", "num_layers": 2},
+    "streams": {"streams": ["other"]},
+    "averaged streams": {
+        "streams": [{"tap": "other", "scan": "columns", "projection": 3}],
+        "fusion": "late",
+        "summary": "max",
+    },
     "points alone": {"scan": "locations", "frame_net": "points", "cell": "none"},
     "tail": {"tail": "layer4", "num_layers": 2},
     "frame labels": {"task": "frame_labels", "bucketing": True, "augment": {"time_warp": 0.5}},
@@ -117,14 +124,23 @@ def make_member(
     torch.manual_seed(0)
     tail = nn.Conv2d(3, 2, 1) if config.tail else None
     read = TailFeatures(features, tail, device=device) if tail else features
-    standardisation = channel_statistics(read, train_clips, pooling=config.pooling)
-    views = [features if view == CENTER else make_features(FLIPPED) for view in config.views]
+    others = [make_features(OTHER) for _ in config.streams]
+    streams = [read, *others]
+    poolings = [config.pooling, *(stream.pooling for stream in config.streams)]
+    standardisations = [
+        channel_statistics(stream, train_clips, pooling=pooling)
+        for stream, pooling in zip(streams, poolings, strict=True)
+    ]
+    flipped: Features = make_features(FLIPPED)
+    if config.streams:
+        features, flipped = (FusedFeatures([each, *others]) for each in (features, flipped))
+    views = [features if view == CENTER else flipped for view in config.views]
     net = task.build_model(
         model,
         config,
-        map_shapes=[SHAPE],
+        map_shapes=[SHAPE, *(stream.map_shape for stream in others)],
         tail=tail,
-        standardisations=[standardisation] if config.standardise else None,
+        standardisations=standardisations if config.standardise else None,
         seed=config.seed,
     )
     return Member(

@@ -173,7 +173,7 @@ class Task(Protocol):
         seed: int = 0,
     ) -> nn.Module:
         """The model `name` for this task; the arguments are those of `models.build_model`."""
-        if config.fusion == "late" and not MODEL_CLASSES[name].is_baseline:
+        if config.streams and config.fusion == "late" and not MODEL_CLASSES[name].is_baseline:
             return build_late_fusion(
                 config,
                 map_shapes=map_shapes,
