@@ -18,12 +18,12 @@ from pipeline.settings.tasks import TASKS
 from pipeline.settings.training import MODELS, TrainConfig
 from pipeline.settings.unused import explain_unused
 from pipeline.settings.weights import WeightsConfig, source_file
-from pipeline.store.view import INDEX_NAME
+from pipeline.store.view import INDEX_NAME, stream_folder
 from pipeline.system.code import code_digest
 from pipeline.system.files import combined_digest, file_digest, write_atomically
 from pipeline.system.own_code import OwnCode
 from stages.params import PARAMS, Params
-from stages.places import CORPUS, SETTINGS, WEIGHTS
+from stages.places import CORPUS, FEATURES, SETTINGS, WEIGHTS
 from stages.project.visible import imported_features
 from stages.yaml_files import read_mapping
 
@@ -74,6 +74,7 @@ def resolved(
         CORPUS.stem: {"root": params.corpus.root},
         "weights": _weights_settings(params.weights),
         "extract": imported if params.extract.imported else extract,
+        "streams": _stream_settings(params.train),
         **train,
         "evaluate": evaluate,
         "report": {
@@ -83,6 +84,17 @@ def resolved(
             "tap": params.train.tap,
         },
     }
+
+
+def _stream_settings(train: TrainConfig) -> dict[str, Any]:
+    """Which features training reads beside those of its tap, and the digest of those of other networks."""
+    folders = {
+        stream.tap: imported_features(str(stream_folder(FEATURES / train.tap, stream.tap)))
+        for stream in train.streams
+    }
+    indexes = {name: folder / INDEX_NAME for name, folder in folders.items() if "/" in name}
+    digests = {name: file_digest(path).hex() for name, path in indexes.items() if path.exists()}
+    return {"tap": train.tap, "streams": list(folders), "digests": digests}
 
 
 def _templates_digest() -> str:
@@ -128,7 +140,7 @@ def write_settings(settings: Mapping[str, Mapping[str, Any]], *, folder: Path = 
 
 def check_together(params: Params, manifest: Manifest) -> None:
     """Raise ConfigError with all that is wrong in settings that are right one by one."""
-    problems = [*_tap_problems(params), *_target_problems(params, manifest)]
+    problems = [*_tap_problems(params), *_stream_problems(params), *_target_problems(params, manifest)]
     if unused := explain_unused(params.evaluate, params.evaluate.unused(params.train)):
         problems.append(f"evaluate: {unused}.")
     if problems:
@@ -175,6 +187,19 @@ def _imported_problems(folder: str, train: TrainConfig) -> Iterator[str]:
         yield f"train.tap: {train.tap!r} is not among the imported features: {', '.join(names)}. Set it."
     if train.tail:
         yield f"train.tail: {train.tail!r} is part of a network, and imported features have none."
+
+
+def _stream_problems(params: Params) -> Iterator[str]:
+    """Streams of this network that are not extracted, and those of others whose features are not there."""
+    taps, train = params.extract.taps, params.train
+    for stream in train.streams:
+        folder = stream_folder(FEATURES / train.tap, stream.tap)
+        if "/" in stream.tap:
+            if not imported_features(str(folder)).exists():
+                yield f"train.streams: there are no features of {stream.tap!r} in {folder}."
+        elif stream.tap not in taps and not params.extract.imported:
+            known = ", ".join(taps)
+            yield f"train.streams: {stream.tap!r} is not among extract.taps ({known}). Add it there."
 
 
 def _may_follow(tap: str, tail: str, suggested: Sequence[str]) -> bool:

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import InputChangedError
-from pipeline.learn.streaming.views import stream_folder
 from pipeline.manifest import clips_digest
 from pipeline.settings.training import ModelName, TrainConfig
-from pipeline.store import open_view
+from pipeline.store import open_view, stream_folder
 from pipeline.system.code import code_digest
 
 

@@ -73,10 +73,8 @@ class ModelConfig(BaseModel):
     # same `cell`; points: the maximum of each of `projection` learned channels, and its place; null: none.
     frame_net: Annotated[str, one_of(FRAME_NETS)] | None = None
     pooling: Pooling = "flatten"  # of each map before the scan; flatten: keep all
-    streams: tuple[Stream, ...] = ()  # features of other taps that are read beside these, frame by frame
-    fusion: Fusion = (
-        "early"  # of streams; early: a frame's steps are joined; late: models' outputs are averaged
-    )
+    streams: tuple[Stream, ...] = ()  # features of other taps, read beside these; each a tap or a section
+    fusion: Fusion = "early"  # of streams: their steps are joined; late: outputs of a model each are averaged
     projection: PositiveInt | None = 64  # features of a step after a learned linear layer; null: no layer
     cell: Annotated[str, one_of(CELLS)] = "lstm"  # network that reads the steps; none: each step by itself
     hidden_size: PositiveInt = 128  # of each direction

@@ -15,12 +15,12 @@ class Stream(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tap: str  # of the features beside those of train.tap; network/tap: of another network
-    scan: Annotated[str, one_of(SCANS)] = "frames"
-    scan_size: PositiveInt = 1
-    scan_every: PositiveInt = 1
-    pooling: Pooling = "flatten"
-    projection: PositiveInt | None = None  # of fusion late; null: as that of train
+    tap: str  # of features beside those of train.tap; network/tap: of those in features-network
+    scan: Annotated[str, one_of(SCANS)] = "frames"  # as train.scan
+    scan_size: PositiveInt = 1  # as train.scan_size
+    scan_every: PositiveInt = 1  # as train.scan_every
+    pooling: Pooling = "flatten"  # as train.pooling
+    projection: PositiveInt | None = None  # as train.projection, which is that of null; with fusion late
 
     @model_validator(mode="before")
     @classmethod

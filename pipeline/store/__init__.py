@@ -9,7 +9,7 @@ from pipeline.store.journal import Journal, Quarantined
 from pipeline.store.reader import FeatureView, open_view
 from pipeline.store.shards import ShardWriter, committing
 from pipeline.store.upkeep.repack import compact, repack, repackable_contracts, repackable_keys
-from pipeline.store.view import TapView, publish, view_folder
+from pipeline.store.view import TapView, publish, stream_folder, view_folder
 
 __all__ = [
     "ClipSource",
@@ -35,6 +35,7 @@ __all__ = [
     "repackable_keys",
     "stored_clips",
     "stored_keys",
+    "stream_folder",
     "view_folder",
     "why_unfit",
 ]

@@ -66,6 +66,16 @@ def view_folder(features: Path, view: FrameView) -> Path:
     return features if view == CENTER else features.with_name(f"{features.name}@{view.name}")
 
 
+def stream_folder(features: Path, name: str) -> Path:
+    """Where a stream is: beside features/layer3 in features/<tap>, or in features-<network>/<tap>."""
+    network, _, tap = name.rpartition("/")
+    return (
+        features.parent.with_name(f"{features.parent.name}-{network}") / tap
+        if network
+        else features.with_name(tap)
+    )
+
+
 @dataclass(frozen=True)
 class TapView:
     """One tap's part of a view: which clips, and where their rows are."""

@@ -17,6 +17,7 @@ from stages.params import PARAMS, read_params
 from stages.places import SETTINGS
 from stages.project.git import run_git
 from stages.resolution import resolved, write_settings
+from stages.streams import write_streams
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Experiments:
                 )
         _configure(room / ".dvc", cache=cache)
         with contextlib.chdir(room), _project(room) as repo:
-            repo.checkout(targets=["settings", "weights", "extract"], force=True)
+            repo.checkout(targets=["settings", "weights", "extract", "streams"], force=True)
             for stage in _load(repo, ["evaluate", "report"]):
                 _empty_outs(stage)
         self._lock = (room / "dvc.lock").read_bytes()
@@ -115,8 +116,8 @@ class Experiments:
         """
         folder = folder.absolute()
         with self._entered(params) as repo:
-            settings, extract, *others = _load(repo, ["settings", "extract", *stages])
-            _copy_outs(others, folder, Path())
+            settings, extract, *others = _load(repo, ["settings", "extract", "streams", *stages])
+            _copy_outs(others[1:], folder, Path())
             extract.save_deps()  # of a manifest with the same clips it would make the same features
             repo.stage_cache.save(extract)
             extract.dump(update_pipeline=False)
@@ -132,7 +133,9 @@ class Experiments:
         with modify_yaml(self._room / PARAMS) as document:
             _become(document, params)
         asked = read_params(self._room / PARAMS)
-        write_settings(resolved(asked, digest=self._digest), folder=self._room)
+        settings = resolved(asked, digest=self._digest)
+        write_settings(settings, folder=self._room)
+        write_streams(settings["streams"], folder=self._room)
         manifest = Path(asked.corpus.manifest)
         if not manifest.is_absolute():
             make_folder((self._room / manifest).parent)

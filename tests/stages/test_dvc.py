@@ -9,8 +9,11 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.deploy.prediction import predict
+from pipeline.learn.checkpoint import load_checkpoint
 from pipeline.store import Journal, open_view
 from pipeline.store.upkeep.care import journal_checks, verify
 from tests.support.project import NAMES, Project, plans
@@ -32,6 +35,12 @@ def shard_inodes(folder: Path) -> set[int]:
 
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
+    rows = pq.read_table(project.path / "reports/predictions.parquet").to_pylist()
+    row = next(row for row in rows if row["model"] == "recurrent")
+    video, weights = project.videos / f"{row['clip_id']}.mp4", project.path / "weights"
+    (said,) = predict(project.path / "checkpoints/recurrent", [video], weights=weights)
+    assert said.answers[0]["label"] == row["answer"]
+    assert said.answers[0]["probability"] == pytest.approx(max(row["probabilities"]), rel=1e-3)
     assert ran(project.dvc("repro")) == ["settings"]
 
 
@@ -48,7 +57,7 @@ def test_an_added_and_a_changed_clip_are_two_clips_computed_and_a_removed_one_le
     assert before < shard_inodes(project.path / "features")
     with open_view(project.path / "features/layer4") as view:
         assert view.clip_ids() == ["added", *NAMES[1:]]
-    assert ran(project.dvc("repro", "--dry")) == ["settings", *TRAINING]
+    assert ran(project.dvc("repro", "--dry")) == ["settings", "streams", *TRAINING]
 
 
 def test_other_weights_extract_again_with_the_reason_and_back_computes_nothing(project: Project) -> None:
@@ -73,10 +82,17 @@ def test_an_added_tap_computes_that_tap_and_train_stays_fresh(project: Project) 
     project.set({"extract.taps": ["layer4", "avgpool"]})
     output = project.dvc("repro")
     assert plan_of(output) == "8 tap added (avgpool), 0 unchanged"
-    assert ran(output) == ["settings", "extract", "report"]
+    assert ran(output) == ["settings", "extract", "streams", "report"]
     assert shard_inodes(project.path / "features/layer4") == before
     with open_view(project.path / "features/avgpool") as view:
         assert view.map_shape == (512, 1, 1)
+        digest = view.digest
+    project.set({"train.streams": ["avgpool"], "train.epochs": 1})
+    assert ran(project.dvc("repro")) == ["settings", "streams", *TRAINING]
+    assert json.loads((project.path / "reports/streams.json").read_text()) == {"avgpool": digest}
+    trained = load_checkpoint(project.path / "checkpoints/recurrent")
+    assert [contract.tap for contract in trained.contracts] == ["layer4", "avgpool"]
+    assert ran(project.dvc("repro")) == ["settings"]
 
 
 def run_queue(project: Project, *, num_runs: int) -> list[str]:

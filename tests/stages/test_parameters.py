@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from pipeline.contract import Preprocessing, Windows
 from pipeline.settings.machine import Machine
+from pipeline.settings.streams import Stream
 from stages.parameters import page
 from stages.params import Params
 
@@ -33,7 +34,7 @@ def test_each_setting_has_one_row() -> None:
     assert fields.keys() == sections
     expected = [key for name, model in fields.items() if model for key in keys(model, f"{name}.")]
     prepared = keys(Preprocessing, "extract.preprocessing.")
-    windows = keys(Windows, "extract.windows.")
+    windows = [*keys(Windows, "extract.windows."), *keys(Stream, "train.streams.")]
     cluster = ["dask.local", "dask.scheduler"]
     assert sorted(rows) == sorted([*expected, *prepared, *windows, *keys(Machine), *cluster])
 

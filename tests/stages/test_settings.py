@@ -65,6 +65,7 @@ def test_each_stage_has_a_file_with_the_settings_that_matter_to_it(workspace: Pa
         "corpus",
         "weights",
         "extract",
+        "streams",
         "recurrent",
         "baseline",
         "evaluate",

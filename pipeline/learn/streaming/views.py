@@ -8,7 +8,7 @@ from pipeline.contract import CENTER, FrameView
 from pipeline.errors import ConfigError, ContractError
 from pipeline.learn.streaming.features import Features
 from pipeline.learn.streaming.streams import FusedFeatures
-from pipeline.store import FeatureView, open_view, view_folder
+from pipeline.store import FeatureView, open_view, stream_folder, view_folder
 
 
 @contextmanager
@@ -29,16 +29,6 @@ def open_views(
             view: FusedFeatures([tap[view] for tap in found]) if streams else found[0][view]
             for view in found[0]
         }
-
-
-def stream_folder(features: Path, name: str) -> Path:
-    """Where a stream is: beside features/layer3 in features/<tap>, or in features-<network>/<tap>."""
-    network, _, tap = name.rpartition("/")
-    return (
-        features.parent.with_name(f"{features.parent.name}-{network}") / tap
-        if network
-        else features.with_name(tap)
-    )
 
 
 @contextmanager
