@@ -12,7 +12,7 @@ from pipeline.errors import count_of, few
 from pipeline.learn.answers import Tally
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.metrics import Estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Ranking
+from pipeline.learn.sweeps import Ranking
 from pipeline.report.runs import Run, differing_settings
 from pipeline.report.tables import aligned, write_csv
 
@@ -57,7 +57,7 @@ class RunComparison:
     @property
     def num_clips(self) -> int:
         """Of all runs."""
-        return self.ranking.num_clips
+        return self.ranking.units.num_clips
 
     def settings(self) -> dict[str, tuple[str, ...]]:
         """The settings that differ, by dotted key: the value of each run; `-` where it does nothing."""
@@ -66,11 +66,8 @@ class RunComparison:
     def claim(self) -> str:
         """Sentences that say what may be claimed."""
         best, *others = (run.name for run in self.runs)
-        if self.num_clips < MIN_CLIPS_OF_VERDICT:
-            return (
-                f"Too few {self.split} clips to tell which run is the best ({self.num_clips}; it takes"
-                f" {MIN_CLIPS_OF_VERDICT})."
-            )
+        if shortage := self.ranking.units.shortage("which run is the best", split=self.split):
+            return f"{shortage[0].upper()}{shortage[1:]}."
         behind = [each.members[0] for each in self.ranking.settings[1:] if each.is_distinguishable]
         level = [name for name in others if name not in behind]
         said = []
@@ -135,14 +132,12 @@ class RunComparison:
     def as_json(self) -> dict[str, Any]:
         """Everything, for JSON; None for what is not defined."""
         names = [run.name for run in self.runs]
-        groups = {
-            value: {"num_clips": each.num_clips, "runs": each.rows()} for value, each in self.by.items()
-        }
+        groups = {value: {**each._sizes(), "runs": each.rows()} for value, each in self.by.items()}
         return {
             "task": self.runs[0].task,
             "split": self.split,
             "metric": self.metric,
-            "num_clips": self.num_clips,
+            **self._sizes(),
             "num_left_out": self.num_left_out,
             "claim": self.claim(),
             "warning": self.warning(),
@@ -152,6 +147,9 @@ class RunComparison:
             "clips": [asdict(duel) for duel in self.duels()],
             **({"by": {self.column: groups}} if groups else {}),
         }
+
+    def _sizes(self) -> dict[str, int]:
+        return {"num_clips": self.num_clips, "num_units": len(self.ranking.units)}
 
     def write_csv(self, path: Path) -> None:
         """Write the rows, with a column for each setting that differs."""
@@ -182,7 +180,7 @@ class RunComparison:
 
     def _cells(self) -> list[list[str]]:
         """The cells of a table: a row a run."""
-        rows = [[f"{self.num_clips} {self.split} clips", self._words, "difference", "loss"]]
+        rows = [[self.ranking.units.text(f"{self.split} clips"), self._words, "difference", "loss"]]
         for run, value, counted, ranked in zip(
             self.runs, self.estimates, self.tallies, self.ranking.settings, strict=True
         ):
@@ -194,7 +192,7 @@ class RunComparison:
         """The cells of a table: a row a run for each value of the column, its best run first."""
         rows = [[f"by {self.column}", "clips", "run", self._words, "difference", "loss"]]
         for value, each in self.by.items():
-            firsts = iter([(value or EMPTY, str(each.num_clips))])
+            firsts = iter([(value or EMPTY, each.ranking.units.text())])
             rows += ([*next(firsts, ("", "")), *cells] for cells in each._cells()[1:])
         return rows
 

@@ -46,6 +46,44 @@ def test_the_difference_of_two_runs_and_its_interval_are_those_of_a_loop() -> No
     assert best["difference"] is None
 
 
+def in_groups(run: Run, size: int) -> Run:
+    """The run; so many clips that follow each other are a group."""
+    groups = pa.array([f"g{number // size}" for number in range(len(run.predictions))])
+    return replace(run, predictions=run.predictions.append_column("group", groups))
+
+
+def test_clips_of_one_group_are_drawn_together() -> None:
+    rng = np.random.default_rng(1)
+    good, bad = (rng.random((25, 4)) < chance for chance in (0.8, 0.7))
+    runs = [
+        right_about(name, "".join("01"[int(r)] for r in m.ravel())) for name, m in (("g", good), ("b", bad))
+    ]
+    comparison = compared(in_groups(runs[0], 4), runs[1])  # one run that knows the groups is enough
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(25, size=25) for _ in range(NUM_RESAMPLES)]
+    difference = (bad.astype(float) - good).mean(axis=1)  # of each group
+    deviations = [difference[draw].mean() - difference.mean() for draw in draws]
+    reach = np.quantile(np.abs(deviations), 0.95)
+    best, other = comparison.rows()
+    assert best["run"] == "g"
+    assert (best["low"], best["high"]) == pytest.approx(
+        np.percentile([good[draw].mean() for draw in draws], [2.5, 97.5])
+    )
+    assert (other["from"], other["to"]) == pytest.approx(
+        (difference.mean() - reach, difference.mean() + reach)
+    )
+    assert comparison.text().startswith("100 test clips in 25 groups  accuracy")
+    assert (comparison.as_json()["num_clips"], comparison.as_json()["num_units"]) == (100, 25)
+    assert compared(*(in_groups(run, 1) for run in runs)).rows() == compared(*runs).rows()
+
+
+def test_few_groups_have_no_verdict_however_many_clips_they_have() -> None:
+    comparison = compared(
+        *(in_groups(right_about(name, c * 100), 10) for name, c in (("a", "1"), ("b", "0")))
+    )
+    assert comparison.claim() == "Too few test groups to tell which run is the best (10; it takes 20)."
+
+
 def test_the_order_in_which_runs_are_named_changes_nothing() -> None:
     runs = [right_about("a", GOOD), right_about("b", BAD), right_about("c", GOOD[::-1])]
     texts = {compared(*order).text() for order in itertools.permutations(runs)}
