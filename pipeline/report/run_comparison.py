@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import count_of, few
 from pipeline.learn.answers import Tally
 from pipeline.learn.evaluation import with_interval
-from pipeline.learn.metrics import Estimate, json_numbers
+from pipeline.learn.metrics import Estimate, json_numbers, mcnemar_p
 from pipeline.learn.sweeps import Ranking
 from pipeline.report.runs import Run, differing_settings
 from pipeline.report.tables import aligned, write_csv
@@ -30,6 +30,7 @@ class Duel:
     name: str  # of the other run
     best_ahead: tuple[str, ...]  # clips about which the best run is more right
     best_behind: tuple[str, ...]
+    p: float | None = None  # of McNemar's exact test; None where it does not apply
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,27 @@ class RunComparison:
                 tuple(clip_ids[n] for n in np.argsort(-leads, kind="stable") if leads[n] > _EQUAL)
                 for leads in (ahead, -ahead)
             )
-            found.append(Duel(run.name, first, last))
+            is_right_or_wrong = self.metric == "accuracy" and np.isin([best, other], (0, 1)).all()
+            is_testable = is_right_or_wrong and self.ranking.units.noun == "clips"
+            p = mcnemar_p(len(first), len(last)) if is_testable else None
+            found.append(Duel(run.name, first, last, p))
         return found
+
+    def mcnemar(self) -> str:
+        """The p values of McNemar's exact test in a sentence; "" where it does not apply.
+
+        It takes accuracy, with one answer a clip, and clips that do not depend on each other: no groups.
+        """
+        found = [f"{duel.name} {duel.p:.2g}" for duel in self.duels() if duel.p is not None]
+        if not found:
+            return ""
+        pairs = few(found, at_most=_MAX_NAMES)
+        if len(self.runs) == 2:
+            return f"McNemar's exact test of the two: p = {pairs.rpartition(' ')[2]}."
+        return (
+            f"McNemar's exact test against {self.runs[0].name}: p = {pairs}. Each p is about one pair alone;"
+            " the intervals of the differences hold for all pairs together."
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a run, the best first; None for what is not known."""
@@ -140,6 +160,7 @@ class RunComparison:
             **self._sizes(),
             "num_left_out": self.num_left_out,
             "claim": self.claim(),
+            "mcnemar": self.mcnemar(),
             "warning": self.warning(),
             **json_numbers({"optimism": self.ranking.optimism}),
             "runs": self.rows(),
@@ -166,7 +187,7 @@ class RunComparison:
 
     def text(self) -> str:
         """Tables and sentences for people."""
-        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.warning()]
+        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.mcnemar(), self.warning()]
         table = [("", *(run.name for run in self.runs))]
         table += [(key, *values) for key, values in self.settings().items()]
         if len(table) == 1:

@@ -11,6 +11,7 @@ from pipeline.learn.metrics import (
     class_scores,
     estimate,
     json_numbers,
+    mcnemar_p,
     measure_classes,
     measure_loss,
     measure_values,
@@ -184,6 +185,15 @@ def test_groups_of_one_clip_each_are_drawn_as_clips_are():
     pairs = zip(alone.draws(num_resamples=9, seed=0), grouped.draws(num_resamples=9, seed=0), strict=True)
     assert all((first == second).all() for first, second in pairs)
     assert (grouped.noun, grouped.text()) == ("clips", "9")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [(0, 0, 1.0), (3, 3, 1.0), (0, 6, 2 / 64), (18, 1, 40 / 2**19), (86, 150, 3.7159361395713866e-05)],
+)
+def test_the_p_value_of_mcnemars_test_is_that_of_the_binomial(first, second, p):
+    # The last one is scipy's binomtest(86, 236): ratings of a prime minister, in Agresti 2002, table 10.1.
+    assert mcnemar_p(first, second) == mcnemar_p(second, first) == pytest.approx(p)
 
 
 def test_resamples_without_a_value_do_not_count():

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import RunError, UnequalClipsError
+from pipeline.learn.metrics import mcnemar_p
 from pipeline.report.compare_runs import compare_runs
 from pipeline.report.run_comparison import Duel, RunComparison
 from pipeline.report.runs import Run, differing_settings
@@ -102,6 +103,8 @@ def test_the_text_has_the_table_what_may_be_claimed_the_settings_and_the_clips()
         "By accuracy on clips like these, large is better than small. This is about the trained models: it"
         " does not say what another seed would do.\n"
         "\n"
+        "McNemar's exact test of the two: p = 7.6e-05.\n"
+        "\n"
         "                   large  small\n"
         "train.hidden_size  64     8\n"
         "\n"
@@ -128,6 +131,22 @@ def test_runs_that_differ_in_the_seed_alone_show_chance() -> None:
         "By accuracy on clips like these, a is better than b. Only their seeds differ, so any difference is"
         " chance in training."
     )
+
+
+def test_mcnemars_test_is_of_pairs_of_right_and_wrong_answers_about_independent_clips() -> None:
+    runs = [right_about("a", GOOD), right_about("b", BAD), right_about("c", "0" + GOOD[1:])]
+    comparison = compared(*runs)
+    assert comparison.mcnemar() == (
+        "McNemar's exact test against a: p = c 1, b 7.6e-05. Each p is about one pair alone; the intervals of"
+        " the differences hold for all pairs together."
+    )
+    assert [duel.p for duel in comparison.duels()] == [1.0, mcnemar_p(18, 1)]
+    assert compared(*(in_groups(run, 3) for run in runs)).mcnemar() == ""
+    frames = [
+        make_run(name, answer_table(["a", "a", "b"], task="frame_labels", truth=list("xxx"), answer=answer))
+        for name, answer in (("m", list("xyx")), ("n", list("yyy")))
+    ]
+    assert compared(*frames).mcnemar() == ""
 
 
 def test_few_clips_have_no_verdict() -> None:
@@ -169,7 +188,7 @@ def test_an_error_is_better_if_it_is_less() -> None:
     comparison = compared(far, near)
     assert [row["rmse"] for row in comparison.rows()] == [0.5, 2.0]
     assert comparison.rows()[1]["difference"] == 1.5
-    assert comparison.duels() == [Duel("far", tuple(clips), ())]
+    assert comparison.duels() == [Duel("far", tuple(clips), (), None)]
     assert "near is closer than far about 25 clips: c00, c01, " in comparison.text()
 
 

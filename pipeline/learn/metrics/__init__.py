@@ -1,6 +1,14 @@
 """Metrics: numbers from a model's answers, with bootstrap intervals; text.py has those of texts."""
 
-from pipeline.learn.metrics.intervals import Estimate, Measure, Units, bootstrap_interval, estimate, resample
+from pipeline.learn.metrics.intervals import (
+    Estimate,
+    Measure,
+    Units,
+    bootstrap_interval,
+    estimate,
+    mcnemar_p,
+    resample,
+)
 from pipeline.learn.metrics.labels import best_thresholds, measure_labels
 from pipeline.learn.metrics.numbers import (
     UNLABELLED,
@@ -25,6 +33,7 @@ __all__ = [
     "edit_distance",
     "estimate",
     "json_numbers",
+    "mcnemar_p",
     "mean_average_precision",
     "measure_classes",
     "measure_labels",

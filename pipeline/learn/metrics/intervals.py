@@ -129,3 +129,18 @@ def estimate(
     lowest, highest = (-1.0, 1.0) if is_difference else (0.0, 1.0)
     others = _Z**2 / (num_units + _Z**2)
     return Estimate(value, value - others * (value - lowest), value + others * (highest - value))
+
+
+def mcnemar_p(num_first: int, num_second: int) -> float:
+    """The p value of McNemar's exact test (1947): two-sided, of whether two models are right equally often.
+
+    Args:
+        num_first: clips about which the first model alone is right.
+        num_second: clips about which the second model alone is right.
+    """
+    number = num_first + num_second
+    ways = total = 1  # of choosing so many clips of `number`, and no more than so many
+    for chosen in range(min(num_first, num_second)):
+        ways = ways * (number - chosen) // (chosen + 1)
+        total += ways
+    return min(1.0, 2 * total / 2**number)

@@ -55,7 +55,7 @@ def _result(context: Context) -> dict[str, Any]:
             _Row(each.name, "", "recurrent", estimate.value, estimate.interval)
             for each, estimate in zip(comparison.runs, comparison.estimates, strict=True)
         ]
-        sentences = [comparison.claim(), comparison.warning(), comparison.left_out()]
+        sentences = [comparison.claim(), comparison.mcnemar(), comparison.warning(), comparison.left_out()]
         num_clips, num_units = comparison.num_clips, len(comparison.ranking.units)
     else:
         rows = list(_model_rows(run, metric))
