@@ -30,6 +30,7 @@ from benchmarks.report import Report, Row, alternate, arguments, seconds_of
 from benchmarks.stores import clip_id, make_clips, make_target, publish_clips, write_clips
 from pipeline.learn.answering import answer_batches
 from pipeline.learn.member import Member
+from pipeline.learn.metrics import Units
 from pipeline.learn.streaming import (
     Features,
     Loader,
@@ -327,7 +328,7 @@ def ranking(corpus: Corpus, *, rungs: Sequence[int], keep: float) -> Ranking:
             metric = val_metric(answers, task=corpus.task, monitor="accuracy")
             candidates.append(Candidate(name, name, metric, best["loss"]))
             num_clips = len(answers.clips)
-    return rank(candidates, num_clips=num_clips, sign=1, num_resamples=1_000, seed=0)
+    return rank(candidates, units=Units.of([None] * num_clips), sign=1, num_resamples=1_000, seed=0)
 
 
 def _with_cpu_seconds(run: Callable[[], object], spent: list[float]) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.learn.answers import Tally, tally
 from pipeline.learn.comparison import Evaluation, evaluate
 from pipeline.learn.folds import score_folds
+from pipeline.learn.metrics import Units
 from pipeline.manifest import UNUSED, Clip, clips_digest, is_split, read_manifest, write_manifest
 from pipeline.report.folds import FoldsResult
 from pipeline.settings.evaluation import EvaluateConfig
@@ -123,6 +124,7 @@ def _run(members: dict[tuple[str, int], SweepMember], params: Params) -> FoldsRe
         facts.headline,
         facts.monitors[facts.headline],
         folds={fold: len(found[0].clip_ids) for fold, found in tallies["recurrent"].items()},
+        units=Units.of(groups.values()),
         seeds=seeds,
         scores={
             model: score_folds(

@@ -22,7 +22,7 @@ import yaml
 
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.learn.comparison import evaluate
-from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric
+from pipeline.learn.sweeps import Candidate, contributions, halve, rank, val_metric, val_units
 from pipeline.report.sweep_picture import draw_sweep
 from pipeline.report.sweeps import SweepResult, Tried
 from pipeline.settings.sweep import SweepConfig
@@ -176,7 +176,7 @@ def compare(trainings: Trainings) -> SweepResult:
         raise ManifestError("Members can't be compared: they have features of different val clips.")
     ranking = rank(
         candidates,
-        num_clips=len(answers.predictions.clips),
+        units=val_units(answers.predictions),
         sign=answers.task.facts.monitors[monitor],
         num_resamples=evaluation.num_resamples,
         seed=evaluation.seed,
@@ -222,7 +222,7 @@ def tested(result: SweepResult, trainings: Trainings, experiments: Experiments |
     trainings.train_baselines([winner])
     answers = trainings.answers(winner, "baseline")
     metric = val_metric(answers.predictions, task=answers.task, monitor=result.monitor)
-    baseline = metric(np.ones(result.ranking.num_clips))
+    baseline = metric(np.ones(result.ranking.units.num_clips))
     evaluation = evaluate(
         trainings.folder(winner) / "checkpoints",
         trainings.features(winner),

@@ -9,13 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.learn.metrics import Estimate, estimate, json_numbers, resample
+from pipeline.learn.metrics import Estimate, Units, estimate, json_numbers, resample
 from pipeline.learn.tasks import Predictions, Task
 from pipeline.manifest import META
-
-# Between equal models, the bootstrap's interval of 20 clips misses 0 in 7 of 100 cases, where it should in 5;
-# that of 10 clips in 10, of 6 in 13 (Student's t of the mean of normal differences, for 1.96 deviations).
-_MIN_CLIPS_OF_VERDICT = 20
 
 
 @dataclass(frozen=True)
@@ -23,8 +19,8 @@ class Score:
     """A model's metrics on some clips."""
 
     metrics: dict[str, Estimate]
-    resampled: dict[str, np.ndarray]  # each metric (R,), of R draws of the clips with replacement
-    num_clips: int
+    resampled: dict[str, np.ndarray]  # each metric (R,), of R draws of the units with replacement
+    units: Units  # of the clips
 
     def values(self) -> dict[str, float]:
         """The metrics without their intervals."""
@@ -34,20 +30,21 @@ class Score:
         """The metrics, and below `intervals` the ends of their 95 % intervals; None where undefined."""
         return {
             **json_numbers(self.values()),
-            "num_clips": self.num_clips,
+            "num_clips": self.units.num_clips,
+            "num_units": len(self.units),
             "intervals": {name: e.interval and list(e.interval) for name, e in self.metrics.items()},
         }
 
 
 def score_predictions(predictions: Predictions, *, task: Task, num_resamples: int, seed: int) -> Score:
-    """All of the task's metrics, with bootstrap intervals over clips."""
-    measure, num_clips = task.measure(predictions), len(predictions.clips)
-    values = measure(np.ones(num_clips))
-    resampled = resample(measure, num_clips=num_clips, num_resamples=num_resamples, seed=seed)
+    """All of the task's metrics, with bootstrap intervals over clips, or their groups."""
+    measure, units = task.measure(predictions), Units.of(clip.group for clip in predictions.clips)
+    values = measure(np.ones(units.num_clips))
+    resampled = resample(measure, units=units, num_resamples=num_resamples, seed=seed)
     metrics = {
-        name: estimate(name, value, resampled[name], num_clips=num_clips) for name, value in values.items()
+        name: estimate(name, value, resampled[name], num_units=len(units)) for name, value in values.items()
     }
-    return Score(metrics, resampled, num_clips)
+    return Score(metrics, resampled, units)
 
 
 def prediction_table(
@@ -65,6 +62,7 @@ def prediction_table(
     - probabilities: a list, one a class. Regression and captions have no such column.
     - loss; null for a question whose right answer the model does not know.
     - loss_weight: the metric `loss` is the mean of the rows' losses with these weights.
+    - group: that of the clip in the manifest, null where it has none. The column is there if a clip has one.
     - meta_<name>: what the manifest has there for the clip, null where it has nothing. Such a column is there
       if one of the clips has a value.
 
@@ -75,9 +73,12 @@ def prediction_table(
     models = pa.chunked_array([pa.repeat(name, len(table)) for name, table in tables.items()])
     clips = {clip.clip_id: clip for predictions in answers.values() for clip in predictions.clips}
     numbers = pc.index_in(rows["clip_id"], pa.array(list(clips)))  # (M,) the clip of each row
+    columns = {"group": [clip.group for clip in clips.values()]}
     for name in sorted({name for clip in clips.values() for name in clip.meta}):
-        values = pa.array([clip.meta.get(name) for clip in clips.values()], pa.string())
-        rows = rows.append_column(f"{META}{name}", values.take(numbers))
+        columns[f"{META}{name}"] = [clip.meta.get(name) for clip in clips.values()]
+    for name, values in columns.items():
+        if any(values):
+            rows = rows.append_column(name, pa.array(values, pa.string()).take(numbers))
     return rows.add_column(0, "model", models).replace_schema_metadata(
         {"task": task.name, **(rows.schema.metadata or {})}
     )
@@ -92,7 +93,7 @@ def comparison_table(scores: Mapping[str, Score], *, heading: str = "") -> str:
     cells = [[heading, *(name.replace("_", " ") for name in names), "clips"]]
     for model, score in scores.items():
         metrics = (score.metrics[name] for name in names)
-        cells.append([model, *(with_interval(metric) for metric in metrics), str(score.num_clips)])
+        cells.append([model, *(with_interval(metric) for metric in metrics), score.units.text()])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
@@ -111,8 +112,8 @@ def order_sentence(ordered: Score, shuffled: Score, *, task: Task, monitor: str)
     """A sentence for people: whether a model is better by the metric `monitor` if frames are in their order.
 
     Both scores are of the same draws of the same clips, so that their difference is taken draw by draw. The
-    numbers are those of `Task.monitored`. With fewer than 20 clips there is no verdict: their intervals are
-    too narrow.
+    numbers are those of `Task.monitored`. With fewer than 20 clips, or groups, there is no verdict: their
+    intervals are too narrow.
     """
     return _verdict(
         "In order against shuffled",
@@ -135,26 +136,18 @@ def _verdict(
 ) -> str:
     """The difference of two scores, and what it shows: `claim`, or nothing about what is `asked`."""
     is_better, difference = _difference(*scores, task=task, monitor=monitor)
-    few = f" ({scores[0].num_clips}; it takes {_MIN_CLIPS_OF_VERDICT})"
-    verdict = {
-        None: f"too few clips to tell whether {asked}{few}",
-        True: claim,
-        False: f"it is not shown that {asked}",
-    }[is_better]
-    return f"{heading}: {difference}: {verdict}."
+    shown = claim if is_better else f"it is not shown that {asked}"
+    return f"{heading}: {difference}: {scores[0].units.shortage(f'whether {asked}') or shown}."
 
 
-def _difference(first: Score, second: Score, *, task: Task, monitor: str) -> tuple[bool | None, str]:
-    """Whether the first is better, None for too few clips, and the metric's difference for people."""
+def _difference(first: Score, second: Score, *, task: Task, monitor: str) -> tuple[bool, str]:
+    """Whether the first is better, and the metric's difference for people."""
     sign = task.facts.monitors[monitor]
     values = [task.monitored(score.values(), monitor) for score in (first, second)]
     draws = task.monitored(first.resampled, monitor) - task.monitored(second.resampled, monitor)
     difference = estimate(
-        monitor, values[0] - values[1], draws, num_clips=first.num_clips, is_difference=True
+        monitor, values[0] - values[1], draws, num_units=len(first.units), is_difference=True
     )
     unit = " in standard deviations" if values[0] != first.metrics[monitor].value else ""
     is_better = min(sign * difference.low, sign * difference.high) > 0
-    return (
-        None if first.num_clips < _MIN_CLIPS_OF_VERDICT else is_better,
-        f"{monitor}{unit} {with_interval(difference, sign='+')}",
-    )
+    return is_better, f"{monitor}{unit} {with_interval(difference, sign='+')}"

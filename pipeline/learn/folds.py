@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.learn.answers import Tally
-from pipeline.learn.metrics import Estimate, bootstrap_interval
+from pipeline.learn.metrics import Estimate, Units, bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,8 @@ def score_folds(
     rng = np.random.default_rng(seed)
     values, draws = [], []
     for tallies in folds:
-        names = [groups.get(clip_id) or (clip_id,) for clip_id in tallies[0].clip_ids]
-        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        units = np.array([places[name] for name in names])  # (N,)
-        counts = [np.ones(len(units), dtype=int)]
-        for _ in range(num_resamples):
-            drawn = rng.integers(len(places), size=len(places))
-            counts.append(np.bincount(drawn, minlength=len(places))[units])
+        units = Units.of(groups.get(clip_id) for clip_id in tallies[0].clip_ids)
+        counts = [np.ones(units.num_clips), *units.draws(num_resamples=num_resamples, seed=rng)]
         metrics = np.array([[tally.metric(each) for each in counts] for tally in tallies]).mean(axis=0)
         values.append(metrics[0])
         draws.append(metrics[1:])

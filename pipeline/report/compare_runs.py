@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RunError, UnequalClipsError, count_of, few
 from pipeline.learn.answers import asked, tally
-from pipeline.learn.metrics import draw_clips, estimate
+from pipeline.learn.metrics import Units, estimate
 from pipeline.learn.subgroups import MAX_VALUES
 from pipeline.learn.sweeps import Candidate, rank
 from pipeline.manifest.clips import is_meta
@@ -74,20 +74,21 @@ def _compare(
 ) -> RunComparison:
     """Compare runs by their answers about the same clips."""
     tallies = {name: tally(table) for name, table in answers.items()}
-    num_clips = len(tallies[runs[0].name].clip_ids)
+    groups = _groups(answers)
+    units = Units.of(map(groups.get, tallies[runs[0].name].clip_ids))
     facts = runs[0].facts
     ranking = rank(
         [
             Candidate(name, name, each.metric, math.inf if math.isnan(each.loss) else each.loss)
             for name, each in sorted(tallies.items(), reverse=True)  # of equal ones, the last is the best
         ],
-        num_clips=num_clips,
+        units=units,
         sign=facts.monitors[facts.headline],
         num_resamples=num_resamples,
         seed=seed,
     )
     by_name, order = {run.name: run for run in runs}, [each.members[0] for each in ranking.settings]
-    draws = list(draw_clips(num_clips, num_resamples=num_resamples, seed=seed))
+    draws = list(units.draws(num_resamples=num_resamples, seed=seed))
     return RunComparison(
         runs=tuple(by_name[name] for name in order),
         estimates=tuple(
@@ -95,13 +96,23 @@ def _compare(
                 facts.headline,
                 ranking.values[name],
                 np.array([tallies[name].metric(counts) for counts in draws]),
-                num_clips=num_clips,
+                num_units=len(units),
             )
             for name in order
         ),
         tallies=tuple(tallies[name] for name in order),
         ranking=ranking,
     )
+
+
+def _groups(answers: Mapping[str, pa.Table]) -> dict[str, str | None]:
+    """The group of each clip that has one; where runs say different ones, that of the first name counts."""
+    found: dict[str, str | None] = {}
+    for _, table in sorted(answers.items(), reverse=True):
+        if "group" in table.column_names:
+            pairs = zip(table["clip_id"].to_pylist(), table["group"].to_pylist(), strict=True)
+            found |= {clip: group for clip, group in pairs if group}
+    return found
 
 
 def _of(answers: pa.Table, clips: Sequence[str]) -> pa.Table:

@@ -6,8 +6,7 @@ from typing import Any
 
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.folds import FoldScore
-from pipeline.learn.metrics import json_numbers
-from pipeline.learn.sweeps.ranking import MIN_CLIPS_OF_VERDICT
+from pipeline.learn.metrics import Units, json_numbers
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,7 @@ class FoldsResult:
     metric: str
     sign: int  # 1: more is better, -1: less is
     folds: Mapping[str, int]  # by name, the number of its test clips
+    units: Units  # of the test clips of all folds, each clip once
     seeds: Sequence[int]
     scores: Mapping[str, FoldScore]  # of recurrent, shuffled and baseline
     labels: Mapping[str, str]  # the same three for people
@@ -82,8 +82,8 @@ class FoldsResult:
 
     def _sentence(self, heading: str, control: str, claim: str) -> str:
         difference = (self.scores["recurrent"] - self.scores[control]).mean
-        if (number := sum(self.folds.values())) < MIN_CLIPS_OF_VERDICT:
-            verdict = f"too few clips to tell whether {claim} ({number}; it takes {MIN_CLIPS_OF_VERDICT})"
+        if shortage := self.units.shortage(f"whether {claim}"):
+            verdict = shortage
         elif min(self.sign * difference.low, self.sign * difference.high) > 0:
             verdict = claim
         else:

@@ -11,8 +11,8 @@ import numpy as np
 from pipeline.errors import count_of, few
 from pipeline.learn.answers import Tally
 from pipeline.learn.evaluation import with_interval
-from pipeline.learn.metrics import Estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Ranking
+from pipeline.learn.metrics import Estimate, json_numbers, mcnemar_p
+from pipeline.learn.sweeps import Ranking
 from pipeline.report.runs import Run, differing_settings
 from pipeline.report.tables import aligned, write_csv
 
@@ -30,6 +30,7 @@ class Duel:
     name: str  # of the other run
     best_ahead: tuple[str, ...]  # clips about which the best run is more right
     best_behind: tuple[str, ...]
+    p: float | None = None  # of McNemar's exact test; None where it does not apply
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class RunComparison:
     @property
     def num_clips(self) -> int:
         """Of all runs."""
-        return self.ranking.num_clips
+        return self.ranking.units.num_clips
 
     def settings(self) -> dict[str, tuple[str, ...]]:
         """The settings that differ, by dotted key: the value of each run; `-` where it does nothing."""
@@ -66,11 +67,8 @@ class RunComparison:
     def claim(self) -> str:
         """Sentences that say what may be claimed."""
         best, *others = (run.name for run in self.runs)
-        if self.num_clips < MIN_CLIPS_OF_VERDICT:
-            return (
-                f"Too few {self.split} clips to tell which run is the best ({self.num_clips}; it takes"
-                f" {MIN_CLIPS_OF_VERDICT})."
-            )
+        if shortage := self.ranking.units.shortage("which run is the best", split=self.split):
+            return f"{shortage[0].upper()}{shortage[1:]}."
         behind = [each.members[0] for each in self.ranking.settings[1:] if each.is_distinguishable]
         level = [name for name in others if name not in behind]
         said = []
@@ -111,8 +109,27 @@ class RunComparison:
                 tuple(clip_ids[n] for n in np.argsort(-leads, kind="stable") if leads[n] > _EQUAL)
                 for leads in (ahead, -ahead)
             )
-            found.append(Duel(run.name, first, last))
+            is_right_or_wrong = self.metric == "accuracy" and np.isin([best, other], (0, 1)).all()
+            is_testable = is_right_or_wrong and self.ranking.units.noun == "clips"
+            p = mcnemar_p(len(first), len(last)) if is_testable else None
+            found.append(Duel(run.name, first, last, p))
         return found
+
+    def mcnemar(self) -> str:
+        """The p values of McNemar's exact test in a sentence; "" where it does not apply.
+
+        It takes accuracy, with one answer a clip, and clips that do not depend on each other: no groups.
+        """
+        found = [f"{duel.name} {duel.p:.2g}" for duel in self.duels() if duel.p is not None]
+        if not found:
+            return ""
+        pairs = few(found, at_most=_MAX_NAMES)
+        if len(self.runs) == 2:
+            return f"McNemar's exact test of the two: p = {pairs.rpartition(' ')[2]}."
+        return (
+            f"McNemar's exact test against {self.runs[0].name}: p = {pairs}. Each p is about one pair alone;"
+            " the intervals of the differences hold for all pairs together."
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a run, the best first; None for what is not known."""
@@ -135,16 +152,15 @@ class RunComparison:
     def as_json(self) -> dict[str, Any]:
         """Everything, for JSON; None for what is not defined."""
         names = [run.name for run in self.runs]
-        groups = {
-            value: {"num_clips": each.num_clips, "runs": each.rows()} for value, each in self.by.items()
-        }
+        groups = {value: {**each._sizes(), "runs": each.rows()} for value, each in self.by.items()}
         return {
             "task": self.runs[0].task,
             "split": self.split,
             "metric": self.metric,
-            "num_clips": self.num_clips,
+            **self._sizes(),
             "num_left_out": self.num_left_out,
             "claim": self.claim(),
+            "mcnemar": self.mcnemar(),
             "warning": self.warning(),
             **json_numbers({"optimism": self.ranking.optimism}),
             "runs": self.rows(),
@@ -152,6 +168,9 @@ class RunComparison:
             "clips": [asdict(duel) for duel in self.duels()],
             **({"by": {self.column: groups}} if groups else {}),
         }
+
+    def _sizes(self) -> dict[str, int]:
+        return {"num_clips": self.num_clips, "num_units": len(self.ranking.units)}
 
     def write_csv(self, path: Path) -> None:
         """Write the rows, with a column for each setting that differs."""
@@ -168,7 +187,7 @@ class RunComparison:
 
     def text(self) -> str:
         """Tables and sentences for people."""
-        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.warning()]
+        parts = [aligned(self._cells()), self.left_out(), self.claim(), self.mcnemar(), self.warning()]
         table = [("", *(run.name for run in self.runs))]
         table += [(key, *values) for key, values in self.settings().items()]
         if len(table) == 1:
@@ -182,7 +201,7 @@ class RunComparison:
 
     def _cells(self) -> list[list[str]]:
         """The cells of a table: a row a run."""
-        rows = [[f"{self.num_clips} {self.split} clips", self._words, "difference", "loss"]]
+        rows = [[self.ranking.units.text(f"{self.split} clips"), self._words, "difference", "loss"]]
         for run, value, counted, ranked in zip(
             self.runs, self.estimates, self.tallies, self.ranking.settings, strict=True
         ):
@@ -194,7 +213,7 @@ class RunComparison:
         """The cells of a table: a row a run for each value of the column, its best run first."""
         rows = [[f"by {self.column}", "clips", "run", self._words, "difference", "loss"]]
         for value, each in self.by.items():
-            firsts = iter([(value or EMPTY, str(each.num_clips))])
+            firsts = iter([(value or EMPTY, each.ranking.units.text())])
             rows += ([*next(firsts, ("", "")), *cells] for cells in each._cells()[1:])
         return rows
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.learn.evaluation import with_interval
 from pipeline.learn.metrics import Estimate, json_numbers
-from pipeline.learn.sweeps import MIN_CLIPS_OF_VERDICT, Contribution, Ranked, Ranking
+from pipeline.learn.sweeps import Contribution, Ranked, Ranking
 from pipeline.report.tables import aligned, write_csv
 from pipeline.settings.sweep import value_text
 
@@ -45,13 +45,8 @@ class SweepResult:
         verdict = f"{len(trained)} tried"
         if num_settings < len(trained):
             verdict = f"{num_settings} settings tried ({len(trained)} members)"
-        if ranking.num_clips < MIN_CLIPS_OF_VERDICT:
-            verdict += (
-                f", too few val clips to tell them from the winner ({ranking.num_clips}; it takes"
-                f" {MIN_CLIPS_OF_VERDICT})"
-            )
-        else:
-            verdict += f", {ranking.num_indistinguishable} indistinguishable from the winner"
+        shortage = ranking.units.shortage("them from the winner", split="val")
+        verdict += f", {shortage or f'{ranking.num_indistinguishable} indistinguishable from the winner'}"
         if stopped := num_settings - len(ranking.settings):
             verdict += f", {stopped} not trained to the end"
         if missing := len(self.members) - len(trained):
@@ -94,7 +89,8 @@ class SweepResult:
             "verdict": self.verdict(),
             "winner": self.ranking.winner,
             **json_numbers({"optimism": self.ranking.optimism, "baseline": self.baseline}),
-            "num_val_clips": self.ranking.num_clips,
+            "num_val_clips": self.ranking.units.num_clips,
+            "num_val_units": len(self.ranking.units),
             self.split: {name: json_numbers(asdict(estimate)) for name, estimate in self.test.items()},
             "members": self.rows(),
             "contributions": [{**asdict(each), "range": each.range} for each in self.contributions],

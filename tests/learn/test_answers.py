@@ -7,7 +7,7 @@ import torch
 from pipeline.learn.answering import answer_batches
 from pipeline.learn.answers import asked, hits, tally
 from pipeline.learn.evaluation import prediction_table, score_predictions
-from pipeline.learn.metrics import draw_clips
+from pipeline.learn.metrics import Units
 from pipeline.learn.streaming import Loader
 from pipeline.learn.tasks import Predictions
 from pipeline.manifest import FrameLabel, Question
@@ -48,7 +48,7 @@ def test_a_table_has_the_headline_metric_and_the_loss_of_its_evaluation(name: st
     counted = tally(prediction_table({"shuffled": answered(name), "recurrent": predictions}, task=task))
     assert counted.clip_ids == tuple(sorted(clip.clip_id for clip in predictions.clips))
     measure = task.measure(predictions)
-    for counts in (np.ones(9), *draw_clips(9, num_resamples=20, seed=1)):
+    for counts in (np.ones(9), *Units.of([None] * 9).draws(num_resamples=20, seed=1)):
         assert counted.metric(counts) == pytest.approx(measure(counts)[task.facts.headline], abs=1e-12)
     score = score_predictions(predictions, task=task, num_resamples=2, seed=0)
     assert counted.loss == pytest.approx(score.values()["loss"], rel=1e-6)

@@ -13,10 +13,10 @@ from pipeline.learn.evaluation import (
     order_sentence,
     score_predictions,
 )
-from pipeline.learn.metrics import UNLABELLED, Estimate
+from pipeline.learn.metrics import UNLABELLED, Estimate, Units
 from pipeline.learn.models import build_model
 from pipeline.learn.streaming import Loader
-from pipeline.learn.tasks import Classification, FrameLabels, Regression
+from pipeline.learn.tasks import Classification, FrameLabels, Predictions, Regression
 from pipeline.manifest import FrameLabel
 from pipeline.settings.model import ModelConfig
 from pipeline.settings.tasks import TASKS
@@ -112,7 +112,9 @@ def test_shuffled_frames_are_each_clips_own_in_an_order_that_follows_from_the_se
 
 def make_score(accuracy: float, spread: float = 0.01) -> Score:
     draws = accuracy + spread * np.linspace(-1, 1, 101)
-    return Score({"accuracy": Estimate(accuracy, draws[2], draws[98])}, {"accuracy": draws}, 150)
+    return Score(
+        {"accuracy": Estimate(accuracy, draws[2], draws[98])}, {"accuracy": draws}, Units.of([None] * 150)
+    )
 
 
 def test_a_score_has_every_metric_with_its_interval():
@@ -124,23 +126,33 @@ def test_a_score_has_every_metric_with_its_interval():
     result = score_predictions(predictions, task=TASK, num_resamples=200, seed=0)
     outputs, targets, _ = predictions.rows(per_frame=False)
     assert result.metrics["loss"].value == pytest.approx(TASK.loss(outputs, targets).item())
-    assert result.num_clips == 40
+    assert result.units.num_clips == 40
     for name, metric in result.metrics.items():
         assert metric.low <= metric.value <= metric.high
         assert metric.low < metric.high
         assert len(result.resampled[name]) == 200
     document = result.as_json()
-    assert list(document) == ["loss", "accuracy", "macro_f1", "ece", "mAP", "num_clips", "intervals"]
+    assert list(document) == [
+        "loss",
+        "accuracy",
+        "macro_f1",
+        "ece",
+        "mAP",
+        "num_clips",
+        "num_units",
+        "intervals",
+    ]
     assert document["intervals"]["mAP"] == [result.metrics["mAP"].low, result.metrics["mAP"].high]
 
 
 def test_what_is_not_known_is_null_in_json_and_said_in_the_table():
     metrics = {"loss": Estimate(0.25, np.nan, np.nan), "mAP": Estimate(np.nan, np.nan, np.nan)}
-    result = Score(metrics, {name: np.full(5, e.value) for name, e in metrics.items()}, 1)
+    result = Score(metrics, {name: np.full(5, e.value) for name, e in metrics.items()}, Units.of([None]))
     assert result.as_json() == {
         "loss": 0.25,
         "mAP": None,
         "num_clips": 1,
+        "num_units": 1,
         "intervals": {"loss": None, "mAP": None},
     }
     assert comparison_table({"LSTM": result}).splitlines() == [
@@ -182,7 +194,9 @@ def test_the_report_says_whether_the_model_is_better_than_the_baseline():
 
 @pytest.mark.parametrize("num_clips", [1, 19, 20])
 def test_there_is_no_verdict_from_fewer_than_twenty_clips(num_clips):
-    ordered, shuffled = (replace(make_score(value), num_clips=num_clips) for value in (0.9, 0.5))
+    ordered, shuffled = (
+        replace(make_score(value), units=Units.of([None] * num_clips)) for value in (0.9, 0.5)
+    )
     sentence = order_sentence(ordered, shuffled, task=TASK, monitor="accuracy")
     assert sentence.startswith("In order against shuffled: accuracy +0.4000 [")
     assert ("the model uses the order" in sentence) == (num_clips == 20)
@@ -190,8 +204,32 @@ def test_there_is_no_verdict_from_fewer_than_twenty_clips(num_clips):
     assert sentence.endswith(few) == (num_clips < 20)
 
 
+def test_clips_of_one_group_are_drawn_together_and_nineteen_groups_have_no_verdict():
+    right = np.random.default_rng(0).integers(2, size=57)
+    groups = [f"g{number // 3}" for number in range(57)]
+    predictions = Predictions(
+        clips=tuple(make_clip(f"c{n:02}", group=group) for n, group in enumerate(groups)),
+        outputs=tuple(torch.eye(2)[torch.from_numpy(1 - right)]),
+        targets=(torch.tensor(0),) * 57,
+        frame_seconds=(torch.zeros(1),) * 57,
+    )
+    result = score_predictions(predictions, task=TASK, num_resamples=100, seed=4)
+    rng = np.random.default_rng(4)
+    drawn = [rng.integers(19, size=19) for _ in range(100)]
+    expected = [right.reshape(19, 3)[groups].mean() for groups in drawn]
+    assert result.resampled["accuracy"] == pytest.approx(expected)
+    assert comparison_table({"model": result}).endswith("57 in 19 groups")
+    assert result.as_json()["num_units"] == 19
+    sentence = order_sentence(result, result, task=TASK, monitor="accuracy")
+    assert (
+        "too few groups to tell whether the order of frames helps this model (19; it takes 20)." in sentence
+    )
+
+
 def test_a_single_clip_shows_nothing_about_the_order_of_frames():
-    ordered, shuffled = (Score({"loss": Estimate(v, v, v)}, {"loss": np.full(9, v)}, 1) for v in (0.5, 0.503))
+    ordered, shuffled = (
+        Score({"loss": Estimate(v, v, v)}, {"loss": np.full(9, v)}, Units.of([None])) for v in (0.5, 0.503)
+    )
     assert order_sentence(ordered, shuffled, task=TASK, monitor="loss") == (
         "In order against shuffled: loss -0.0030 [unknown]: too few clips to tell whether the order of frames"
         " helps this model (1; it takes 20)."
@@ -204,7 +242,7 @@ def test_models_of_several_values_are_compared_in_units_of_each_ones_deviation()
     def score_of(wide: float, narrow: float) -> Score:
         metrics = {"mae": (wide + narrow) / 2, "mae_1": wide, "mae_2": narrow}
         draws = {name: value * np.linspace(0.9, 1.1, 11) for name, value in metrics.items()}
-        return Score({name: Estimate(v, v, v) for name, v in metrics.items()}, draws, 40)
+        return Score({name: Estimate(v, v, v) for name, v in metrics.items()}, draws, Units.of([None] * 40))
 
     # In order the narrow value is right, and the wide one a little worse.
     scores = (score_of(1.01e5, 0.0), score_of(1.00e5, 2.0))

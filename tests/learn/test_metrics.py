@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from pipeline.learn.metrics import (
     UNLABELLED,
+    Units,
     bootstrap_interval,
     class_scores,
     estimate,
     json_numbers,
+    mcnemar_p,
     measure_classes,
     measure_loss,
     measure_values,
@@ -160,12 +162,38 @@ def test_the_loss_is_a_mean_weighted_by_counts_and_by_weights():
 def test_the_bootstrap_interval_of_a_share_is_that_of_the_binomial():
     targets = torch.tensor([0] * 80 + [1] * 20)
     measure = measure_classes(torch.tensor([[1.0, 0.0]]).repeat(100, 1), targets)
-    draws = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
+    draws = resample(measure, units=Units.of([None] * 100), num_resamples=2000, seed=0)["accuracy"]
     assert draws.mean() == pytest.approx(0.8, abs=0.005)
     assert draws.std() == pytest.approx((0.8 * 0.2 / 100) ** 0.5, rel=0.05)
     assert bootstrap_interval(draws) == pytest.approx((0.72, 0.88), abs=0.011)
-    again = resample(measure, num_clips=100, num_resamples=2000, seed=0)["accuracy"]
+    again = resample(measure, units=Units.of([None] * 100), num_resamples=2000, seed=0)["accuracy"]
     np.testing.assert_array_equal(again, draws)
+
+
+def test_units_are_groups_and_clips_without_one_and_are_drawn_as_a_whole():
+    units = Units.of(["b", None, "a", "b", "", "a"])
+    assert units.places.tolist() == [0, 1, 2, 0, 3, 2]
+    assert (units.num_clips, len(units), units.text("val clips")) == (6, 4, "6 val clips in 4 groups")
+    rng = np.random.default_rng(5)
+    for counts in units.draws(num_resamples=20, seed=5):
+        drawn = rng.integers(4, size=4).tolist()
+        assert counts.tolist() == [drawn.count(place) for place in (0, 1, 2, 0, 3, 2)]
+
+
+def test_groups_of_one_clip_each_are_drawn_as_clips_are():
+    alone, grouped = (Units.of(groups) for groups in ([None] * 9, list("abcdefghi")))
+    pairs = zip(alone.draws(num_resamples=9, seed=0), grouped.draws(num_resamples=9, seed=0), strict=True)
+    assert all((first == second).all() for first, second in pairs)
+    assert (grouped.noun, grouped.text()) == ("clips", "9")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [(0, 0, 1.0), (3, 3, 1.0), (0, 6, 2 / 64), (18, 1, 40 / 2**19), (86, 150, 3.7159361395713866e-05)],
+)
+def test_the_p_value_of_mcnemars_test_is_that_of_the_binomial(first, second, p):
+    # The last one is scipy's binomtest(86, 236): ratings of a prime minister, in Agresti 2002, table 10.1.
+    assert mcnemar_p(first, second) == mcnemar_p(second, first) == pytest.approx(p)
 
 
 def test_resamples_without_a_value_do_not_count():
@@ -185,47 +213,47 @@ def wilson(num_hits: int, num_clips: int) -> tuple[float, float]:
 def test_where_all_resamples_of_a_share_are_equal_its_interval_is_wilsons(num_clips, right):
     logits = torch.tensor([[1.0, 0.0]]).repeat(num_clips, 1)
     measure = measure_classes(logits, torch.full((num_clips,), 0 if right else 1))
-    draws = resample(measure, num_clips=num_clips, num_resamples=100, seed=0)
-    found = estimate("accuracy", float(right), draws["accuracy"], num_clips=num_clips)
+    draws = resample(measure, units=Units.of([None] * num_clips), num_resamples=100, seed=0)
+    found = estimate("accuracy", float(right), draws["accuracy"], num_units=num_clips)
     assert found.interval == pytest.approx(wilson(num_clips * right, num_clips), abs=1e-12)
     if num_clips == 8:  # statsmodels: proportion_confint(0, 8, method="wilson")
         assert found.interval == pytest.approx((0.675592, 1.0) if right else (0.0, 0.324408), abs=1e-6)
-    unknown = estimate("macro_f1", float(right), draws["macro_f1"], num_clips=num_clips)
+    unknown = estimate("macro_f1", float(right), draws["macro_f1"], num_units=num_clips)
     assert unknown.interval is None
 
 
 def test_equal_shares_of_each_clips_frames_are_no_certainty_either():
-    found = estimate("accuracy", 0.5, np.array([0.5, 0.5 + 1e-15, 0.5]), num_clips=8)
+    found = estimate("accuracy", 0.5, np.array([0.5, 0.5 + 1e-15, 0.5]), num_units=8)
     assert found.interval == pytest.approx((0.5 - 0.324408 / 2, 0.5 + 0.324408 / 2), abs=1e-6)
 
 
 def test_a_difference_that_is_the_same_for_all_clips_has_the_interval_of_its_range():
     share = 3.8414588 / (30 + 3.8414588)  # of clips that may differ, by Wilson
     for value, ends in ((0.0, (-share, share)), (1.0, (1 - 2 * share, 1.0)), (-1.0, (-1.0, -1 + 2 * share))):
-        found = estimate("accuracy", value, np.full(9, value), num_clips=30, is_difference=True)
+        found = estimate("accuracy", value, np.full(9, value), num_units=30, is_difference=True)
         assert found.interval == pytest.approx(ends)
 
 
 @pytest.mark.parametrize("draws", [[0.7, 0.7, 0.7], [np.nan, 0.7], [np.nan, np.nan]])
 def test_an_interval_that_can_not_be_known_is_none(draws):
-    assert estimate("loss", 0.7, np.array(draws), num_clips=1).interval is None
+    assert estimate("loss", 0.7, np.array(draws), num_units=1).interval is None
 
 
 @pytest.mark.parametrize("name", ["mAP", "mAP_25", "ece"])
 def test_draws_of_a_metric_that_they_make_larger_are_mirrored_at_its_value(name):
     draws = np.linspace(0.3, 0.7, 401)
     low, high = bootstrap_interval(draws)
-    assert estimate("macro_f1", 0.4, draws, num_clips=9).interval == (low, high)
-    assert estimate(name, 0.4, draws, num_clips=9).interval == pytest.approx((0.8 - high, 0.8 - low))
-    assert estimate(name, 0.9, draws, num_clips=9).high == 1.0
-    found = estimate(name, 0.9, draws, num_clips=9, is_difference=True)
+    assert estimate("macro_f1", 0.4, draws, num_units=9).interval == (low, high)
+    assert estimate(name, 0.4, draws, num_units=9).interval == pytest.approx((0.8 - high, 0.8 - low))
+    assert estimate(name, 0.9, draws, num_units=9).high == 1.0
+    found = estimate(name, 0.9, draws, num_units=9, is_difference=True)
     assert found.interval == pytest.approx((1.8 - high, 1.8 - low))
 
 
 def test_resamples_that_differ_have_the_bootstraps_interval():
     draws = np.array([0.0, 0.25, 0.5, np.nan])
     assert (
-        estimate("accuracy", 0.25, draws, num_clips=4).interval
+        estimate("accuracy", 0.25, draws, num_units=4).interval
         == bootstrap_interval(draws)
         == (0.0125, 0.4875)
     )

@@ -39,7 +39,7 @@ def test_a_value_is_scored_on_its_own_clips_with_the_intervals_of_evaluation():
         outputs = torch.stack(predictions.outputs)[first::3]
         targets = torch.stack(predictions.targets)[first::3]
         found = camera.scores[value]
-        assert found.num_clips == 20
+        assert found.units.num_clips == 20
         assert found.values()["accuracy"] == (outputs.argmax(dim=1) == targets).double().mean().item()
         expected = score_predictions(
             predictions.take(range(first, 60, 3)), task=TASK, num_resamples=50, seed=3
@@ -65,7 +65,7 @@ def test_tables_and_json_say_what_is_reported_of_each_column():
         if part.column == "meta_number"
     )
     assert len(largest.scores) == MAX_VALUES
-    assert largest.scores["7"].num_clips == 1
+    assert largest.scores["7"].units.num_clips == 1
 
 
 def test_clips_without_columns_of_ones_own_have_no_subgroups():

@@ -558,7 +558,8 @@ def test_several_runs_stand_side_by_side_with_the_clips_they_differ_on(tmp_path)
     comparison = compare_runs([first, second])
     extras = Extras(comparison=comparison)
     root = read_page(render_page(comparison.runs, title="Two", extras=extras))
-    assert root.at("result").text(class_="lead") == comparison.claim()
+    leads = [node.text() for node in root.at("result").all(class_="lead")]
+    assert leads == [comparison.claim(), comparison.mcnemar()]
     labels = [node.text() for node in root.at("result").all(class_="figure")]
     assert labels == [with_interval(each) for each in comparison.estimates]
     rows = root.at("result").table()[1:]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import RunError, UnequalClipsError
+from pipeline.learn.metrics import mcnemar_p
 from pipeline.report.compare_runs import compare_runs
 from pipeline.report.run_comparison import Duel, RunComparison
 from pipeline.report.runs import Run, differing_settings
@@ -46,6 +47,44 @@ def test_the_difference_of_two_runs_and_its_interval_are_those_of_a_loop() -> No
     assert best["difference"] is None
 
 
+def in_groups(run: Run, size: int) -> Run:
+    """The run; so many clips that follow each other are a group."""
+    groups = pa.array([f"g{number // size}" for number in range(len(run.predictions))])
+    return replace(run, predictions=run.predictions.append_column("group", groups))
+
+
+def test_clips_of_one_group_are_drawn_together() -> None:
+    rng = np.random.default_rng(1)
+    good, bad = (rng.random((25, 4)) < chance for chance in (0.8, 0.7))
+    runs = [
+        right_about(name, "".join("01"[int(r)] for r in m.ravel())) for name, m in (("g", good), ("b", bad))
+    ]
+    comparison = compared(in_groups(runs[0], 4), runs[1])  # one run that knows the groups is enough
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(25, size=25) for _ in range(NUM_RESAMPLES)]
+    difference = (bad.astype(float) - good).mean(axis=1)  # of each group
+    deviations = [difference[draw].mean() - difference.mean() for draw in draws]
+    reach = np.quantile(np.abs(deviations), 0.95)
+    best, other = comparison.rows()
+    assert best["run"] == "g"
+    assert (best["low"], best["high"]) == pytest.approx(
+        np.percentile([good[draw].mean() for draw in draws], [2.5, 97.5])
+    )
+    assert (other["from"], other["to"]) == pytest.approx(
+        (difference.mean() - reach, difference.mean() + reach)
+    )
+    assert comparison.text().startswith("100 test clips in 25 groups  accuracy")
+    assert (comparison.as_json()["num_clips"], comparison.as_json()["num_units"]) == (100, 25)
+    assert compared(*(in_groups(run, 1) for run in runs)).rows() == compared(*runs).rows()
+
+
+def test_few_groups_have_no_verdict_however_many_clips_they_have() -> None:
+    comparison = compared(
+        *(in_groups(right_about(name, c * 100), 10) for name, c in (("a", "1"), ("b", "0")))
+    )
+    assert comparison.claim() == "Too few test groups to tell which run is the best (10; it takes 20)."
+
+
 def test_the_order_in_which_runs_are_named_changes_nothing() -> None:
     runs = [right_about("a", GOOD), right_about("b", BAD), right_about("c", GOOD[::-1])]
     texts = {compared(*order).text() for order in itertools.permutations(runs)}
@@ -63,6 +102,8 @@ def test_the_text_has_the_table_what_may_be_claimed_the_settings_and_the_clips()
         "\n"
         "By accuracy on clips like these, large is better than small. This is about the trained models: it"
         " does not say what another seed would do.\n"
+        "\n"
+        "McNemar's exact test of the two: p = 7.6e-05.\n"
         "\n"
         "                   large  small\n"
         "train.hidden_size  64     8\n"
@@ -90,6 +131,22 @@ def test_runs_that_differ_in_the_seed_alone_show_chance() -> None:
         "By accuracy on clips like these, a is better than b. Only their seeds differ, so any difference is"
         " chance in training."
     )
+
+
+def test_mcnemars_test_is_of_pairs_of_right_and_wrong_answers_about_independent_clips() -> None:
+    runs = [right_about("a", GOOD), right_about("b", BAD), right_about("c", "0" + GOOD[1:])]
+    comparison = compared(*runs)
+    assert comparison.mcnemar() == (
+        "McNemar's exact test against a: p = c 1, b 7.6e-05. Each p is about one pair alone; the intervals of"
+        " the differences hold for all pairs together."
+    )
+    assert [duel.p for duel in comparison.duels()] == [1.0, mcnemar_p(18, 1)]
+    assert compared(*(in_groups(run, 3) for run in runs)).mcnemar() == ""
+    frames = [
+        make_run(name, answer_table(["a", "a", "b"], task="frame_labels", truth=list("xxx"), answer=answer))
+        for name, answer in (("m", list("xyx")), ("n", list("yyy")))
+    ]
+    assert compared(*frames).mcnemar() == ""
 
 
 def test_few_clips_have_no_verdict() -> None:
@@ -131,7 +188,7 @@ def test_an_error_is_better_if_it_is_less() -> None:
     comparison = compared(far, near)
     assert [row["rmse"] for row in comparison.rows()] == [0.5, 2.0]
     assert comparison.rows()[1]["difference"] == 1.5
-    assert comparison.duels() == [Duel("far", tuple(clips), ())]
+    assert comparison.duels() == [Duel("far", tuple(clips), (), None)]
     assert "near is closer than far about 25 clips: c00, c01, " in comparison.text()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.learn.metrics import Estimate
+from pipeline.learn.metrics import Estimate, Units
 from pipeline.learn.sweeps import Ranked, Ranking, contributions
 from pipeline.report.sweep_picture import draw_sweep
 from pipeline.report.sweeps import SweepResult, Tried, varied_keys
@@ -39,7 +39,7 @@ RANKING = Ranking(
         Ranked(("b0", "b1"), (0.8, 0.8), 0.8, Estimate(-0.05, -0.1, 0.01)),
         Ranked(("c0", "c1"), (0.5, 0.4), 0.45, Estimate(-0.4, -0.5, -0.3)),
     ),
-    num_clips=100,
+    units=Units.of([None] * 100),
     optimism=0.0123,
 )
 FINISHED = [each for each in MEMBERS if not each.note]
@@ -96,7 +96,7 @@ def test_without_seeds_members_are_counted() -> None:
                 Ranked(("a0",), (0.9,), 0.9, None),
                 Ranked(("b0",), (0.8,), 0.8, Estimate(-0.1, -0.2, 0.1)),
             ),
-            num_clips=100,
+            units=Units.of([None] * 100),
             optimism=0.0,
         ),
     )
@@ -109,7 +109,7 @@ def test_without_seeds_members_are_counted() -> None:
 
 
 def test_few_clips_give_no_verdict() -> None:
-    result = replace(RESULT, ranking=replace(RANKING, num_clips=19))
+    result = replace(RESULT, ranking=replace(RANKING, units=Units.of([None] * 19)))
     assert "too few val clips to tell them from the winner (19; it takes 20)" in result.verdict()
 
 

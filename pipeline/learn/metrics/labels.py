@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.learn.metrics.numbers import Measure, mean_average_precision
+from pipeline.learn.metrics.intervals import Measure
+from pipeline.learn.metrics.numbers import mean_average_precision
 
 _NUM_POINTS = 25  # in time, of each clip, at which Charades measures localisation
 

@@ -1,99 +1,24 @@
-"""Metrics: numbers from outputs and targets, with confidence intervals.
+"""Metrics: numbers from outputs and targets.
 
 Each metric is a function of how often every clip counts. One definition then gives the value, for which each
-clip counts once, and the interval, for which clips are drawn with replacement (the bootstrap of Efron 1979).
-They are written in numpy and compared with torchmetrics in the tests: torchmetrics has no such counts, and
-takes ten times as long for a draw of the size of UCF101's test split (157 ms instead of 15).
+clip counts once, and the interval, for which clips are drawn with replacement (intervals.py). Metrics are
+written in numpy and compared with torchmetrics in the tests: torchmetrics has no such counts, and takes ten
+times as long for a draw of the size of UCF101's test split (157 ms instead of 15).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# How often each of N clips counts (N,) -> metrics by name; NaN where they are not defined.
-Measure = Callable[[np.ndarray], dict[str, float]]
+from pipeline.learn.metrics.intervals import Measure
 
 UNLABELLED = -100  # the target of a frame that has no label
 
 _NUM_BINS = 15  # of confidence, in the calibration error
-
-# Metrics that are means, over clips, of a number from 0 to 1.
-_SHARES = {"accuracy", "accuracy_top5", "edit", "exact_match", "token_accuracy"}
-
-# Metrics that are larger in draws than on the clips drawn from, and on these larger than in truth: a clip
-# that is drawn twice confirms itself. So percentiles of draws are too high by twice the bias. With 60 clips
-# and 10 labels, they hold a true mAP of 0.39 in 50 of 100 cases; mirrored at the value, in 89.
-_BIASED = {"mAP", "mAP_25", "ece"}
-
-_Z = NormalDist().inv_cdf(0.975)  # 95 % of a normal distribution lie within this many deviations
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric of some clips, with its 95 % confidence interval: as if other clips had been drawn."""
-
-    value: float
-    low: float  # NaN, like `high`, where the interval can't be known
-    high: float
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval's ends; None where they can't be known."""
-        return None if math.isnan(self.low) else (self.low, self.high)
-
-
-def draw_clips(num_clips: int, *, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each clip (N,) counts in each of `num_resamples` draws of N clips with replacement."""
-    rng = np.random.default_rng(seed)
-    for _ in range(num_resamples):
-        yield np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips)
-
-
-def resample(measure: Measure, *, num_clips: int, num_resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each metric, as an array (R,), of R draws of `num_clips` clips with replacement.
-
-    The same seed gives the same draws, so that the metrics of two models can be subtracted draw by draw.
-    """
-    metrics = [measure(counts) for counts in draw_clips(num_clips, num_resamples=num_resamples, seed=seed)]
-    return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The ends of the middle 95 % of the values (R,), without NaN."""
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def estimate(
-    name: str, value: float, draws: np.ndarray, *, num_clips: int, is_difference: bool = False
-) -> Estimate:
-    """The metric `name` of `num_clips` clips, or the difference of two models in it, with its interval.
-
-    The interval comes from the metric's resamples (R,): their percentiles; of a metric that resampling makes
-    larger, these mirrored at the value (the basic bootstrap, eq. 5.6 in Davison and Hinkley 1997). If all
-    resamples are equal, they say nothing about other clips. For a metric that is a mean over clips of bounded
-    numbers, equal resamples mean that all clips have the same number; the score interval of Wilson (1927;
-    eq. 4 in Brown, Cai and DasGupta 2001) of 0 in `num_clips` then bounds the share of clips with another
-    number.
-    """
-    known = draws[~np.isnan(draws)]
-    if len(known) and np.ptp(known) > 1e-9 * np.abs(known).max():  # rounding is less
-        low, high = bootstrap_interval(known)
-        if name in _BIASED:
-            low, high = 2 * value - high, 2 * value - low
-            if not is_difference:
-                low, high = max(low, 0.0), min(high, 1.0)
-        return Estimate(value, low, high)
-    if not len(known) or name not in _SHARES:
-        return Estimate(value, math.nan, math.nan)
-    lowest, highest = (-1.0, 1.0) if is_difference else (0.0, 1.0)
-    others = _Z**2 / (num_clips + _Z**2)
-    return Estimate(value, value - others * (value - lowest), value + others * (highest - value))
 
 
 def json_numbers(metrics: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -10,7 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.learn.metrics.numbers import UNLABELLED, Measure
+from pipeline.learn.metrics.intervals import Measure
+from pipeline.learn.metrics.numbers import UNLABELLED
 
 OVERLAPS = {"f1_10": 0.10, "f1_25": 0.25, "f1_50": 0.50}  # the least IoU of a segment that is found
 

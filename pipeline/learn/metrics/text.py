@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.learn.metrics.numbers import Measure
+from pipeline.learn.metrics.intervals import Measure
 from pipeline.learn.metrics.segments import edit_distance
 from pipeline.learn.vocabulary import measured_words
 

@@ -8,16 +8,15 @@ from pipeline.learn.sweeps.contributions import (
 )
 from pipeline.learn.sweeps.halving import TrainUntil, halve, num_kept
 from pipeline.learn.sweeps.ranking import (
-    MIN_CLIPS_OF_VERDICT,
     Candidate,
     Ranked,
     Ranking,
     rank,
     val_metric,
+    val_units,
 )
 
 __all__ = [
-    "MIN_CLIPS_OF_VERDICT",
     "Candidate",
     "Contribution",
     "Ranked",
@@ -30,4 +29,5 @@ __all__ = [
     "num_kept",
     "rank",
     "val_metric",
+    "val_units",
 ]

@@ -10,10 +10,8 @@ from statistics import fmean
 
 import numpy as np
 
-from pipeline.learn.metrics import Estimate, draw_clips
+from pipeline.learn.metrics import Estimate, Units
 from pipeline.learn.tasks import Predictions, Task
-
-MIN_CLIPS_OF_VERDICT = 20  # as in `evaluation.order_sentence`: the intervals of fewer clips are too narrow
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Ranking:
     """The settings of a sweep, the best first."""
 
     settings: tuple[Ranked, ...]
-    num_clips: int  # of the val split
+    units: Units  # of the val clips
     optimism: float  # by how much the winner's val metric is better than that of other clips would be
 
     @property
@@ -73,13 +71,22 @@ class Ranking:
 def val_metric(predictions: Predictions, *, task: Task, monitor: str) -> Callable[[np.ndarray], float]:
     """A model's metric `monitor`, as a function of how often each clip counts; clips are sorted by id."""
     measure = task.measure_monitor(predictions, monitor)
-    order = sorted(range(len(predictions.clips)), key=lambda number: predictions.clips[number].clip_id)
-    places = np.argsort(order)  # of each of the predictions' clips among the sorted ones
+    places = np.argsort(_by_id(predictions))  # of each of the predictions' clips among the sorted ones
     return lambda counts: float(task.monitored(measure(counts[places]), monitor))
 
 
+def val_units(predictions: Predictions) -> Units:
+    """What is drawn of the clips; they are sorted as in `val_metric`."""
+    return Units.of(predictions.clips[number].group for number in _by_id(predictions))
+
+
+def _by_id(predictions: Predictions) -> list[int]:
+    """The numbers of the clips, sorted by the clips' ids."""
+    return sorted(range(len(predictions.clips)), key=lambda number: predictions.clips[number].clip_id)
+
+
 def rank(
-    candidates: Sequence[Candidate], *, num_clips: int, sign: int, num_resamples: int, seed: int
+    candidates: Sequence[Candidate], *, units: Units, sign: int, num_resamples: int, seed: int
 ) -> Ranking:
     """Rank the settings of candidates by the mean of their members' metrics.
 
@@ -89,17 +96,17 @@ def rank(
 
     Args:
         candidates: the members that were trained to their end.
-        num_clips: N, of the val split.
+        units: what is drawn of the val clips.
         sign: 1 if more is better, -1 if less is.
-        num_resamples: R, the number of draws of the clips.
+        num_resamples: R, the number of draws.
         seed: of the draws.
     """
-    whole = np.ones(num_clips)
+    whole = np.ones(units.num_clips)
     best_first = sorted(candidates, key=lambda each: _goodness(sign * each.metric(whole), [each]))[::-1]
     groups: dict[str, list[int]] = {}
     for number, candidate in enumerate(best_first):
         groups.setdefault(candidate.setting, []).append(number)
-    draws = list(draw_clips(num_clips, num_resamples=num_resamples, seed=seed))
+    draws = list(units.draws(num_resamples=num_resamples, seed=seed))
     table = np.array(
         [[each.metric(counts) for counts in (whole, *draws)] for each in best_first]
     )  # (M, 1 + R)
@@ -120,7 +127,7 @@ def rank(
         )
     )
     metrics = [each.metric for each in best_first]
-    return Ranking(settings, num_clips, _optimism(metrics, ranked, table[:, 1:], draws=draws, sign=sign))
+    return Ranking(settings, units, _optimism(metrics, ranked, table[:, 1:], draws=draws, sign=sign))
 
 
 def _goodness(value: float, candidates: Sequence[Candidate]) -> tuple[float, float]:

@@ -55,18 +55,20 @@ def _result(context: Context) -> dict[str, Any]:
             _Row(each.name, "", "recurrent", estimate.value, estimate.interval)
             for each, estimate in zip(comparison.runs, comparison.estimates, strict=True)
         ]
-        sentences = [comparison.claim(), comparison.warning(), comparison.left_out()]
-        num_clips = comparison.num_clips
+        sentences = [comparison.claim(), comparison.mcnemar(), comparison.warning(), comparison.left_out()]
+        num_clips, num_units = comparison.num_clips, len(comparison.ranking.units)
     else:
         rows = list(_model_rows(run, metric))
         sentences = run.summary.strip().rpartition("\n\n")[2].splitlines()
         num_clips = run.metrics["recurrent"]["num_clips"]
+        num_units = run.metrics["recurrent"]["num_units"]
     ends = [end for row in rows for end in (row.value, *(row.interval or ()))]
     return {
         "sentences": filter(None, sentences),
         "metric": metric.replace("_", " "),
         "split": run.split,
         "num_clips": num_clips,
+        "num_groups": num_units if num_units < num_clips else None,
         "rows": rows,
         "scale": axis_of((end for end in ends if end is not None), start=0, end=100),
         "names": list(rows[0].metrics),

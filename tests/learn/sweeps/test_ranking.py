@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.learn.evaluation import score_predictions
+from pipeline.learn.metrics import Units
 from pipeline.learn.sweeps.ranking import Candidate, Ranking, rank, val_metric
 from pipeline.learn.tasks import Classification, Predictions
 from tests.support.toy import make_clip
@@ -21,14 +22,25 @@ def mean_of(numbers: np.ndarray) -> Callable[[np.ndarray], float]:
 
 
 def ranked(
-    table: np.ndarray, *, seeds: int = 1, sign: int = 1, num_resamples: int = NUM_RESAMPLES
+    table: np.ndarray,
+    *,
+    seeds: int = 1,
+    sign: int = 1,
+    num_resamples: int = NUM_RESAMPLES,
+    units: Units | None = None,
 ) -> Ranking:
     """Of members with the number of each clip (M, N); their metric is its mean. Each setting has `seeds`."""
     candidates = [
         Candidate(f"m{number}", setting=f"s{number // seeds}", metric=mean_of(row), loss=0.0)
         for number, row in enumerate(table)
     ]
-    return rank(candidates, num_clips=table.shape[1], sign=sign, num_resamples=num_resamples, seed=3)
+    return rank(
+        candidates,
+        units=units or Units.of([None] * table.shape[1]),
+        sign=sign,
+        num_resamples=num_resamples,
+        seed=3,
+    )
 
 
 def hits(rng: np.random.Generator, skills: np.ndarray, *, num_clips: int) -> np.ndarray:
@@ -54,7 +66,7 @@ def test_the_loss_decides_between_equal_metrics_and_an_undefined_one_is_last() -
         return Candidate(name, name, metric=lambda _: value, loss=loss)
 
     candidates = [candidate("a", 0.5, 2.0), candidate("b", 0.5, 1.0), candidate("c", math.nan, 0.1)]
-    ranking = rank(candidates, num_clips=30, sign=1, num_resamples=5, seed=0)
+    ranking = rank(candidates, units=Units.of([None] * 30), sign=1, num_resamples=5, seed=0)
     assert [setting.members for setting in ranking.settings] == [("b",), ("a",), ("c",)]
     assert ranking.num_indistinguishable == 2
 
