@@ -241,6 +241,7 @@ def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> No
     [
         ("resnet18", "layer1.0.relu", r"a pass calls this module 2 times"),
         ("resnet18", "conv1", r"bn1, its BatchNorm, is folded into it: take bn1"),
+        ("r2plus1d_18", "layer1.0.conv1.0", r"layer1\.0\.conv1\.1, its BatchNorm, is folded into it: take"),
         ("resnet18", "layer1.7", r"Unknown tap .* Available inside of layer1: 0, 1\."),
         ("vit_b_16", "encoder.layers.encoder_layer_0.self_attention.out_proj", r"does not call this module"),
         ("vit_b_16", "heads.head", r"Unknown tap"),
@@ -249,8 +250,9 @@ def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> No
 )
 def test_what_can_be_no_tap_is_refused_with_the_reason(arch: str, tap: str, reason: str) -> None:
     weights = made_up_weights(arch)
+    num_frames = 8 if ARCHS[arch].reads_clips else None
     with pytest.raises(ConfigError, match=reason):
-        Backbone(weights, taps=[tap], device=CPU)
+        Backbone(weights, taps=[tap], device=CPU, num_frames=num_frames)
 
 
 def test_the_class_token_is_taken_instead_of_maps() -> None:
