@@ -112,7 +112,10 @@ class Inspection:
             return f"a pass calls this module {watched.num_calls[name]} times"
         if found.tensor is None or len(found.tensor.shape) < 2 or len(found.tensor) != 2:
             return "it gives no tensor with an image in each row"
-        if norm := self.foldable(image).get(name):
+        pairs = self.foldable(image)
+        # A module around a convolution, such as R(2+1)D's Conv2Plus1D, may give the convolution's own output.
+        folded = {id(call.output): pairs[call.name] for call in watched.calls if call.name in pairs}
+        if norm := folded.get(id(found.tensor)):
             return f"{norm}, its BatchNorm, is folded into it: take {norm}"
         return None
 

@@ -54,14 +54,14 @@ FAMILIES: dict[str, Family] = {
         "googlenet",
         taps="conv1 conv3 inception3b inception4e inception5b avgpool",
         modules="conv1 maxpool1 conv2 conv3 maxpool2 inception3a inception3b maxpool3 inception4a inception4b"
-        " inception4c inception4d inception4e maxpool4 inception5a inception5b avgpool",
+        " inception4c inception4d inception4e maxpool4 inception5a inception5b avgpool dropout",
     ),
     "Inception v3": _family(
         "inception_v3",
         taps="Conv2d_2b_3x3 Conv2d_4a_3x3 Mixed_5d Mixed_6e Mixed_7c avgpool",
         modules="Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 maxpool1 Conv2d_3b_1x1 Conv2d_4a_3x3 maxpool2"
         " Mixed_5b Mixed_5c Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c"
-        " avgpool",
+        " avgpool dropout",
     ),
     "MaxVit": _family("maxvit_t", taps="stem blocks.0 blocks.1 blocks.2 blocks.3", modules="stem blocks"),
     "MNASNet": _family(
@@ -111,7 +111,7 @@ FAMILIES: dict[str, Family] = {
     "Swin": _family(
         "swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b",
         taps="features.1 features.3 features.5 permute avgpool",
-        modules="features norm permute avgpool",
+        modules="features norm permute avgpool flatten",
     ),
     "VGG": _family(
         "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -44,22 +45,24 @@ class OwnCode:
         return hashlib.sha256(repr(digests).encode()).hexdigest()
 
     def load(self) -> Callable[..., Any]:
-        """Import the function. Raises ConfigError where it is not there, or not in `path`."""
+        """Import the function, anew where `path` was edited since this process imported it.
+
+        Raises ConfigError where it is not there, or not in `path`.
+        """
         if self.path is not None:
             root = str(self._root(self.path.resolve()))
             if root not in sys.path:
                 sys.path.insert(0, root)
+            _forget_older(self.path.resolve(), self.version())
         try:
             module = importlib.import_module(self.module)
         except ModuleNotFoundError as error:
             raise ConfigError(f"{self.name} can't be imported: {error}.") from None
-        if self.path is not None:
-            file, path = Path(module.__file__ or "").resolve(), self.path.resolve()
-            if file != path and path not in file.parents:
-                raise ConfigError(
-                    f"{self.module} was imported from {file}, which is not {path}. Give one of them another"
-                    " name."
-                )
+        if self.path is not None and not _is_in(module, path := self.path.resolve()):
+            raise ConfigError(
+                f"{self.module} was imported from {module.__file__}, which is not {path}. Give one of them"
+                " another name."
+            )
         function = getattr(module, self.name.partition(":")[2], None)
         if not callable(function):
             raise ConfigError(f"{self.name}: the module has no such function.")
@@ -74,6 +77,25 @@ class OwnCode:
             if list(names[-count:]) == parts[:count]:
                 return path.parents[count - 1]
         raise ConfigError(f"The module {self.module} is not in {path}.")
+
+
+_imported: dict[Path, str] = {}  # the version of each code that this process has imported
+
+
+def _forget_older(path: Path, version: str) -> None:
+    """Have another version of the code in `path` imported anew: a Dask worker outlives edits."""
+    if _imported.setdefault(path, version) != version:
+        for name, module in list(sys.modules.items()):
+            if _is_in(module, path):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        _imported[path] = version
+
+
+def _is_in(module: ModuleType, path: Path) -> bool:
+    """Whether a module's file is `path`, or lies below this folder."""
+    file = getattr(module, "__file__", None)
+    return file is not None and (path == (place := Path(file).resolve()) or path in place.parents)
 
 
 def _package_version(module: str) -> str:

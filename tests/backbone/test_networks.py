@@ -1,12 +1,14 @@
 """Each family's smallest network against torchvision's own modules, called by hand."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Backbone
+from pipeline.backbone.inspection import HEADS
 from pipeline.backbone.networks import build_network, fold_batchnorms, inspect_network, load_state
 from pipeline.errors import ConfigError, ShapeError
 from pipeline.settings.networks import ARCHS, FAMILIES, check_taps
@@ -163,20 +165,52 @@ def prepared(network: nn.Module) -> nn.Module:
 # Clips
 
 
-def test_a_clip_networks_maps_are_means_over_the_time_that_is_left() -> None:
-    weights = made_up_weights("r3d_18")
-    pixels = pixels_of(8, 48, 48)
-    backbone = Backbone(weights, taps=["layer2", "avgpool"], device=CPU, crop=(48, 48), num_frames=8)
-    maps = backbone(pixels)
-    network = build_network("r3d_18")
+def by_mvit(n: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Tokens are the class token, then the patches of the first frame row by row, then of the next."""
+    x = n.pos_encoding(n.conv_proj(x).flatten(2).transpose(1, 2))
+    thw, maps = (n.pos_encoding.temporal_size, *n.pos_encoding.spatial_size), {}
+    for number, block in enumerate(n.blocks):
+        x, thw = block(x, thw)
+        maps[f"blocks.{number}"] = x[:, 1:].transpose(1, 2).unflatten(2, thw)
+    return maps
+
+
+def by_swin3d(n: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Swin's stages are (B, T, H, W, C)."""
+    x = n.patch_embed(x)
+    maps = {}
+    for number, stage in enumerate(n.features):
+        x = stage(x)
+        maps[f"features.{number}"] = x.permute(0, 4, 1, 2, 3)
+    x = maps["norm"] = n.norm(x).permute(0, 4, 1, 2, 3)
+    return {**maps, "avgpool": n.avgpool(x)}
+
+
+@pytest.mark.parametrize(
+    ("arch", "by_hand", "size", "taps"),
+    [
+        ("r3d_18", by_resnet, (8, 48, 48), ("layer2", "avgpool")),
+        pytest.param("mvit_v2_s", by_mvit, (16, 224, 224), ARCHS["mvit_v2_s"].taps, marks=pytest.mark.slow),
+        pytest.param("s3d", by_features, (16, 64, 64), ARCHS["s3d"].taps[:-1], marks=pytest.mark.slow),
+        pytest.param("swin3d_t", by_swin3d, (8, 64, 64), ARCHS["swin3d_t"].taps, marks=pytest.mark.slow),
+    ],
+)
+def test_a_clip_networks_maps_are_means_over_the_time_that_is_left(
+    arch: str, by_hand: ByHand, size: tuple[int, int, int], taps: tuple[str, ...]
+) -> None:
+    weights, pixels = made_up_weights(arch), pixels_of(*size)[:1]
+    maps = Backbone(weights, taps=taps, device=CPU, crop=size[1:], num_frames=size[0])(pixels)
+    network = build_network(arch)
     load_state(network, weights.state)
+    if arch == "s3d":
+        network.avgpool = nn.Identity()  # it needs 224 pixels
     x = pixels.float() / 255 - torch.tensor(weights.mean).view(3, 1, 1, 1)
     with torch.no_grad():
-        expected = by_resnet(network, x / torch.tensor(weights.std).view(3, 1, 1, 1))
-    assert maps["layer2"].shape == (2, 128, 12, 12)
-    assert expected["layer2"].shape == (2, 128, 4, 12, 12)
-    for tap in maps:
-        torch.testing.assert_close(maps[tap], expected[tap].mean(dim=2), rtol=1e-3, atol=1e-4)
+        expected = by_hand(network, x / torch.tensor(weights.std).view(3, 1, 1, 1))
+    assert maps.keys() == {*taps}
+    for tap in taps:
+        error = (maps[tap] - expected[tap].mean(dim=2)).norm() / expected[tap].mean(dim=2).norm()
+        assert error < 1e-5, tap
 
 
 @pytest.mark.parametrize(
@@ -220,20 +254,39 @@ def test_every_network_of_torchvision_is_in_a_family() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_outermost_modules_of_a_family_are_those_of_its_network(family: str) -> None:
     modules, arch = FAMILIES[family].modules, FAMILIES[family].archs[0]
-    names = dict(build_network(arch).named_modules())
+    inspection = inspect_network(arch)
+    names = dict(inspection.network.named_modules())
     assert [name for name in modules if name not in names] == []
+    size = (16, 224, 224) if FAMILIES[family].reads_clips else (224, 224)
+    called = {call.name for call in inspection.watched(size).calls if call.name}
+    assert {name.partition(".")[0] for name in called} - {*HEADS} <= {*modules}
     check_taps(arch, FAMILIES[family].taps)
 
 
 @pytest.mark.slow
-def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> None:
-    weights, pixels = made_up_weights("densenet121"), pixels_of(64, 64)
-    taps = ["features.norm0", "features.denseblock1.denselayer2.norm1", "features.denseblock2"]
-    maps = Backbone(weights, taps=taps, device=CPU)(pixels)
-    assert maps["features.norm0"].min() < 0  # relu0 works in place
-    assert maps["features.denseblock1.denselayer2.norm1"].shape == (2, 96, 16, 16)
+@pytest.mark.parametrize("arch", ["densenet121", "efficientnet_b0", "r2plus1d_18"])
+def test_every_module_that_is_listed_as_a_tap_has_its_own_values(arch: str) -> None:
+    size = (8, 32, 32) if ARCHS[arch].reads_clips else (64, 64)
+    weights, pixels = made_up_weights(arch), pixels_of(*size)
+    taps = inspect_network(arch).candidates(size)
+    num_frames = size[0] if ARCHS[arch].reads_clips else None
+    maps = Backbone(weights, taps=taps, device=CPU, crop=size[-2:], num_frames=num_frames)(pixels)
+    network = build_network(arch)
+    load_state(network, weights.state)
+    expected = {}
+
+    def keep(tap: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: expected.update({tap: output.clone()})  # ReLUs in place
+
     for tap in taps:
-        assert torch.equal(Backbone(weights, taps=[tap], device=CPU)(pixels)[tap], maps[tap])
+        network.get_submodule(tap).register_forward_hook(keep(tap))
+    mean, std = (torch.tensor(of).view(3, *[1] * len(size)) for of in (weights.mean, weights.std))
+    with torch.no_grad(), suppress(RuntimeError):  # the classifier has no weights
+        network((pixels / 255 - mean) / std)
+    assert len(taps) > 100
+    for tap in taps:
+        own = expected[tap].mean(dim=2) if num_frames else expected[tap]
+        assert (maps[tap] - own).norm() < 1e-5 * own.norm(), tap
 
 
 @pytest.mark.parametrize(
@@ -241,6 +294,7 @@ def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> No
     [
         ("resnet18", "layer1.0.relu", r"a pass calls this module 2 times"),
         ("resnet18", "conv1", r"bn1, its BatchNorm, is folded into it: take bn1"),
+        ("r2plus1d_18", "layer1.0.conv1.0", r"layer1\.0\.conv1\.1, its BatchNorm, is folded into it: take"),
         ("resnet18", "layer1.7", r"Unknown tap .* Available inside of layer1: 0, 1\."),
         ("vit_b_16", "encoder.layers.encoder_layer_0.self_attention.out_proj", r"does not call this module"),
         ("vit_b_16", "heads.head", r"Unknown tap"),
@@ -249,8 +303,9 @@ def test_any_module_is_a_tap_and_one_that_is_overwritten_later_is_cloned() -> No
 )
 def test_what_can_be_no_tap_is_refused_with_the_reason(arch: str, tap: str, reason: str) -> None:
     weights = made_up_weights(arch)
+    num_frames = 8 if ARCHS[arch].reads_clips else None
     with pytest.raises(ConfigError, match=reason):
-        Backbone(weights, taps=[tap], device=CPU)
+        Backbone(weights, taps=[tap], device=CPU, num_frames=num_frames)
 
 
 def test_the_class_token_is_taken_instead_of_maps() -> None:

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, ContractError, ForeignCodeError, Weight
 from pipeline.extraction import make_targets
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.weights import WeightsConfig
+from pipeline.system.own_code import OwnCode
 
 CPU = torch.device("cpu")
 CODE = '''"""A small network."""
@@ -56,7 +57,8 @@ def code(tmp_path: Path) -> Iterator[Path]:
     before = list(sys.path)
     yield path
     sys.path[:] = before
-    sys.modules.pop(path.stem, None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == path.stem]:
+        del sys.modules[name]
 
 
 def config_of(
@@ -101,6 +103,20 @@ def test_an_edit_of_the_code_is_another_version_and_a_comment_is_not(code: Path)
     assert own.version() == before
     code.write_text(CODE.replace("stride=2", "stride=1"))
     assert own.version() != before
+
+
+def test_code_that_was_edited_since_it_was_imported_is_imported_anew(code: Path) -> None:
+    package = code.with_suffix("")
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text("from own_nets_of_a_test.parts import build\n")
+    parts = package / "parts.py"
+    parts.write_text("def build():\n    return 3\n")
+    own = OwnCode(f"{package.name}.nets:build", {}, package)
+    build = own.load()
+    assert (build(), own.load()) == (3, build)
+    parts.write_text("def build():\n    return 40\n")  # while a worker lives
+    assert own.load()() == 40
 
 
 def test_code_that_the_settings_do_not_name_is_never_imported(code: Path, tmp_path: Path) -> None:
