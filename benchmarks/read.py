@@ -31,6 +31,7 @@ from benchmarks.stores import (
 )
 from pipeline.store import FeatureView, open_view, read_record
 from pipeline.store.format.containers import CONTAINERS
+from pipeline.store.format.rows import ShardRows
 
 BATCH_SIZE = 8
 
@@ -227,6 +228,7 @@ def verifying(view: FeatureView, epoch: Epoch) -> Epoch:
 
     def first(order: Order) -> Iterator[np.ndarray]:
         for shard in view._shards.values():
+            assert isinstance(shard, ShardRows)
             shard._unverified[:] = b"\1" * len(shard._unverified)
         yield from epoch(order)
 

@@ -1,10 +1,12 @@
 """open_features: a tap's features, to read and to hand on to zarr, h5py, dask, pyarrow and torch."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.store import FeatureView
+from pipeline.store.folder import Folder
 
 if TYPE_CHECKING:
     from pipeline.learn.streaming.dataset import ClipDataset
@@ -29,4 +31,4 @@ def open_features(path: str | Path) -> OpenFeatures:
     Raises MissingFeaturesError when there are none or files are missing, StoreError when they are damaged or
     of a newer version.
     """
-    return OpenFeatures(Path(path))
+    return OpenFeatures(partial(Folder, Path(path)))

@@ -1,33 +1,51 @@
 """FeatureView: reads a tap's features, straight from the shards' files into the caller's buffer.
 
-Threads may share a view. It opens all its files at once, relative to one folder handle: files of a view
-that is published later never mix in.
+Threads may share a view.
 """
 
 import bisect
 import contextlib
-import errno
-import json
-import mmap
-import os
-import resource
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from pipeline.contract import FeatureContract
-from pipeline.errors import DamagedError, MissingClipError, MissingFeaturesError, MissingTapError, StoreError
+from pipeline.errors import MissingClipError
+from pipeline.store.folder import Folder
 from pipeline.store.format.containers import CONTAINERS, DATASET
-from pipeline.store.format.layout import Layout
-from pipeline.store.format.records import check_version
-from pipeline.store.format.rows import ShardRows
-from pipeline.store.format.tables import clips_table, unseal
-from pipeline.store.view import CHUNKS_NAME, INDEX_NAME, TIMES_NAME
+from pipeline.store.format.tables import clips_table
+from pipeline.store.view import ViewIndex
+
+
+class Rows(Protocol):
+    """The rows of a shard."""
+
+    def read_into(self, buffer: memoryview, *, row: int, clip_id: str) -> None:
+        """Fill `buffer` with the rows from `row` on, each checked against its chunk's checksum."""
+
+
+class ViewFiles(Protocol):
+    """The open files of a view, wherever they are. All are of one version of the view."""
+
+    name: str  # for messages
+    index: ViewIndex
+
+    @property
+    def path(self) -> Path:
+        """Their folder. Raises TypeError when they are in no folder of this machine."""
+
+    def open_shard(self, number: int) -> Rows:
+        """The rows of a shard, by its place in the index. Raises StoreError."""
+
+    def times(self) -> np.ndarray:
+        """The times of all clips' frames in seconds, in the index's order, float64. Raises StoreError."""
+
+    def close(self) -> None:
+        """Close the files."""
 
 
 def open_view(path: Path) -> "FeatureView":
@@ -36,106 +54,38 @@ def open_view(path: Path) -> "FeatureView":
     Raises MissingTapError or MissingFeaturesError when it or a file of it is not there, DamagedError, and
     StoreError for a view of a newer version or when too few files may be open.
     """
-    return FeatureView(path)
+    return FeatureView(partial(Folder, path))
 
 
 class FeatureView:
     """One tap's features: clips by id, each an array (T, C, H, W) in `dtype`.
 
-    Attributes: path, contract, layout, map_shape (C, H, W), dtype, digest (of content and index).
+    Attributes: contract, layout, map_shape (C, H, W), dtype, digest (of content and index).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        while True:
-            self._closer = contextlib.ExitStack()
-            self._folder = self._open_folder()
-            try:
-                return self._open()
-            except BaseException as error:
-                replaced = isinstance(error, StoreError) and self._is_replaced()
-                self.close()
-                if not replaced:
-                    raise
-
-    def _open_folder(self) -> int:
-        try:
-            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
-            others = sorted(index.parent.name for index in self.path.parent.glob(f"*/{INDEX_NAME}"))
-            if others:
-                raise MissingTapError(
-                    f"No features at {self.path}. There are those of {', '.join(others)}."
-                ) from None
-            raise MissingFeaturesError(f"No features at {self.path}.") from None
-        self._closer.callback(os.close, folder)
-        return folder
-
-    def _is_replaced(self) -> bool:
-        """Whether another view took this one's place while it was being opened."""
-        try:
-            return not os.path.samestat(self.path.stat(), os.fstat(self._folder))
-        except FileNotFoundError:
-            return False
-
-    def _open(self) -> None:
-        if not (self.path / INDEX_NAME).exists():
-            raise MissingFeaturesError(f"{self.path} is no framecache view: it has no {INDEX_NAME}.")
-        data = self._map(INDEX_NAME)
-        index, metadata = unseal(data, path=self.path / INDEX_NAME)
-        check_version(int(metadata["format_version"]), path=self.path / INDEX_NAME)
-        self.contract = FeatureContract.model_validate_json(metadata["contract"])
-        self.layout = Layout.from_json(metadata["layout"])
+    def __init__(self, open_files: Callable[[], ViewFiles]) -> None:
+        """`open_files` opens the view's files, here and in processes that get a copy of the view."""
+        self._open_files = open_files
+        self._closer = contextlib.ExitStack()
+        self._files = self._closer.enter_context(contextlib.closing(open_files()))
+        self._name = self._files.name
+        index = self._files.index
+        self.contract, self.layout, self.digest = index.contract, index.layout, index.digest
         self.map_shape = self.layout.row_shape
         self.dtype = np.dtype(self.layout.dtype)
-        self.digest = xxhash.xxh3_128_hexdigest(data)
-        self._index = index
-        self._ids = index["clip_id"].combine_chunks() if len(index) else pa.array([], pa.string())
-        self._num_frames = index["num_frames"].to_numpy()
-        self._first_time = index["first_time"].to_numpy()
-        spans = index["spans"].combine_chunks() if len(index) else None
-        self._span_offsets = spans.offsets.to_numpy() if spans is not None else np.zeros(1, np.int32)
-        flat = spans.flatten() if spans is not None else None
-        self._spans = [] if flat is None else [flat.field(i).to_numpy().data for i in range(3)]
-        self._shard_ids: list[str] = json.loads(metadata["shards"])
-        self._first_chunk = np.cumsum([0, *json.loads(metadata["num_chunks"])]).tolist()
-        self._container = CONTAINERS[self.layout.format]
-        self._descriptors = self._open_shards()
-        self._shards: dict[int, ShardRows] = {}
+        self._index = index.clips
+        self._ids = self._index["clip_id"].combine_chunks() if len(self._index) else pa.array([], pa.string())
+        self._num_frames = self._index["num_frames"].to_numpy()
+        self._first_time = self._index["first_time"].to_numpy()
+        self._span_offsets, spans = index.spans()
+        self._spans = [column.data for column in spans]
+        self._shards: dict[int, Rows] = {}
         self._positions: dict[str, int] = {}
-        # Mapped now, so that they outlive a later publication; checked when they are first needed.
-        self._times_file, self._chunks_file = self._map(TIMES_NAME), self._map(CHUNKS_NAME)
 
-    def _open_shards(self) -> list[int]:
-        paths = [self._container.shard_path(number) for number in range(len(self._shard_ids))]
-        descriptors = []
-        for path in paths:
-            descriptors.append(self._open_file(str(path)))
-            self._closer.callback(os.close, descriptors[-1])
-        return descriptors
-
-    def _open_file(self, name: str) -> int:
-        try:
-            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
-        except FileNotFoundError:
-            raise MissingFeaturesError(f"{self.path / name} is missing.") from None
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            raise StoreError(
-                f"{self.path} has {len(self._shard_ids)} shards, whose files are open at the same time, but"
-                f" this process may open only {limit} files. Raise its limit (`ulimit -n 65536`)."
-            ) from None
-
-    def _map(self, name: str) -> mmap.mmap:
-        descriptor = self._open_file(name)
-        try:
-            if os.fstat(descriptor).st_size == 0:
-                raise DamagedError(f"{self.path / name} is damaged: it is empty.")
-            return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        finally:
-            os.close(descriptor)
+    @property
+    def path(self) -> Path:
+        """The view's folder. Raises TypeError for a view that is in no folder of this machine."""
+        return self._files.path
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -159,26 +109,13 @@ class FeatureView:
 
     @cached_property
     def _times(self) -> np.ndarray:
-        table, _ = unseal(self._times_file, path=self.path / TIMES_NAME)
-        times: np.ndarray = table["frame_seconds"].to_numpy()
-        return times
+        return self._files.times()
 
-    @cached_property
-    def _chunks(self) -> dict[str, np.ndarray]:
-        table, _ = unseal(self._chunks_file, path=self.path / CHUNKS_NAME)
-        return {name: table[name].to_numpy() for name in table.column_names}
-
-    def _shard(self, number: int) -> ShardRows:
+    def _shard(self, number: int) -> Rows:
         shard = self._shards.get(number)
         if shard is None:
-            chunks = slice(self._first_chunk[number], self._first_chunk[number + 1])
-            shard = ShardRows(
-                self._descriptors[number],
-                layout=self.layout,
-                chunks={name: column[chunks] for name, column in self._chunks.items()},
-                name=f"Shard {self._shard_ids[number]} ({self.path / self._container.shard_path(number)})",
-            )
-            shard = self._shards.setdefault(number, shard)  # another thread's, if it was faster
+            # Another thread's, if it was faster.
+            shard = self._shards.setdefault(number, self._files.open_shard(number))
         return shard
 
     def read(self, clip_id: str, *, first_frame: int = 0, num_frames: int | None = None) -> np.ndarray:
@@ -249,7 +186,7 @@ class FeatureView:
         import h5py
         import hdf5plugin  # noqa: F401 (h5py finds the codecs of compressed chunks)
 
-        return self._closer.enter_context(h5py.File(self.path / self._container.master))[DATASET]
+        return self._closer.enter_context(h5py.File(self.path / CONTAINERS["hdf5"].master))[DATASET]
 
     def dask(self) -> Any:
         """The rows (M, C, H, W) of clips alone, in storage order, as a dask.array.Array.
@@ -272,7 +209,7 @@ class FeatureView:
     def _refuse_unless(self, form: str) -> None:
         if self.layout.format != form:
             name = {"zarr": "Zarr: take zarr()", "hdf5": "HDF5: take h5py()"}[self.layout.format]
-            raise TypeError(f"{self.path} is stored as {name}.")
+            raise TypeError(f"{self._name} is stored as {name}.")
 
     def _find(self, clip_id: str) -> int | None:
         """Position in the index, remembered from the first call; None for an unknown clip."""
@@ -288,12 +225,12 @@ class FeatureView:
     def _position(self, clip_id: str) -> int:
         position = self._find(clip_id)
         if position is None:
-            raise MissingClipError(f"Clip {clip_id!r} has no features in {self.path}.")
+            raise MissingClipError(f"Clip {clip_id!r} has no features in {self._name}.")
         return position
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Callable[[], ViewFiles]]]:
         """A copy in another process opens the view again."""
-        return type(self), (self.path,)
+        return type(self), (self._open_files,)
 
     def close(self) -> None:
         """Close the view's files: nothing can be read any more."""

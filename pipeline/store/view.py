@@ -22,17 +22,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from pipeline.contract import CENTER, FeatureContract, FrameView
 from pipeline.errors import DamagedError
 from pipeline.store.clips import StoredClip
 from pipeline.store.format.containers import CONTAINERS
 from pipeline.store.format.layout import Layout
-from pipeline.store.format.records import CHUNK_DTYPE, Record
+from pipeline.store.format.records import CHUNK_DTYPE, Record, check_version
 from pipeline.store.format.tables import (
     CHUNKS_SCHEMA,
     FILES_SCHEMA,
@@ -206,6 +208,43 @@ def _index(clip_ids: list[str], clips: list[StoredClip], shard_numbers: Mapping[
             ),
         },
         schema=INDEX_SCHEMA,
+    )
+
+
+@dataclass(frozen=True)
+class ViewIndex:
+    """What a view's index says."""
+
+    clips: pa.Table  # INDEX_SCHEMA
+    contract: FeatureContract
+    layout: Layout
+    shard_ids: list[str]  # a clip's spans name a shard by its place in this list
+    num_chunks: list[int]  # of each shard
+    digest: str  # of content and index
+
+    def spans(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Where each clip's spans begin and end (num_clips + 1,); of each span: shard, row, num_rows."""
+        if not len(self.clips):
+            return np.zeros(1, np.int32), [np.empty(0, np.int64)] * 3
+        spans = self.clips["spans"].combine_chunks()
+        flat = spans.flatten()
+        return spans.offsets.to_numpy(), [flat.field(i).to_numpy() for i in range(3)]
+
+
+def parse_index(data: Any, *, path: Path | str) -> ViewIndex:
+    """The index whose file, named `path` in messages, holds `data`: bytes or a memory map.
+
+    Raises DamagedError, or StoreError for the index of a newer version.
+    """
+    clips, metadata = unseal(data, path=path)
+    check_version(int(metadata["format_version"]), path=path)
+    return ViewIndex(
+        clips=clips,
+        contract=FeatureContract.model_validate_json(metadata["contract"]),
+        layout=Layout.from_json(metadata["layout"]),
+        shard_ids=json.loads(metadata["shards"]),
+        num_chunks=json.loads(metadata["num_chunks"]),
+        digest=xxhash.xxh3_128_hexdigest(data),
     )
 
 

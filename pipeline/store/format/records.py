@@ -90,7 +90,7 @@ class Record:
         return seal(self.spans, metadata)
 
 
-def parse_record(data: bytes, *, path: Path) -> Record:
+def parse_record(data: bytes, *, path: Path | str) -> Record:
     """The record whose file, named `path` in messages, holds `data`.
 
     Raises DamagedError, or StoreError for the record of a newer version.
@@ -113,7 +113,7 @@ def read_record(path: Path) -> Record:
     return parse_record(path.read_bytes(), path=path)
 
 
-def check_version(version: int, *, path: Path) -> None:
+def check_version(version: int, *, path: Path | str) -> None:
     """Raise StoreError when `path` was written in the format of a newer framecache."""
     if version > FORMAT_VERSION:
         raise StoreError(
