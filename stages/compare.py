@@ -36,12 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stages.compare",
         description=__doc__,
-        epilog="A RUN is an experiment of DVC or a git revision, `workspace`, the folder of a checkpoint, or"
-        " the file of a sweep, which stands for its trained members. Runs are read from git and DVC's cache;"
-        " the workspace stays as it is. They are compared by the answers that `evaluate` has recorded, which"
-        " are about the test clips. If one run has none, as a member of a sweep, or with --split, the models"
-        " answer again: about the val clips, or those of --split, from features/ and the workspace's"
-        " manifest.",
+        epilog="A RUN is an experiment of DVC or a git revision, `workspace`, the folder of a checkpoint, the"
+        " file of a sweep, which stands for its trained members, or checkpoints/folds or a copy of it. Runs"
+        " are read from git and DVC's cache; the workspace stays as it is. They are compared by the answers"
+        " that `evaluate` and `folds` have recorded, which are about the test clips. If one run has none, as"
+        " a member of a sweep, or with --split, the models answer again: about the val clips, or those of"
+        " --split, from features/ and the workspace's manifest.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="what to compare, two or more")
     parser.add_argument("--split", choices=SPLITS, help="the clips to compare on")
@@ -61,8 +61,10 @@ def main() -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
     arguments = parser.parse_args()
     found = find_runs(arguments.runs)
+    if arguments.html and any(each.run.folds for each in found):
+        parser.error("--html: a page shows the clips of one split, and runs over folds have several")
     split = arguments.split
-    if split is None and any(each.run.predictions is None for each in found):
+    if split is None and any(not each.run.folds and each.run.predictions is None for each in found):
         split = _SPLIT_OF_MEMBERS
     if split:
         manifest = arguments.manifest or Path(read_params().corpus.manifest)
@@ -81,7 +83,7 @@ def main() -> None:
 def _answered(named: NamedRun, *, split: Split, manifest: Path) -> NamedRun:
     """The run with its model's answers about the clips of a split, recorded or new."""
     run = named.run
-    if run.predictions is not None and run.split == split:
+    if (run.folds or run.predictions is not None) and run.split == split:
         return named
     checkpoint = named.load()
     trained_on = checkpoint.inputs.get("manifest")

@@ -14,10 +14,10 @@ from pipeline.corpora import draw_folds, listed_folds
 from pipeline.errors import ConfigError
 from pipeline.learn.answers import Tally, tally
 from pipeline.learn.comparison import Evaluation, evaluate
-from pipeline.learn.folds import score_folds
-from pipeline.learn.metrics import Units
+from pipeline.learn.folds import FoldUnits, score_folds
 from pipeline.manifest import UNUSED, Clip, clips_digest, is_split, read_manifest, write_manifest
 from pipeline.report.folds import FoldsResult
+from pipeline.report.tables import write_predictions
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.tasks import TASKS
 from pipeline.system.files import write_atomically, write_json
@@ -27,6 +27,7 @@ from stages.machine import read_machine
 from stages.members import SweepMember, fold_member
 from stages.params import Params, read_params
 from stages.places import training_folder
+from stages.project.runs import ANSWERS
 from stages.project.visible import visible_manifest
 from stages.sweep_training import Trainings
 
@@ -40,7 +41,8 @@ def main() -> None:
         prog="python -m stages.folds",
         description=__doc__,
         epilog="Reads params.yaml, machine.yaml, the manifest and features; writes metrics/folds.json (the"
-        " numbers of `dvc exp show`), reports/folds.json, reports/folds.txt and checkpoints/folds/<fold>/."
+        " numbers of `dvc exp show`), reports/folds.json, reports/folds.txt and checkpoints/folds/<fold>/:"
+        " each fold's models, and their answers about its test clips (predictions.parquet)."
         " Each fold chooses its epoch on its own val split. What is trained already is not trained again.",
     )
     which = parser.add_mutually_exclusive_group()
@@ -108,7 +110,7 @@ def _run(members: dict[tuple[str, int], SweepMember], params: Params) -> FoldsRe
         trainings.train_baselines(list(names))
     config = params.evaluate.model_copy(update={"split": "test"})
     tallies: dict[str, dict[str, list[Tally]]] = {}  # by model and fold: of each seed
-    groups: dict[str, str | None] = {}
+    groups: dict[str, str | None] = {}  # of test clips
     seeds = list(dict.fromkeys(seed for _, seed in members))
     shutil.rmtree(CHECKPOINTS, ignore_errors=True)  # of other folds
     for name, (fold, seed) in names.items():
@@ -119,16 +121,18 @@ def _run(members: dict[tuple[str, int], SweepMember], params: Params) -> FoldsRe
             tallies.setdefault(model, {}).setdefault(fold, []).append(counted)
         target = fold if len(seeds) == 1 else f"{fold},seed={seed}"
         shutil.copytree(trainings.folder(name) / "checkpoints", CHECKPOINTS / target)
+        write_predictions(CHECKPOINTS / target / ANSWERS, evaluation.predictions)
     facts = TASKS[params.train.task]
+    units = FoldUnits.of([found[0].clip_ids for found in tallies["recurrent"].values()], groups=groups)
     return FoldsResult(
         facts.headline,
         facts.monitors[facts.headline],
         folds={fold: len(found[0].clip_ids) for fold, found in tallies["recurrent"].items()},
-        units=Units.of(groups.values()),
+        units=units.units,
         seeds=seeds,
         scores={
             model: score_folds(
-                list(folds.values()), groups=groups, num_resamples=config.num_resamples, seed=config.seed
+                list(folds.values()), units=units, num_resamples=config.num_resamples, seed=config.seed
             )
             for model, folds in tallies.items()
         },

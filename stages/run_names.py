@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from fsspec import AbstractFileSystem
 
@@ -16,7 +16,16 @@ from pipeline.settings.sweep import SweepConfig
 from pipeline.settings.training import ModelName
 from stages.machine import read_machine
 from stages.members import sweep_members
-from stages.project.runs import WORKSPACE, dotted, folder_files, load_run, read_file, revision_files
+from stages.project.runs import (
+    WORKSPACE,
+    dotted,
+    folder_files,
+    has_folds,
+    load_folds,
+    load_run,
+    read_file,
+    revision_files,
+)
 from stages.resolution import resolved
 from stages.sweep_training import Trainings
 from stages.yaml_files import checked, read_mapping
@@ -51,6 +60,8 @@ def _find(name: str) -> Iterator[NamedRun]:
         yield _of_checkpoint(path.parent)
     elif (path / _FILES[0]).is_file():
         yield _of_checkpoint(path)
+    elif has_folds(path):
+        yield NamedRun(load_folds(path), partial(_refuse_folds, path))
     else:
         try:
             files = revision_files(name)
@@ -90,6 +101,12 @@ def _of_checkpoint(folder: Path) -> NamedRun:
         predictions=None,
     )
     return NamedRun(run, lambda: checkpoint)
+
+
+def _refuse_folds(path: Path) -> NoReturn:
+    raise RunError(
+        f"{path}: models of folds are compared on the test clips of their folds, and on no others."
+    )
 
 
 def _load_checkpoint(name: str, files: AbstractFileSystem) -> Checkpoint:

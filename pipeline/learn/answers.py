@@ -26,7 +26,7 @@ class Tally:
     """How good a model's answers about N clips are, by its task's headline metric; clips are sorted by id."""
 
     clip_ids: tuple[str, ...]  # N
-    metric: Callable[[np.ndarray], float]  # from how often clips count (N,); NaN where none counts
+    metric: Callable[[Any], float]  # from how often clips count (N,), NaN where none does; see `over_folds`
     by_clip: np.ndarray  # (N,) of each clip alone; more is better
     ahead: str  # of a model for which that is more than for another, `{}`
     loss: float  # of all clips; NaN: no answer has one

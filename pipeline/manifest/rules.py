@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ManifestError, TornGroupError, few, listed
+from pipeline.errors import ManifestError, TornGroupError, count_of, few, listed
 from pipeline.manifest.clips import REQUIRED, SPLITS, UNUSED, is_meta, is_split
 
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
@@ -68,6 +68,7 @@ def check(table: pa.Table, problems: Problems) -> None:
     _check_duplicates(table["clip_id"].combine_chunks(), problems)
     for name in ("split", *filter(is_split, table.column_names)):
         _check_splits(name, table[name].combine_chunks(), table["group"].combine_chunks(), problems)
+        _check_test_is_not_val(name, table, problems)
 
 
 def check_cells(table: pa.Table, problems: Problems, *, required: Sequence[str]) -> None:
@@ -120,6 +121,19 @@ def _check_splits(name: str, splits: pa.Array, groups: pa.Array, problems: Probl
     for missing in (split for split in SPLITS if split not in found):
         problems.add(f"no clip has {name} {missing!r}. Each of {', '.join(SPLITS)} needs some.")
     _check_groups(pc.if_else(pc.equal(splits, UNUSED), None, splits), groups, problems)
+
+
+def _check_test_is_not_val(name: str, table: pa.Table, problems: Problems) -> None:
+    """One problem for all clips that the column `name` has in val and, with another id, in test."""
+    times = (pc.fill_null(table[key], 0.0).cast(pa.string()) for key in ("start_seconds", "end_seconds"))
+    shown = pc.binary_join_element_wise(table["source"], *times, "\n")
+    val, test = (pc.equal(table[name], split) for split in ("val", "test"))
+    shared = pc.and_(test, pc.is_in(shown, shown.filter(val).combine_chunks()))
+    if clips := table["clip_id"].filter(shared).to_pylist():
+        problems.add(
+            f"{name} has {count_of(len(clips), 'clips')} of test also in val, with the same source and times:"
+            f" {few(clips)}. The epoch is chosen on val, so test has to be other clips."
+        )
 
 
 def _check_groups(splits: pa.Array, groups: pa.Array, problems: Problems) -> None:

@@ -16,7 +16,7 @@ class FoldsResult:
     metric: str
     sign: int  # 1: more is better, -1: less is
     folds: Mapping[str, int]  # by name, the number of its test clips
-    units: Units  # of the test clips of all folds, each clip once
+    units: Units  # of the test clips of all folds
     seeds: Sequence[int]
     scores: Mapping[str, FoldScore]  # of recurrent, shuffled and baseline
     labels: Mapping[str, str]  # the same three for people

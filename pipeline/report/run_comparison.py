@@ -41,6 +41,7 @@ class RunComparison:
     estimates: tuple[Estimate, ...]  # of each run: its metric
     tallies: tuple[Tally, ...]  # of each run; all have the same clips
     ranking: Ranking  # each run is a setting of its own
+    folds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # the metric of each run, by fold
     num_left_out: int = 0  # clips that not all runs were asked about
     column: str = ""  # meta_<name>, by whose values `by` has the clips; "": by none
     by: Mapping[str, "RunComparison"] = field(default_factory=dict)  # of the clips with each value; "": empty
@@ -82,7 +83,7 @@ class RunComparison:
             )
         if list(self.settings()) == ["train.seed"]:
             said.append("Only their seeds differ, so any difference is chance in training.")
-        elif behind:
+        elif behind and not self.folds:
             said.append("This is about the trained models: it does not say what another seed would do.")
         return " ".join(said)
 
@@ -164,9 +165,17 @@ class RunComparison:
             "warning": self.warning(),
             **json_numbers({"optimism": self.ranking.optimism}),
             "runs": self.rows(),
+            **({"folds": self._folds()} if self.folds else {}),
             "settings": {key: dict(zip(names, row, strict=True)) for key, row in self.settings().items()},
             "clips": [asdict(duel) for duel in self.duels()],
             **({"by": {self.column: groups}} if groups else {}),
+        }
+
+    def _folds(self) -> dict[str, dict[str, float | None]]:
+        """The metric of each run, by fold and name."""
+        names = [run.name for run in self.runs]
+        return {
+            fold: json_numbers(dict(zip(names, values, strict=True))) for fold, values in self.folds.items()
         }
 
     def _sizes(self) -> dict[str, int]:
@@ -188,6 +197,9 @@ class RunComparison:
     def text(self) -> str:
         """Tables and sentences for people."""
         parts = [aligned(self._cells()), self.left_out(), self.claim(), self.mcnemar(), self.warning()]
+        if self.folds:
+            names = ["fold", *(run.name for run in self.runs)]
+            parts.append(aligned([names, *([f, *map("{:.4f}".format, v)] for f, v in self.folds.items())]))
         table = [("", *(run.name for run in self.runs))]
         table += [(key, *values) for key, values in self.settings().items()]
         if len(table) == 1:
@@ -201,13 +213,18 @@ class RunComparison:
 
     def _cells(self) -> list[list[str]]:
         """The cells of a table: a row a run."""
-        rows = [[self.ranking.units.text(f"{self.split} clips"), self._words, "difference", "loss"]]
+        rows = [[self._asked(), self._words, "difference", "loss"]]
         for run, value, counted, ranked in zip(
             self.runs, self.estimates, self.tallies, self.ranking.settings, strict=True
         ):
             difference = with_interval(ranked.difference, sign="+") if ranked.difference else "best"
             rows.append([run.name, with_interval(value), difference, f"{counted.loss:.4f}"])
         return rows
+
+    def _asked(self) -> str:
+        """`30 test clips`, `30 test clips of 5 folds in 10 groups`."""
+        folds = f" of {count_of(len(self.folds), 'folds')}" if self.folds else ""
+        return self.ranking.units.text(f"{self.split} clips{folds}")
 
     def _group_cells(self) -> list[list[str]]:
         """The cells of a table: a row a run for each value of the column, its best run first."""

@@ -35,6 +35,8 @@ class Run:
     manifest: Path | None  # of its training; None: unknown
     split: str  # whose clips were answered; "": of none
     predictions: Any  # the table of `prediction_table`; None: it was not evaluated
+    # By fold, of each seed such a table about the fold's test clips; {}: the run has one split.
+    folds: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)  # by model, as `Evaluation.as_json`
     summary: str = ""  # of the evaluation, for people: a table and a sentence
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)  # by model and metric

@@ -18,10 +18,11 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.contract import FeatureContract
 from pipeline.errors import RunError, few
 from pipeline.report.runs import Curve, Run
-from pipeline.settings.training import MODELS
+from pipeline.settings.training import MODELS, TrainConfig
 from stages.project.git import run_git
 
 WORKSPACE = "workspace"  # as DVC calls it
+ANSWERS = "predictions.parquet"  # of the models of a fold, beside them
 _NUM_NEAR = 5  # names that are suggested for an unknown one
 
 
@@ -97,6 +98,36 @@ def load_run(
         curves={model: dict(_curves(name, files, model)) for model in MODELS},
         training={model: _optional(name, files, f"reports/{model}.json") for model in MODELS},
         extraction=_optional(name, files, "reports/extract.json"),
+    )
+
+
+def has_folds(folder: Path) -> bool:
+    """Whether `stages.folds` made this folder, or one that it is a copy of."""
+    return any((path.parent / "recurrent").is_dir() for path in folder.glob(f"*/{ANSWERS}"))
+
+
+def load_folds(folder: Path) -> Run:
+    """The run over folds in a folder that `has_folds`.
+
+    Its settings are those that the models of all folds and seeds have in common.
+    """
+    folds: dict[str, list[Any]] = {}
+    checkpoints = []
+    for path in sorted(folder.glob(f"*/{ANSWERS}")):
+        checkpoints.append(json.loads((path.parent / "recurrent/checkpoint.json").read_bytes()))
+        folds.setdefault(path.parent.name.partition(",")[0], []).append(_table(path.read_bytes()))
+    configs = [TrainConfig.model_validate(each["config"]) for each in checkpoints]
+    first, *others = (dotted({"train": config.live("recurrent")}) for config in configs)
+    return Run(
+        name=str(folder),
+        settings=dict(item for item in first.items() if all(item in each.items() for each in others)),
+        task=configs[0].task,
+        contract=FeatureContract.model_validate(checkpoints[0]["contracts"][0]),
+        inputs={},  # each fold has a manifest of its own
+        manifest=None,
+        split="test",
+        predictions=None,
+        folds=folds,
     )
 
 

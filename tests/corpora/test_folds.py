@@ -72,12 +72,3 @@ def test_official_splits_become_columns_and_clips_of_later_ones_are_unused_in_th
     assert [clip.split for clip in second] == ["test", "val", "unused", "train"]
     with pytest.raises(ManifestError, match=r"no column 'split1'\. Columns of folds are: split2, split3"):
         listed_folds(merged.clips, ["split1"])
-
-
-def test_a_test_split_that_is_the_val_split_is_refused() -> None:
-    clips = [
-        Clip(f"c{number}", (source,), split, splits={"split1": split})
-        for number, (source, split) in enumerate([("a", "train"), ("b", "val"), ("b", "test")])
-    ]
-    with pytest.raises(ManifestError, match="column 'split1' has the same clips in val and test"):
-        listed_folds(clips, ["split1"])

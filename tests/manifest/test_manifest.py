@@ -314,6 +314,23 @@ def test_groups_in_several_splits_are_one_problem_with_the_remedy(tmp_path: Path
         read_manifest(tmp_path / "manifest.csv")
 
 
+def test_clips_of_test_that_are_also_in_val_are_one_problem_for_each_column_of_splits(tmp_path: Path) -> None:
+    rows = [
+        "a,x,,,train,train",
+        "b,y,0,1,val,train",
+        "c,y,,1,test,test",
+        "d,y,1,2,test,val",
+        "e,y,1,2,test,test",
+        "f,z,,,unused,val",
+    ]
+    header = "clip_id,source,start_seconds,end_seconds,split,split1"
+    reason = "with the same source and times: {}. The epoch is chosen on val, so test has to be other clips."
+    assert problems_of(manifest_of(tmp_path, *rows, header=header)) == [
+        f"split has 1 clip of test also in val, {reason.format('c')}",
+        f"split1 has 1 clip of test also in val, {reason.format('e')}",
+    ]
+
+
 def test_a_manifest_is_text_by_its_byte_order_mark_or_utf_8(tmp_path: Path) -> None:
     text = "clip_id,source,split,label\na,a,train,Käfig\nb,b,val,\nc,c,test,\n"
     path = tmp_path / "manifest.csv"
@@ -382,7 +399,7 @@ def some_clips(draw: st.DrawFn) -> list[Clip]:
         Clip(
             clip_id=f"{index}{draw(texts)}",
             sources=tuple(
-                f"{i}{text}" for i, text in enumerate(draw(st.lists(texts, min_size=1, max_size=3)))
+                f"{split}{i}{text}" for i, text in enumerate(draw(st.lists(texts, min_size=1, max_size=3)))
             ),
             split=split,
             start_seconds=draw(st.none() | seconds),
@@ -429,11 +446,12 @@ def test_questions_are_pairs_of_a_question_and_its_answer(tmp_path: Path) -> Non
 
 def test_unused_columns_are_not_written(tmp_path: Path) -> None:
     clips = [
-        Clip(clip_id=split, sources=("x",), split=split, label="l") for split in ("train", "val", "test")
+        Clip(clip_id=split, sources=(f"{split}.mp4",), split=split, label="l")
+        for split in ("train", "val", "test")
     ]
     write_manifest(tmp_path / "manifest.csv", clips)
     assert (tmp_path / "manifest.csv").read_text() == (
-        "clip_id,source,split,label\ntrain,x,train,l\nval,x,val,l\ntest,x,test,l\n"
+        "clip_id,source,split,label\ntrain,train.mp4,train,l\nval,val.mp4,val,l\ntest,test.mp4,test,l\n"
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,67 @@ def test_clips_of_one_group_are_drawn_together() -> None:
     assert comparison.text().startswith("100 test clips in 25 groups  accuracy")
     assert (comparison.as_json()["num_clips"], comparison.as_json()["num_units"]) == (100, 25)
     assert compared(*(in_groups(run, 1) for run in runs)).rows() == compared(*runs).rows()
+
+
+def over_folds(name: str, *folds: Sequence[np.ndarray], **fields: Any) -> Run:
+    """A run; of each fold the answers of its seeds, (N,) bool, about its clips c00, c01, ... in threes."""
+    tables = {
+        str(number): [
+            in_groups(right_about(name, "".join("01"[int(r)] for r in right)), 3).predictions
+            for right in fold
+        ]
+        for number, fold in enumerate(folds, start=1)
+    }
+    return replace(right_about(name, "1", **fields), predictions=None, folds=tables)
+
+
+def test_runs_over_folds_are_compared_fold_by_fold_on_draws_of_folds_and_groups() -> None:
+    rng = np.random.default_rng(2)
+    sizes, num_seeds = (30, 24, 36), 2
+    good, bad = (
+        [rng.random((num_seeds, size)) < chance for size in sizes] for chance in (0.8, 0.6)
+    )  # F times (seeds, N)
+    comparison = compared(over_folds("bad", *bad), over_folds("good", *good))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(NUM_RESAMPLES):
+        values = []
+        for fold in rng.integers(3, size=3):
+            groups = rng.integers(sizes[fold] // 3, size=sizes[fold] // 3)
+            clips = (groups[:, None] * 3 + np.arange(3)).ravel()
+            values.append([np.mean([seed[clips].mean() for seed in run[fold]]) for run in (good, bad)])
+        draws.append(np.mean(values, axis=0))
+    means = [np.mean([fold.mean() for fold in run]) for run in (good, bad)]
+    differences = np.subtract(*np.array(draws).T[::-1])
+    difference = means[1] - means[0]
+    reach = np.quantile(np.abs(differences - difference), 0.95)
+    best, other = comparison.rows()
+    assert [row["accuracy"] for row in (best, other)] == pytest.approx(means)
+    assert (best["low"], best["high"]) == pytest.approx(np.percentile([g for g, _ in draws], [2.5, 97.5]))
+    assert (other["from"], other["to"]) == pytest.approx((difference - reach, difference + reach))
+    assert comparison.folds["2"] == pytest.approx((good[1].mean(), bad[1].mean()))
+    assert comparison.as_json()["folds"]["3"] == pytest.approx({"good": good[2].mean(), "bad": bad[2].mean()})
+    text = comparison.text()
+    assert text.startswith("90 test clips of 3 folds in 12 groups")  # groups have the same names in all folds
+    assert "\nfold  good    bad\n1     0." in text
+    assert "good is better than bad about " in text
+    ahead = good[2].mean(axis=0) - bad[2].mean(axis=0)
+    assert {clip for clip in comparison.duels()[0].best_ahead if clip.endswith("(fold 3)")} == {
+        f"c{number:02} (fold 3)" for number in np.flatnonzero(ahead > 0)
+    }
+
+
+def test_runs_over_other_folds_are_not_compared() -> None:
+    fold = [np.ones(20, bool)]
+    one, two = over_folds("a", fold), over_folds("b", fold, fold)
+    with pytest.raises(RunError, match=r"The folds of a are 1; those of b are 1, 2\."):
+        compared(one, two)
+    with pytest.raises(RunError, match=r"The folds of a are 1; those of c are none\."):
+        compared(one, right_about("c", GOOD))
+    with pytest.raises(UnequalClipsError, match=r"only one of them about c19 \(fold 2\)"):
+        compared(two, over_folds("c", fold, [np.ones(19, bool)]))
+    with pytest.raises(RunError, match="a and b are the same run"):
+        compared(one, over_folds("b", fold))
 
 
 def test_few_groups_have_no_verdict_however_many_clips_they_have() -> None:

@@ -1,11 +1,13 @@
 """The stage folds, run as users run it, on a small view of the real store."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import stages.compare
 import stages.folds
 from pipeline.corpora import draw_folds
 from pipeline.learn.checkpoint import load_checkpoint
@@ -59,8 +61,12 @@ def test_each_fold_is_trained_and_tested_as_if_alone(workspace, tmp_path, monkey
     assert "accuracy on the test clips of 3 folds" in stdout
 
 
-def test_seeds_are_averaged_and_nothing_is_trained_twice(workspace, monkeypatch) -> None:
+def test_seeds_are_averaged_and_compared_and_nothing_is_trained_twice(
+    workspace, tmp_path, monkeypatch
+) -> None:
     run_main(stages.folds.main, workspace, "--number", "3")
+    before = json.loads((workspace / "metrics/folds.json").read_text())
+    shutil.copytree(workspace / "checkpoints/folds", tmp_path / "one")
     monkeypatch.setattr(stages.sweep_training, "train_many", refuse_seed_0 := SeedOnly(1))
     status, stdout, stderr = run_main(stages.folds.main, workspace, "--number", "3", "--seeds", "0", "1")
     assert status == 0, stderr
@@ -68,6 +74,22 @@ def test_seeds_are_averaged_and_nothing_is_trained_twice(workspace, monkeypatch)
     assert "mean of 2 seeds" in stdout
     names = sorted(path.name for path in (workspace / "checkpoints/folds").iterdir())
     assert [f"{fold},seed={seed}" for fold in "123" for seed in (0, 1)] == names
+    runs = (str(tmp_path / "one"), "checkpoints/folds")
+    status, stdout, stderr = run_main(stages.compare.main, workspace, *runs, "--json")
+    assert status == 0, stderr
+    after = json.loads((workspace / "metrics/folds.json").read_text())
+    rows = {row["run"]: row["accuracy"] for row in json.loads(stdout)["runs"]}
+    assert [rows[run] for run in runs] == pytest.approx([each["folds_accuracy"] for each in (before, after)])
+    for arguments, message in (
+        (
+            ["--split", "val"],
+            "models of folds are compared on the test clips of their folds, and on no others",
+        ),
+        (["--html", "page.html"], "a page shows the clips of one split"),
+    ):
+        status, _, stderr = run_main(stages.compare.main, workspace, *runs, *arguments)
+        assert status
+        assert message in stderr
 
 
 class SeedOnly:

@@ -1,7 +1,7 @@
 """Intervals: what other clips would have given, from draws of the clips with replacement (Efron 1979)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -35,9 +35,9 @@ class Units:
     places: np.ndarray  # (N,) the number of each clip's unit
 
     @classmethod
-    def of(cls, groups: Iterable[str | None]) -> "Units":
+    def of(cls, groups: Iterable[Hashable]) -> "Units":
         """The units of N clips with these groups; None: the clip has none."""
-        names = [group or (place,) for place, group in enumerate(groups)]
+        names: list[Hashable] = [group or (place,) for place, group in enumerate(groups)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return cls(np.array([numbers[name] for name in names]))
 
@@ -59,6 +59,15 @@ class Units:
         """`143`, or `570 in 256 groups`; with a noun `143 test clips`."""
         groups = f"in {len(self)} groups" if self.noun == "groups" else ""
         return " ".join(filter(None, [str(self.num_clips), noun, groups]))
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Each clip once (N,)."""
+        return np.ones(self.num_clips)
+
+    def outside(self, counts: np.ndarray) -> np.ndarray:
+        """The clips that do not count in a draw, each once (N,)."""
+        return np.where(counts, 0.0, 1.0)
 
     def draws(self, *, num_resamples: int, seed: int | np.random.Generator) -> Iterator[np.ndarray]:
         """How often each clip (N,) counts in each of `num_resamples` draws of as many units as there are."""
@@ -143,4 +152,4 @@ def mcnemar_p(num_first: int, num_second: int) -> float:
     for chosen in range(min(num_first, num_second)):
         ways = ways * (number - chosen) // (chosen + 1)
         total += ways
-    return min(1.0, 2 * total / 2**number)
+    return min(1.0, 2 * total / (1 << number))

@@ -4,12 +4,14 @@ All members answer about the same val clips and are compared on the same draws o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
+from pipeline.learn.folds import FoldUnits
 from pipeline.learn.metrics import Estimate, Units
 from pipeline.learn.tasks import Predictions, Task
 
@@ -20,7 +22,7 @@ class Candidate:
 
     name: str
     setting: str  # the same for members that differ in the seed alone
-    metric: Callable[[np.ndarray], float]  # of counts (N,)
+    metric: Callable[[Any], float]  # of a draw: of counts (N,), or over folds
     loss: float  # of all val clips; of candidates with the same metric, the lower one is better
 
 
@@ -45,7 +47,7 @@ class Ranking:
     """The settings of a sweep, the best first."""
 
     settings: tuple[Ranked, ...]
-    units: Units  # of the val clips
+    units: Units  # of the clips
     optimism: float  # by how much the winner's val metric is better than that of other clips would be
 
     @property
@@ -86,7 +88,7 @@ def _by_id(predictions: Predictions) -> list[int]:
 
 
 def rank(
-    candidates: Sequence[Candidate], *, units: Units, sign: int, num_resamples: int, seed: int
+    candidates: Sequence[Candidate], *, units: Units | FoldUnits, sign: int, num_resamples: int, seed: int
 ) -> Ranking:
     """Rank the settings of candidates by the mean of their members' metrics.
 
@@ -96,17 +98,17 @@ def rank(
 
     Args:
         candidates: the members that were trained to their end.
-        units: what is drawn of the val clips.
+        units: what is drawn.
         sign: 1 if more is better, -1 if less is.
         num_resamples: R, the number of draws.
         seed: of the draws.
     """
-    whole = np.ones(units.num_clips)
+    whole = units.whole
     best_first = sorted(candidates, key=lambda each: _goodness(sign * each.metric(whole), [each]))[::-1]
     groups: dict[str, list[int]] = {}
     for number, candidate in enumerate(best_first):
         groups.setdefault(candidate.setting, []).append(number)
-    draws = list(units.draws(num_resamples=num_resamples, seed=seed))
+    draws: list[Any] = list(units.draws(num_resamples=num_resamples, seed=seed))
     table = np.array(
         [[each.metric(counts) for counts in (whole, *draws)] for each in best_first]
     )  # (M, 1 + R)
@@ -127,7 +129,9 @@ def rank(
         )
     )
     metrics = [each.metric for each in best_first]
-    return Ranking(settings, units, _optimism(metrics, ranked, table[:, 1:], draws=draws, sign=sign))
+    outside = map(units.outside, draws)
+    optimism = _optimism(metrics, ranked, table[:, 1:], outside=outside, sign=sign)
+    return Ranking(settings, units if isinstance(units, Units) else units.units, optimism)
 
 
 def _goodness(value: float, candidates: Sequence[Candidate]) -> tuple[float, float]:
@@ -163,11 +167,11 @@ def _differences(values: np.ndarray, draws: np.ndarray) -> list[Estimate | None]
 
 
 def _optimism(
-    metrics: Sequence[Callable[[np.ndarray], float]],
+    metrics: Sequence[Callable[[Any], float]],
     ranked: Sequence[Sequence[int]],
     table: np.ndarray,
     *,
-    draws: Sequence[np.ndarray],
+    outside: Iterable[Any],
     sign: int,
 ) -> float:
     """How much the choice of the winner makes of its val metric, measured on draws of the clips.
@@ -178,22 +182,21 @@ def _optimism(
     root of a half.
 
     Args:
-        metrics: of each member (M), from counts of clips.
+        metrics: of each member (M), of a draw.
         ranked: the numbers of each setting's members, the best setting and the best member first.
         table: (M, R) the members' metrics of the draws.
-        draws: R times counts (N,).
+        outside: R times the clips outside of a draw, each once.
         sign: 1 if more is better, -1 if less is.
     """
     goodness = np.where(np.isnan(table), -np.inf, sign * table)
     gains = []
-    for counts, inside in zip(draws, goodness.T, strict=True):
+    for others, inside in zip(outside, goodness.T, strict=True):
         setting = max(ranked, key=lambda numbers: inside[numbers].mean())
         chosen, winner = max(setting, key=inside.__getitem__), ranked[0][0]
-        outside = (counts == 0).astype(float)
         gain = 0.0
         if chosen != winner:
             ahead_inside = inside[chosen] - inside[winner]
-            ahead_outside = sign * (metrics[chosen](outside) - metrics[winner](outside))
+            ahead_outside = sign * (metrics[chosen](others) - metrics[winner](others))
             gain = ahead_inside - ahead_outside
         gains.append(gain)
     finite = [gain for gain in gains if math.isfinite(gain)]
