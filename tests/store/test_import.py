@@ -102,6 +102,26 @@ def test_hdf5_with_one_dataset_of_all_clips_is_read_by_its_ids(tmp_path: Path) -
     assert_imported(tmp_path / "out", dict(zip("bac", stacked, strict=True)))
 
 
+def test_one_array_of_all_clips_has_a_name_and_times_for_each(tmp_path: Path) -> None:
+    stacked, path = np.ones((3, 4, 5), np.float32), tmp_path / "all.npz"
+    for ids, times, message in (
+        ("ab", np.ones((3, 4)), "has 2 names and 3 rows of times for the 3 clips"),
+        ("abc", np.ones((2, 4)), "has 3 names and 2 rows of times for the 3 clips"),
+        ("aba", np.ones((3, 4)), "several files for a"),
+    ):
+        np.savez(path, features=stacked, clip_ids=list(ids), frame_seconds=times)
+        with pytest.raises(FeatureFileError, match=message):
+            import_(path, tmp_path / "out")
+
+
+def test_hdf5_with_a_group_a_clip_has_its_times_there(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        for name, array in VECTORS.items():
+            file[f"{name}/features"], file[f"{name}/frame_seconds"] = array, frame_times(len(array))
+    import_(tmp_path / "all.h5", tmp_path / "out", times=Times())
+    assert_imported(tmp_path / "out", VECTORS)
+
+
 @pytest.mark.parametrize(
     ("axes", "given"), [("DT", None), ("DT", "DT"), ("THWC", "THWC"), ("CTHW", "CTHW"), ("TCHW", None)]
 )
@@ -185,6 +205,19 @@ def npy(**arrays: np.ndarray) -> Callable[[Path], object]:
     return write
 
 
+def flipped(path: Path) -> None:
+    """Write features of which a bit is another one then."""
+    vectors = np.ones((30, 40), "f4")
+    if path.suffix == ".npz":
+        np.savez(path, features=vectors)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("features", data=vectors, chunks=(30, 40), fletcher32=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(vectors.tobytes()[:400]) + 40] ^= 1
+    path.write_bytes(content)
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows of two sizes": (npy(a=np.ones((2, 5), "f4"), b=np.ones((3, 6), "f4")), "no axis has the same size"),
     "of two dimensions": (npy(a=np.ones((2, 5), "f4"), b=np.ones((3, 6, 1), "f4")), "all alike"),
@@ -205,6 +238,24 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
             folder / "a.npz", features=np.ones((3, 2, 1, 1), "f4"), frame_seconds=[0.0, 2, 1]
         ),
         "times of a do not increase",
+    ),
+    "times of no length": (
+        lambda folder: np.savez(folder / "a.npz", features=np.ones((3, 2, 1, 1), "f4"), frame_seconds=1.0),
+        r"3 frames, and times of shape \(\)",
+    ),
+    "beyond float32": (
+        npy(a=np.full((2, 5), 1e300), b=np.ones((3, 5))),
+        "frame 0 of a has .* beyond float32",
+    ),
+    "objects in a .npz": (
+        lambda folder: np.savez(folder / "a.npz", features=np.array([{}])),
+        "a.npz can't be read: .*pickle",
+    ),
+    "a flipped bit in a .npz": (lambda folder: flipped(folder / "a.npz"), "a.npz can't be read: Bad CRC-32"),
+    "a flipped bit in HDF5": (lambda folder: flipped(folder / "a.h5"), "a.h5 can't be read"),
+    "arrays of two lengths in a list": (
+        lambda folder: dump_pickle(folder / "a.pkl", [VECTORS["a"], VECTORS["b"]]),
+        "a.pkl can't be read: .*inhomogeneous",
     ),
     "too few times": (
         lambda folder: np.savez(folder / "a.npz", features=np.ones((3, 2, 1, 1), "f4"), frame_seconds=[0.0]),

@@ -43,7 +43,7 @@ def foreign_clips(path: Path) -> list[ForeignClip]:
         files = sorted(file for file in path.rglob("[!.]*") if file.suffix in _READERS)
         clips = [_clip_of_file(file) for file in files if not file.stem.endswith(_SECONDS_SUFFIX)]
     elif path.suffix in _READERS:
-        clips = _clips_in_file(path)
+        clips = _naming(path)(_clips_in_file)(path)
     elif path.exists():
         raise FeatureFileError(f"{path} is of no known kind. Known: {', '.join(_READERS)}.")
     else:
@@ -57,9 +57,11 @@ def foreign_clips(path: Path) -> list[ForeignClip]:
 
 
 def usual_rate(clip: ForeignClip) -> float | None:
-    """Frames a second by the clip's own times; None where its file has none, or a single one."""
+    """Frames a second by the clip's own times; None where its file has none, or none that increase."""
     seconds = clip.load_seconds()
-    return None if seconds is None or len(seconds) < 2 else float((len(seconds) - 1) / np.ptp(seconds))
+    if seconds is None or seconds.ndim != 1 or len(seconds) < 2 or not seconds[-1] > seconds[0]:
+        return None
+    return float((len(seconds) - 1) / (seconds[-1] - seconds[0]))
 
 
 def _clip_of_file(file: Path) -> ForeignClip:
@@ -73,7 +75,7 @@ def _clip_of_file(file: Path) -> ForeignClip:
         found = None if file.suffix == ".npy" else _READERS[file.suffix](file)
         return _array(file, found[_SECONDS]) if isinstance(found, Mapping) and _SECONDS in found else None
 
-    return ForeignClip(clip_id_of(file.stem), file, load, load_seconds)
+    return ForeignClip(clip_id_of(file.stem), file, _naming(file)(load), _naming(file)(load_seconds))
 
 
 def _only_array(file: Path, content: Any) -> np.ndarray:
@@ -93,28 +95,32 @@ def _clips_in_file(file: Path) -> list[ForeignClip]:
         return [_clip_of_file(file)]
     features: Any = next((content[name] for name in _FEATURES if name in content), content)
     seconds: Any = content.get(_SECONDS, {})
-    if not isinstance(features, Mapping):
+    if isinstance(features, Mapping):
+        of = seconds.get if isinstance(seconds, Mapping) else lambda _: seconds  # one for all
+        found = [(name, value, of(name)) for name, value in features.items() if name != _SECONDS]
+    else:
         names = next((content[name] for name in _IDS if name in content), None)
         if names is None:
             return [_clip_of_file(file)]
-        if len(names) != len(features):
+        times = seconds if len(seconds) else [None] * len(names)
+        if not len(names) == len(features) == len(times):
             raise FeatureFileError(
-                f"{file} has {len(names)} names for the {len(features)} clips of one array."
+                f"{file} has {len(names)} names and {len(times)} rows of times for the {len(features)} clips"
+                " of one array."
             )
         ids = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-        features = dict(zip(ids, features, strict=True))
-        seconds = dict(zip(ids, seconds, strict=True)) if len(seconds) else {}
+        found = list(zip(ids, features, times, strict=True))
+    return [_clip_in_file(file, str(name), value, times) for name, value, times in found]
 
-    def clip(name: str, value: Any) -> ForeignClip:
-        times = seconds.get(name)
-        return ForeignClip(
-            clip_id_of(name),
-            file,
-            lambda: _array(file, value),
-            lambda: None if times is None else _array(file, times),
-        )
 
-    return [clip(str(name), value) for name, value in features.items() if name != _SECONDS]
+def _clip_in_file(file: Path, name: str, value: Any, times: Any) -> ForeignClip:
+    def load() -> np.ndarray:
+        return _array(file, value)
+
+    def load_seconds() -> np.ndarray | None:
+        return None if times is None else _array(file, times)
+
+    return ForeignClip(clip_id_of(name), file, _naming(file)(load), _naming(file)(load_seconds))
 
 
 def clip_id_of(stem: str) -> str:
@@ -126,7 +132,7 @@ def _array(file: Path, value: Any) -> np.ndarray:
     """An array or tensor as a plain array of numbers."""
     if hasattr(value, "detach"):  # of torch, which has bfloat16 too
         value = value.detach()
-        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).to_dense().numpy()
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise FeatureFileError(f"{file} has {array.dtype} in place of numbers. Save a plain array.")
@@ -138,6 +144,8 @@ def _naming(file: Path) -> Iterator[None]:
     """Raise FeatureFileError, which names the file, when a library can't read it."""
     try:
         yield
+    except FeatureFileError:
+        raise
     except Exception as error:  # what damaged bytes raise is not known
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -146,49 +154,48 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _read_npy(file: Path) -> np.ndarray:
-    with _naming(file):
-        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-        return array
+    array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _read_npz(file: Path) -> Mapping[str, np.ndarray]:
-    with _naming(file):
-        archive: Mapping[str, np.ndarray] = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz")
-        return archive
+    archive: Mapping[str, np.ndarray] = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("it is no .npz")
+    return archive
 
 
 def _read_pt(file: Path) -> Any:
     import torch  # the format's own reader, which takes seconds to import
 
-    with _naming(file):
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            raise ValueError("it holds more than tensors, and loading that could run code") from None
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds more than tensors, and loading that could run code") from None
 
 
 def _read_hdf5(file: Path) -> dict[str, Any]:
     """{name: dataset}; the groups `features` and `frame_seconds` are such mappings themselves.
 
-    A dataset <clip>/features is named <clip>.
+    A dataset <clip>/features is named <clip>, and <clip>/frame_seconds has its times.
     """
     import h5py
     import hdf5plugin  # noqa: F401 (registers codecs)
 
     found: dict[str, Any] = {}
-    with _naming(file):
-        opened = h5py.File(file)
+    opened = h5py.File(file)
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset):
             return
         first, _, rest = name.partition("/")
+        group, _, last = name.rpartition("/")
         if rest and first in (*_FEATURES, _SECONDS):
             found.setdefault(first, {})[rest] = item
-        elif name.rpartition("/")[2] in _FEATURES and "/" in name:
-            found[name.rpartition("/")[0]] = item
+        elif group and last in _FEATURES:
+            found[group] = item
+        elif group and last == _SECONDS:
+            found.setdefault(_SECONDS, {})[group] = item
         else:
             found[name] = item
 
@@ -224,7 +231,7 @@ def _latin1(text: str, _encoding: str = "latin1") -> bytes:
 
 
 def _read_pickle(file: Path) -> Any:
-    with _naming(file), file.open("rb") as opened:
+    with file.open("rb") as opened:
         return _PlainUnpickler(opened, encoding="latin1").load()
 
 

@@ -120,12 +120,14 @@ def import_clips(
             for clip in clips:
                 key = xxhash.xxh3_128_digest(f"{digests[clip.file]} {clip.clip_id}".encode())
                 keys[clip.clip_id] = key
-                rows = to_maps(clip.load(), axes).astype(dtype)
+                with np.errstate(over="ignore"):  # becomes infinite
+                    rows = to_maps(clip.load(), axes).astype(dtype)
                 seconds = times.of(clip, len(rows))
                 unfit = ~np.isfinite(row_peaks(rows.astype(np.float32)))
                 if unfit.any():
                     raise FeatureFileError(
-                        f"{clip.file}: frame {unfit.argmax()} of {clip.clip_id} has NaN or infinity."
+                        f"{clip.file}: frame {unfit.argmax()} of {clip.clip_id} has NaN, infinity, or a value"
+                        f" beyond {dtype}."
                     )
                 writer.append(ClipSource(key, clip.clip_id, clip.file.name), rows, seconds, final=True)
                 on_clip()
@@ -152,7 +154,7 @@ def _form(clips: Sequence[ForeignClip], axes: str | None, lengths: Mapping[str, 
     for clip in clips:
         array = clip.load()
         shapes[clip.clip_id] = array.shape
-        dtypes.add(array.dtype)
+        dtypes.add(array.dtype.newbyteorder("="))
     axes = axes or infer_axes(shapes, lengths)
     for clip in clips:
         shape = shapes[clip.clip_id]
