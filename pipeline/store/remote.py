@@ -31,7 +31,8 @@ Value = TypeVar("Value")
 _BLOCK_BYTES = 4 << 20  # takes about as long to transfer as S3 takes to begin
 _NUM_THREADS = 8  # requests at once
 _NUM_TRIES = 3  # to get the right bytes; what fails in other ways is tried again by obstore
-_REQUEST_TIMEOUT = "30s"
+_STALL_TIMEOUT = "30s"  # without a byte
+_REQUEST_TIMEOUT = "1h"  # an index of millions of clips, over a slow connection
 _MAX_RETRIES = 10  # each after a longer pause, for at most three minutes
 
 
@@ -61,7 +62,11 @@ class RemoteFolder:
             self._store = from_url(
                 self.name,
                 # A service at an http:// address is the user's choice.
-                client_options={"allow_http": True, "timeout": _REQUEST_TIMEOUT},
+                client_options={
+                    "allow_http": True,
+                    "read_timeout": _STALL_TIMEOUT,
+                    "timeout": _REQUEST_TIMEOUT,
+                },
                 retry_config={"max_retries": _MAX_RETRIES},
             )
         try:

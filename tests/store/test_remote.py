@@ -51,7 +51,7 @@ def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setattr("pipeline.store.remote._BLOCK_BYTES", 700)
-    monkeypatch.setattr("pipeline.store.remote._REQUEST_TIMEOUT", "0.2s")
+    monkeypatch.setattr("pipeline.store.remote._STALL_TIMEOUT", "0.2s")
     monkeypatch.setattr("pipeline.store.remote._MAX_RETRIES", 2)
     return server
 
@@ -200,10 +200,10 @@ def test_a_small_cache_holds_its_bound_and_other_files_stay(s3: S3, tmp_path: Pa
 
 
 def _use_cache(folder: Path, seed: int) -> int:
-    """Read a thousand times from a cache of ten files; the largest size that its folder had."""
+    """Read 300 times from a cache of ten files; the largest size that its folder had."""
     cache = FileCache(folder, max_bytes=10_000)
     largest = 0
-    for number in np.random.default_rng(seed).integers(0, 30, 1000).tolist():
+    for number in np.random.default_rng(seed).integers(0, 30, 300).tolist():
         content = number.to_bytes(4, "little") * 250
         descriptor = cache.open(f"file{number}", lambda content=content: content)
         assert os.pread(descriptor, 2000, 0) == content
