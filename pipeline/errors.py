@@ -223,6 +223,10 @@ class MissingFeaturesError(StoreError):
     """There is no view of features, or files of it are missing."""
 
 
+class RemoteError(PipelineError, OSError):
+    """An object store can't be read, also after several tries; the message names the file."""
+
+
 class MissingTapError(MissingFeaturesError):
     """There are features, but none of this tap; the message lists the taps that there are."""
 

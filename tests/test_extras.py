@@ -29,6 +29,12 @@ WITHOUT = {
         "find_format(Path('model.onnx'))",
         "ONNX, unlike .pt2, needs the package onnx",
     ),
+    "remote": (
+        ["obstore"],
+        "import pipeline; pipeline.open_features",
+        "pipeline.open_features('s3://bucket/features/layer4')",
+        "Reading s3://bucket/features/layer4 needs the package obstore",
+    ),
     "words": (
         ["icu4py"],
         "import pipeline.learn.training, stages.evaluate; from pipeline.learn.vocabulary import Vocabulary",

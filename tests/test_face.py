@@ -24,7 +24,7 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
 
 def test_open_features_imports_neither_torch_nor_a_container_before_it_is_needed() -> None:
     assert not modules_after("import pipeline; pipeline.open_features").intersection(
-        {"torch", "zarr", "h5py", "dask"}
+        {"torch", "zarr", "h5py", "dask", "obstore", "pipeline.store.remote"}
     )
 
 

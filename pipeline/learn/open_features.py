@@ -25,10 +25,18 @@ class OpenFeatures(FeatureView):
         return ClipDataset(self, clip_ids)
 
 
-def open_features(path: str | Path) -> OpenFeatures:
+def open_features(path: str | Path, *, cache: str | Path | None = None, cache_mb: int = 4096) -> OpenFeatures:
     """Open the features of one tap, such as features/layer4. Close them, or use `with`.
 
+    A `path` such as s3://bucket/features/layer4 is read from an object store by ranges. What was read last
+    is kept in the folder `cache`, up to `cache_mb` MB for all that use it; None: the user's cache folder.
+
     Raises MissingFeaturesError when there are none or files are missing, StoreError when they are damaged or
-    of a newer version.
+    of a newer version; of an object store also RemoteError when it can't be read, and MissingPackageError.
     """
-    return OpenFeatures(partial(Folder, Path(path)))
+    if "://" not in str(path):
+        return OpenFeatures(partial(Folder, Path(path)))
+    from pipeline.store.remote import RemoteFolder, default_cache
+
+    folder = default_cache() if cache is None else Path(cache)
+    return OpenFeatures(partial(RemoteFolder, str(path), cache=folder, cache_bytes=cache_mb << 20))
