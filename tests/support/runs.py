@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from scipy import stats  # scikit-learn's own
 
 from pipeline.report.runs import Run
 from tests.support.features import make_contract
+
+
+def student(deviations: float, num_units: int) -> float:
+    """So many standard errors of draws of the units, as those of Student's t that are as rare."""
+    freedom = num_units - 1
+    return float(stats.t.ppf(stats.norm.cdf(deviations), freedom) * math.sqrt(num_units / freedom))
 
 
 def answer_table(

