@@ -22,10 +22,10 @@ def main() -> None:
     )
     parser.add_argument("arch", nargs="?", help="a network; without: all families")
     parser.add_argument(
-        "--crop", type=int, metavar="PIXELS", help="side of the images; by default the network's"
+        "--crop", type=_positive, metavar="PIXELS", help="side of the images; by default the network's"
     )
     parser.add_argument(
-        "--frames", type=int, default=16, help="of a window, for networks of clips (%(default)s)"
+        "--frames", type=_positive, help="of a window, for networks of clips (16; of your own: single images)"
     )
     parser.add_argument(
         "--all", action="store_true", help="every module, not only those of the first two levels"
@@ -38,16 +38,24 @@ def main() -> None:
         return
     inspection, side = _inspect(check_arch(arguments.arch))
     side = arguments.crop or side
-    reads_clips = arguments.arch in ARCHS and ARCHS[arguments.arch].reads_clips
-    image = (arguments.frames, side, side) if reads_clips else (side, side)
-    if error := inspection.watched(image).error:
+    known = ARCHS.get(arguments.arch)
+    reads_clips = known.reads_clips if known else bool(arguments.frames)
+    image = (arguments.frames or 16, side, side) if reads_clips else (side, side)
+    if reason := inspection.watched(image).reason:
+        way_out = "--crop or --frames" if reads_clips else "--crop"
         raise ConfigError(
-            f"{arguments.arch} can't compute images of this size: {error}. Give another --crop."
+            f"{arguments.arch} can't compute images of this size: {reason}. Give another {way_out}."
         )
     rows = tap_rows(inspection, image, deepest_level=None if arguments.all else 2)
     unit = "window of {} x {} x {}".format(*image) if reads_clips else "image of {} x {}".format(*image)
     print(f"{arguments.arch}: {inspection.num_parameters() / 1e6:.1f} million parameters; for each {unit}:")
     console.print_table(rows)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 def _inspect(arch: str) -> tuple[Inspection, int]:

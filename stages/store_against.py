@@ -34,9 +34,7 @@ def check_against(folder: Path, arguments: argparse.Namespace) -> None:
     """Compare a tap's features with those at `arguments.against`; raise StoreError where they differ."""
     path = arguments.against
     with open_view(folder) as view:
-        store = next(
-            (each for each in (path, path / view.contract.name) if (each / INDEX_NAME).exists()), None
-        )
+        store = _find_view(path, view.contract.name)
         theirs = _of_view(store, view, arguments.clips) if store else _of_files(path, view, arguments.clips)
         ours = {name: view.read(name) for name in theirs}
         form = find_form(ours, {name: array for name, (array, _) in theirs.items()})
@@ -60,6 +58,18 @@ def check_against(folder: Path, arguments: argparse.Namespace) -> None:
         found = [*suspects_in_arrays(ours, arrays, form=form), *_in_pixels(view, arrays, form)]
     _print_suspects(found, as_they_are=comparison)
     raise StoreError(f"{path} differs from {folder} by more than the tolerance, {arguments.tolerance:g}.")
+
+
+def _find_view(path: Path, name: str) -> Path | None:
+    """The features in a folder: its own, those of this name, or all that there are; None for other files.
+
+    Raises ConfigError for several of other names.
+    """
+    inside = sorted(index.parent for index in path.glob(f"*/{INDEX_NAME}"))
+    named = [each for each in (path, path / name) if (each / INDEX_NAME).exists()]
+    if not named and len(inside) > 1:
+        raise ConfigError(f"--against: name one of {few(inside)}.")
+    return next(iter([*named, *inside]), None)
 
 
 def _of_view(path: Path, view: FeatureView, num_clips: int) -> Theirs:

@@ -3,13 +3,16 @@
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from pipeline.contract import FeatureContract
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.manifest import SPLITS, TARGETS, Manifest, read_manifest
 from pipeline.store import FeatureView, open_view
 from pipeline.store.upkeep.card import Facts, Licences, make_card
 from pipeline.system.files import write_atomically
-from stages.params import PARAMS, read_params
+from stages.params import PARAMS, Params, read_params
+from stages.places import weights_path
 
 EVALUATION = Path("reports/evaluate.txt")
 
@@ -40,7 +43,7 @@ def _facts(view: FeatureView, title: str, manifest: Path | None, licences: Licen
         title,
         splits={split: count for split in SPLITS if (count := Counter(table["split"])[split])},
         targets={name: count for name in TARGETS if (count := sum(cell is not None for cell in table[name]))},
-        weights_source=_source(view),
+        weights=_weights(view.contract, params),
         evaluation=EVALUATION.read_text() if is_trained else "",
         licences=licences,
     )
@@ -56,10 +59,14 @@ def _rows(view: FeatureView, manifest: Manifest) -> dict[str, list[str | None]]:
     }
 
 
-def _source(view: FeatureView) -> str:
-    from pipeline.backbone.weights import find_source  # torch takes seconds to import
+def _weights(contract: FeatureContract, params: Params | None) -> dict[str, Any]:
+    """The settings with which the weights that made the features are had again, as far as they are here."""
+    from pipeline.backbone.weights import check_weights, find_source, read_weights_info  # seconds, of torch
 
     try:
-        return find_source(view.contract, place=Path("weights"))
+        if params and params.weights.arch == contract.arch:
+            check_weights(read_weights_info(weights_path(contract.arch)), contract)
+            return params.weights.model_dump(mode="json", exclude_unset=True)
+        return {"source": find_source(contract, place=Path("weights"))}
     except PipelineError:
-        return ""
+        return {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.corpora import labels_beside
 from pipeline.errors import ConfigError, StoreError
-from pipeline.manifest import write_manifest
+from pipeline.manifest import check_clips, write_manifest
 from pipeline.store.upkeep.foreign import foreign_clips, usual_rate
 from pipeline.store.upkeep.importing import Times, import_clips
 from stages.bars import ProgressBar
@@ -28,6 +28,8 @@ def import_features(arguments: argparse.Namespace) -> None:
     manifest = arguments.manifest or Path("manifests", f"{name}.csv")
     if labelled and manifest.exists():
         raise StoreError(f"{manifest} exists. Name another file: --manifest.")
+    if labelled:
+        check_clips(manifest, labelled.clips)
     with ProgressBar(total=len(clips), unit="clip", desc="import") as bar:
         import_clips(
             clips,

@@ -80,7 +80,7 @@ class Inspection:
         if found is None and watched.error:
             raise ConfigError(
                 f"{self.arch} can't compute {tap} of images of {_size_text(image)} pixels:"
-                f" {_text(watched.error)}. Change the crop."
+                f" {watched.reason}. Change the crop."
             ) from watched.error
         reason = self.why_no_tap(name, image)
         if found is None or reason:
@@ -250,7 +250,3 @@ def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
 
 def _size_text(image: tuple[int, ...]) -> str:
     return "x".join(map(str, image))
-
-
-def _text(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

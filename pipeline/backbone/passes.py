@@ -46,6 +46,14 @@ class Pass:
     num_uses: Counter[int]  # by the id of a tensor: the functions that took it
     error: Exception | None
 
+    @property
+    def reason(self) -> str:
+        """The error's first line, for a sentence; empty without an error."""
+        if self.error is None:
+            return ""
+        lines = str(self.error).strip().splitlines() or [type(self.error).__name__]
+        return lines[0].rstrip(".!")
+
     def find(self, name: str) -> Call | None:
         """The first call of a module; None for one that was not called."""
         return next((call for call in self.calls if call.name == name), None)

@@ -37,8 +37,8 @@ class Packer:
 
     Outputs of a clip's view come in the order of the frames.
 
-    The last batch is padded, so that the network sees batches of one shape: a clip's features are the same
-    bits whatever its neighbours are.
+    The last batch is padded, so that the network sees batches of one shape: with most networks, a clip's
+    features are the same bits whatever its neighbours are.
     """
 
     def __init__(self, runner: Runner, targets: Sequence[Target]) -> None:

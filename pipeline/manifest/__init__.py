@@ -15,6 +15,7 @@ from pipeline.manifest.clips import (
 from pipeline.manifest.files import clip_of_folder, images_in_folder, is_image, is_video, source_files
 from pipeline.manifest.manifest import (
     Manifest,
+    check_clips,
     check_sources,
     clips_digest,
     column_names,
@@ -36,6 +37,7 @@ __all__ = [
     "FrameLabel",
     "Manifest",
     "Question",
+    "check_clips",
     "check_sources",
     "clip_of_folder",
     "clips_digest",

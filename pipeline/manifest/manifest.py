@@ -178,16 +178,9 @@ def check_sources(manifest: Manifest, *, root: Path) -> None:
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as .csv or .parquet; equal clips give equal bytes. Columns without values are left out.
 
-    Raises ManifestError, listing every problem, for clips that `read_manifest` would not accept.
+    Raises ManifestError as `check_clips` does.
     """
-    _check_suffix(path)
-    cells = [row_of_clip(clip) for clip in clips]
-    own = sorted({name for row in cells for name in row.keys() - COLUMNS.keys()})
-    table = pa.Table.from_pylist(cells, schema=_schema(own))
-    problems = Problems(path, np.arange(len(cells)) + (2 if path.suffix == ".csv" else 1))
-    _check_columns(table.column_names, problems, required=REQUIRED)
-    check(table, problems)
-    problems.raise_if_any()
+    table = check_clips(path, clips)
     table = table.select(
         [name for name in table.column_names if name in REQUIRED or table[name].null_count < len(table)]
     )
@@ -201,6 +194,22 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
         buffer = io.BytesIO()
         pa.parquet.write_table(table, buffer)
         write_atomically(path, buffer.getvalue())
+
+
+def check_clips(path: Path, clips: Iterable[Clip]) -> pa.Table:
+    """The table of clips that the manifest `path` is to have.
+
+    Raises ManifestError, listing every problem, for clips that `read_manifest` would not accept.
+    """
+    _check_suffix(path)
+    cells = [row_of_clip(clip) for clip in clips]
+    own = sorted({name for row in cells for name in row.keys() - COLUMNS.keys()})
+    table = pa.Table.from_pylist(cells, schema=_schema(own))
+    problems = Problems(path, np.arange(len(cells)) + (2 if path.suffix == ".csv" else 1))
+    _check_columns(table.column_names, problems, required=REQUIRED)
+    check(table, problems)
+    problems.raise_if_any()
+    return table
 
 
 def _schema(own: Iterable[str]) -> pa.Schema:

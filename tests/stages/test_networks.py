@@ -1,9 +1,13 @@
 """The list of networks, and of one network's taps."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.backbone.networks import inspect_network
+from stages import networks
 from stages.networks import tap_rows
+from tests.support.in_process import run_main
 
 
 def test_a_networks_taps_come_with_shapes_and_costs_and_the_suggested_are_marked() -> None:
@@ -35,3 +39,23 @@ def test_what_shapes_do_not_tell_is_shown() -> None:
     }
     assert rows["norm"]["layout"] == "1+8x7x7 or 1+2x14x14"
     assert rows["blocks.15"]["layout"] == "1+8x7x7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet18", "--crop=-3"], "--crop: -3 is not above 0"),
+        (["r3d_18", "--frames=0"], "--frames: 0 is not above 0"),
+        (
+            ["vit_b_16", "--crop=100"],
+            "images of this size: Wrong image height! Expected 224 but got 100. Give",
+        ),
+        (["s3d", "--frames=1", "--crop=64"], "Give another --crop or --frames."),
+    ],
+)
+def test_sizes_that_a_network_does_not_take_are_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    status, _, stderr = run_main(networks.main, tmp_path, *arguments)
+    assert status != 0
+    assert message in stderr

@@ -7,10 +7,14 @@ import pytest
 import yaml
 
 import stages.store
+from pipeline.contract import FeatureContract
 from pipeline.manifest import Clip, write_manifest
+from pipeline.settings.extract import ExtractConfig
+from pipeline.store import open_view
+from pipeline.store.upkeep.card import Facts, make_card
 from pipeline.store.upkeep.foreign import foreign_clips
 from pipeline.store.upkeep.importing import Times, import_clips
-from tests.support.features import make_view
+from tests.support.features import make_contract, make_view
 from tests.support.in_process import run_main
 
 
@@ -55,6 +59,23 @@ def test_a_card_says_what_the_features_are_and_how_to_make_them_again(dumped: Pa
     assert settings["extract"]["taps"] == ["layer4"]
     assert settings["extract"]["preprocessing"]["resize"] == 32
     assert "exists" in store(dumped, "card", "features/layer4", "--beside", "out", succeeds=False)
+
+
+def test_a_card_names_all_settings_that_make_the_features_again(dumped: Path) -> None:
+    contract = make_contract(
+        view="flip", windows={"frames": 4, "stride": 2}, layout="1+4x4", pooling="cls", code="0" * 64
+    )
+    with open_view(dumped / "features/layer4") as view:
+        view.contract = contract
+        weights = {"arch": "nets:build", "code": "nets.py", "arguments": {"width": 4}, "source": "built"}
+        text = make_card(view, Facts("maps", weights=weights))
+    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert settings["weights"] == weights
+    extract = ExtractConfig.model_validate(settings["extract"])
+    assert [view.name for view in extract.views] == ["center", "flip"]
+    assert extract.layouts == {contract.tap: "1+4x4"}
+    for name in ExtractConfig.model_fields.keys() & FeatureContract.model_fields.keys():
+        assert getattr(extract, name) == getattr(contract, name), name
 
 
 def test_a_card_of_imported_features_says_what_is_known_of_them(tmp_path: Path) -> None:

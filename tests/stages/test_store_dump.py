@@ -1,5 +1,6 @@
 """`stages.store dump`: what other programs get, and that `import` reads it back to equal bits."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,39 @@ def test_what_is_dumped_is_imported_to_equal_bits_labels_and_splits(
             assert found == [_label_at(original, time) for time in view.frame_seconds(name)]
 
 
+@pytest.mark.usefixtures("features")
+def test_features_are_compared_with_the_only_ones_in_a_folder_whatever_their_name(tmp_path: Path) -> None:
+    store(tmp_path, "dump", "features/layer4", "--out", "out", "--manifest", "all.csv")
+    store(tmp_path, "import", "out", "--name", "back", "--axes=TCHW")
+    arguments = ("check", "features/layer4", "--against", "imported/back", "--clips", "2")
+    assert "Equal within the tolerance, 0.001." in store(tmp_path, *arguments)
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "imported/back/back", tmp_path / "both" / name)
+    message = "--against: name one of both/one, both/two."
+    assert message in store(tmp_path, *arguments[:3], "both", succeeds=False)
+
+
 def _label_at(clip: Clip, seconds: float) -> str:
     (label,) = (each.label for each in clip.frame_labels if each.start_seconds <= seconds < each.end_seconds)
     return label
+
+
+@pytest.mark.usefixtures("features")
+def test_clips_that_are_named_twice_are_dumped_once_and_hdf5_needs_a_name_that_import_knows(
+    tmp_path: Path,
+) -> None:
+    arguments = ("features/layer4", "c", "c", "--manifest", "all.csv", "--format", "hdf5")
+    assert "1 clips are in out.h5" in store(tmp_path, "dump", *arguments, "--out", "out.h5")
+    message = "--out out: a file of HDF5 ends in .h5 or .hdf5."
+    assert message in store(tmp_path, "dump", *arguments, "--out", "out", succeeds=False)
+
+
+@pytest.mark.usefixtures("features")
+def test_labels_that_make_no_manifest_are_refused_before_anything_is_imported(tmp_path: Path) -> None:
+    store(tmp_path, "dump", "features/layer4", "c", "--out", "out", "--manifest", "all.csv")
+    message = "no clip has split 'train'"
+    assert message in store(tmp_path, "import", "out", "--name", "back", "--axes=TCHW", succeeds=False)
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.usefixtures("features")

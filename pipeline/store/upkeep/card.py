@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.contract import FeatureContract
+from pipeline.contract import CENTER, FeatureContract
 from pipeline.store.reader import FeatureView
 
 UNKNOWN = "unknown"
@@ -30,7 +30,7 @@ class Facts:
     title: str
     splits: Mapping[str, int] = field(default_factory=dict)  # clips of each
     targets: Mapping[str, int] = field(default_factory=dict)  # clips that have each
-    weights_source: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)  # settings with which the network is had again
     evaluation: str = ""  # a table for people
     licences: Licences = Licences()
 
@@ -45,7 +45,7 @@ def make_card(view: FeatureView, facts: Facts) -> str:
     sections = {
         "What it is": _what(view, facts),
         "How it was made": _made(view.contract),
-        "How to make it again": _again(view.contract, facts.weights_source),
+        "How to make it again": _again(view.contract, facts.weights),
         "What was trained on it": f"```text\n{facts.evaluation.strip()}\n```" if facts.evaluation else "",
         "Licences": _table(
             ("of", "licence"),
@@ -86,15 +86,18 @@ def _made(contract: FeatureContract) -> str:
     return f"{head}\n\n{_table(('field', 'value'), [*rows, ('digest', f'`{contract.digest()}`')])}"
 
 
-def _again(contract: FeatureContract, source: str) -> str:
+def _again(contract: FeatureContract, weights: Mapping[str, Any]) -> str:
     if contract.foreign:
         return ""
     values = contract.model_dump(mode="json")
-    names = ("sampling", "preprocessing", "pooling", "dtype", "precision", "backend")
-    settings = {
-        "weights": {"arch": contract.arch, "source": source or f"file with sha256 {contract.weights_sha256}"},
-        "extract": {"taps": [contract.tap], **{name: values[name] for name in names}},
-    }
+    names = ("sampling", "windows", "preprocessing", "pooling", "dtype", "precision", "backend")
+    extract = {"taps": [contract.tap], **{name: values[name] for name in names if name in values}}
+    if contract.layout:
+        extract["layouts"] = {contract.tap: contract.layout}
+    if contract.view != CENTER:
+        extract["views"] = [CENTER.name, contract.view.name]
+    unknown = {"arch": contract.arch, "source": f"file with sha256 {contract.weights_sha256}"}
+    settings = {"weights": {**unknown, **weights}, "extract": extract}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     return (
         f"In framecache's params.yaml:\n\n```yaml\n{text}```\n\n`dvc repro extract` then makes them, and"

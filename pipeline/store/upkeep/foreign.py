@@ -14,6 +14,8 @@ from pipeline.errors import FeatureFileError, few
 
 AXES = ("TD", "DT", "TCHW", "THWC", "CTHW")  # of a clip's array
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
 _FEATURES = ("features", "feats", "feature", "feat")  # names of the array among others of a file
 _SECONDS = "frame_seconds"
 _SECONDS_SUFFIX = ".seconds"  # of <clip>.seconds.npy beside <clip>.npy
@@ -242,6 +244,5 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pth": _read_pt,
     ".pkl": _read_pickle,
     ".pickle": _read_pickle,
-    ".h5": _read_hdf5,
-    ".hdf5": _read_hdf5,
+    **dict.fromkeys(HDF5_SUFFIXES, _read_hdf5),
 }
