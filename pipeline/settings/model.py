@@ -128,8 +128,8 @@ class ModelConfig(BaseModel):
         """The settings of a model that reads one stream alone; None: the features of `tap`."""
         fields: dict[str, object] = {"streams": (), "fusion": "early"}
         if stream:
-            own = stream.model_dump(exclude={"tap"})
-            fields |= own if stream.projection else {**own, "projection": self.projection}
+            fields |= {name: value for name, value in stream if name != "tap"}
+            fields["projection"] = stream.projection or self.projection
         return self.model_copy(update=fields)
 
     @model_validator(mode="after")

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.registry import one_of
 from pipeline.settings.scans import SCANS, Pooling
@@ -26,6 +33,12 @@ class Stream(BaseModel):
     @classmethod
     def _tap_alone(cls, value: Any) -> Any:
         return {"tap": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> str | dict[str, Any]:
+        """The tap alone where all else has its default."""
+        values: dict[str, Any] = dump(self)
+        return values if self != Stream(tap=self.tap) else self.tap
 
     @model_validator(mode="after")
     def _size_counts(self) -> Self:

@@ -166,6 +166,15 @@ def test_what_makes_no_sense_is_refused(values: dict[str, object], message: str)
         TrainConfig.model_validate(values)
 
 
+def test_a_stream_is_written_as_it_is_given() -> None:
+    given = ["layer3", {"tap": "layer4", "scan": "rows"}]
+    config = TrainConfig.model_validate({"tap": "layer2", "streams": given, "fusion": "late"})
+    written = config.live("recurrent")["streams"]
+    assert written[0] == "layer3"
+    assert (written[1]["tap"], written[1]["scan"]) == ("layer4", "rows")
+    assert TrainConfig.model_validate(config.live("recurrent")) == config
+
+
 def publish_taps(folder: Path, taps: dict[str, list[str]], **changes: object) -> None:
     """Features of some clips of each tap."""
     journal, found = Journal(folder.parent / "journal"), []
