@@ -107,7 +107,7 @@ def evaluate(
     Args:
         checkpoints: the folder that `train` wrote, with the checkpoints of the model and of the baseline.
         features: the features of the tap that they were trained on, such as features/layer4. Those of
-            `config.views` are beside them, such as features/layer4@flip.
+            `config.views` are beside them, such as features/layer4@flip, and so are those of their streams.
         manifest: a CSV or Parquet manifest.
         config: how to measure; by default on the test split.
         machine: device and threads.

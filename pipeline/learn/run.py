@@ -74,7 +74,7 @@ def train(
 
     Args:
         features: the features of one tap, such as features/layer4. Those of `config.views` are beside them,
-            such as features/layer4@flip.
+            such as features/layer4@flip, and those of `config.streams`: features/layer3, features-net/layer3.
         manifest: a CSV or Parquet manifest; its train split is trained on, its val split chooses the epoch.
         config: how to train. Its `tap`, if it is set, must be that of the features.
         machine: device, threads and memory.
