@@ -50,13 +50,7 @@ class FoldsResult:
             "metric": self.metric,
             "folds": dict(self.folds),
             "seeds": list(self.seeds),
-            **{
-                model: {
-                    **self._mean(model),
-                    "folds": dict(zip(self.folds, score.values.tolist(), strict=True)),
-                }
-                for model, score in self.scores.items()
-            },
+            **{model: self._numbers(model) for model in self.scores},
         }
 
     def headline(self) -> dict[str, float | None]:
