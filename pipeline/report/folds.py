@@ -29,7 +29,7 @@ class FoldsResult:
             rows.append([name, *values, str(num_clips)])
         means = (with_interval(self.scores[model].mean) for model in self.labels)
         deviations = (f"{self.scores[model].deviation:.4f}" for model in self.labels)
-        rows += [["mean", *means, str(sum(self.folds.values()))], ["deviation", *deviations, ""]]
+        rows += [["mean", *means, self.units.text()], ["deviation", *deviations, ""]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = "\n".join(
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -50,13 +50,7 @@ class FoldsResult:
             "metric": self.metric,
             "folds": dict(self.folds),
             "seeds": list(self.seeds),
-            **{
-                model: {
-                    **self._mean(model),
-                    "folds": dict(zip(self.folds, score.values.tolist(), strict=True)),
-                }
-                for model, score in self.scores.items()
-            },
+            **{model: self._numbers(model) for model in self.scores},
         }
 
     def headline(self) -> dict[str, float | None]:
