@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.report import Report, Row, arguments
-from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.backbone.sources import obtain_weights
+from pipeline.backbone.weights import save_weights
 from pipeline.corpora import digits
 from pipeline.extraction import extract
 from pipeline.learn.comparison import answer_split

@@ -9,7 +9,7 @@ import av
 import torch
 
 from pipeline.backbone import Backbone, Weights
-from pipeline.backbone.weights import obtain_weights
+from pipeline.backbone.sources import obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.extraction import Result, compute_clips, make_plan, make_targets, publish_view
 from pipeline.manifest import Clip

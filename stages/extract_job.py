@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.backbone.weights import own_code
+from pipeline.backbone.sources import own_code
 from pipeline.extraction import Job, Progress, make_job
 from pipeline.extraction.extracted import size_text
 from pipeline.manifest import Manifest

@@ -5,7 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from pipeline.backbone.weights import own_code
+from pipeline.backbone.sources import own_code
 from pipeline.deploy.prediction import SourceAnswers, predict
 from pipeline.errors import PipelineError
 from pipeline.manifest import META

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.backbone.weights import find_weights, own_code
+from pipeline.backbone.sources import own_code
+from pipeline.backbone.weights import find_weights
 from pipeline.deploy.suspects import (
     Form,
     Suspect,

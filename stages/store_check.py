@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.backbone.weights import own_code
+from pipeline.backbone.sources import own_code
 from pipeline.contract import FeatureContract
 from pipeline.errors import ConfigError, ForeignFeaturesError, MissingFeaturesError, StoreError, few
 from pipeline.extraction.again import Again, compute_again

@@ -2,7 +2,8 @@
 
 import argparse
 
-from pipeline.backbone.weights import obtain_weights, save_weights
+from pipeline.backbone.sources import obtain_weights
+from pipeline.backbone.weights import save_weights
 from pipeline.errors import InputChangedError
 from pipeline.settings.weights import WeightsConfig, source_file
 from pipeline.system.files import file_digest

@@ -51,7 +51,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
         return f"unknown key {key!r}.{hint}"
     if problem["type"] == "missing":
         return f"{key} is missing."
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if isinstance(problem["input"], dict):  # of several parameters, which the message names
         return f"{key}: {message}." if key else f"{message}."
     return f"{key}: {problem['input']!r} is not allowed. {message[:1].upper()}{message[1:]}."

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained trunk as a value. `pipeline.backbone.weights` obtains, saves and loads it."""
+    """A trained trunk as a value. `sources` of this package obtains it, `weights` saves and loads it."""
 
     arch: str
     sha256: str  # of the bytes of the weights file

@@ -78,9 +78,10 @@ class Inspection:
         watched = self.watched(image)
         found = watched.find(name)
         if found is None and watched.error:
+            what = "the crop" if len(image) == 2 else "the crop or the frames of a window"
             raise ConfigError(
-                f"{self.arch} can't compute {tap} of images of {_size_text(image)} pixels:"
-                f" {watched.reason}. Change the crop."
+                f"{self.arch} can't compute {tap} of images of {_size_text(image)} pixels: {watched.reason}."
+                f" Change {what}."
             ) from watched.error
         reason = self.why_no_tap(name, image)
         if found is None or reason:
@@ -191,8 +192,8 @@ class Inspection:
         if tensor is None:
             raise ConfigError(f"{tap!r} of {self.arch} gives no tensor.")
         output = tuple(tensor.shape[1:])
+        possible = self.possible_layouts(call.name, image)
         if layout is None:
-            possible = self.possible_layouts(call.name, image)
             if len(possible) != 1:
                 choices = f" It may be one of {', '.join(possible)}." if possible else ""
                 raise ConfigError(
@@ -202,6 +203,11 @@ class Inspection:
             (layout,) = possible
         elif not fits_layout(output, layout):
             raise ConfigError(f"The layout {layout!r} of {tap!r} does not fit its shape, {output}.")
+        elif layout.isalpha() and possible and layout not in possible:
+            raise ConfigError(
+                f"{tap!r} of {self.arch} has the layout {' or '.join(possible)} by its shape, {output} for"
+                f" images of {_size_text(image)} pixels, and not {layout}, as declared. Leave that out."
+            )
         if class_token and not tokens_in_front(layout):
             raise ConfigError(
                 f"{tap!r} of {self.arch} has no class token: its layout is {layout}. Choose another pooling."

@@ -16,6 +16,7 @@ from pipeline.contract import (
     StoredDtype,
     Windows,
 )
+from pipeline.errors import few
 from pipeline.settings.views import Views
 
 StoreFormat = Literal["zarr", "hdf5"]
@@ -88,6 +89,14 @@ class ExtractConfig(BaseModel):
             raise ValueError(
                 "a view with a scale needs preprocessing.resize: frames that are not resized show no smaller"
                 " part; set it, or take the view out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layouts_are_of_taps(self) -> Self:
+        if others := sorted(self.layouts.keys() - {*self.taps}):
+            raise ValueError(
+                f"layouts names {few(others)}, which is no tap here; take it out, or add it to taps"
             )
         return self
 

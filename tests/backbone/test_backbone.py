@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, Weights, preprocess
 from pipeline.backbone.networks import build_network, fold_batchnorms, inspect_network, load_state, map_shape
-from pipeline.backbone.weights import obtain_weights
+from pipeline.backbone.sources import obtain_weights
 from pipeline.contract import Preprocessing
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.settings.networks import ARCHS, FAMILIES, check_taps

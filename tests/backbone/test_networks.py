@@ -319,6 +319,8 @@ def test_the_class_token_is_taken_instead_of_maps() -> None:
     assert (maps.shape, token.shape) == ((2, 768, 2, 2), (2, 768, 1, 1))
     with pytest.raises(ConfigError, match=r"The layout '1\+3x3' of 'encoder' does not fit its shape"):
         Backbone(weights, **options, layouts={"encoder": "1+3x3"})
+    with pytest.raises(ConfigError, match=r"layer1.* has the layout chw by its shape, .* and not hwc"):
+        inspect_network("resnet18").shape("layer1", (32, 32), layout="hwc")
     with pytest.raises(ConfigError, match=r"layer1.* has no class token: its layout is chw"):
         Backbone(made_up_weights("resnet18"), taps=["layer1"], device=CPU, crop=(32, 32), class_token=True)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.backbone.weights import load_weights, obtain_weights, own_code, save_weights
+from pipeline.backbone.sources import obtain_weights, own_code
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.deploy.end_to_end import make_backbone
 from pipeline.errors import ConfigError, ContractError, ForeignCodeError, WeightsError
 from pipeline.extraction import make_targets

@@ -10,7 +10,8 @@ from PIL import Image
 from pipeline.backbone import Weights, preprocess
 from pipeline.backbone.networks import build_network, check_state, load_state, trunk_state
 from pipeline.backbone.presets import known_weights, trained_arguments, trained_preprocessing
-from pipeline.backbone.weights import load_weights, obtain_weights, renamed, save_weights
+from pipeline.backbone.sources import obtain_weights, renamed
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.contract import Preprocessing
 from pipeline.settings.extract import ExtractConfig
 from pipeline.settings.networks import ARCHS

@@ -18,14 +18,8 @@ from torch import nn
 
 import stages.weights
 from pipeline.backbone import Backbone, Weights
-from pipeline.backbone.weights import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    load_weights,
-    obtain_weights,
-    read_weights_info,
-    save_weights,
-)
+from pipeline.backbone.sources import IMAGENET_MEAN, IMAGENET_STD, obtain_weights
+from pipeline.backbone.weights import load_weights, read_weights_info, save_weights
 from pipeline.errors import (
     ConfigError,
     ForeignWeightsError,

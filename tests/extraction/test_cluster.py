@@ -16,7 +16,8 @@ from distributed import Client, LocalCluster
 from pydantic import ValidationError
 
 from pipeline.backbone import Backbone
-from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
+from pipeline.backbone.sources import obtain_weights
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.errors import ConfigError
 from pipeline.extraction import Plan, Result, Target, compute_clips, make_plan, make_targets, publish_view
 from pipeline.extraction.cluster import dask as extract_dask

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone import Weights
+from pipeline.backbone.sources import obtain_weights
 from pipeline.backbone.tails import tail_module
-from pipeline.backbone.weights import obtain_weights
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.learn.models import build_model
 from pipeline.learn.models.tail import Tail

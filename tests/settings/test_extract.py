@@ -28,3 +28,8 @@ def test_what_can_be_chosen_is_what_there_is() -> None:
 def test_a_tap_that_is_there_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="'layer3' is there several times; name each tap once"):
         ExtractConfig(taps=("layer3", "layer4", "layer3"))
+
+
+def test_a_layout_of_what_is_no_tap_is_refused() -> None:
+    with pytest.raises(ValidationError, match="layouts names encoder, which is no tap here"):
+        ExtractConfig(taps=("layer3",), layouts={"encoder": "1+14x14"})

@@ -19,6 +19,7 @@ def write(tmp_path: Path, text: str) -> Path:
     [
         ("extract: {tap: layer4}", r"unknown key 'extract.tap'. Available: taps, views, sampling, "),
         ("extract: {dtype: float8}", r"extract.dtype: 'float8' is not allowed.*'float16' or 'float32'"),
+        ("weights: {arch: resnet19}", r"Unknown arch 'resnet19'.*r2plus1d_18\.$"),
         ("extract: {taps: []}", r"extract.taps: \[\] is not allowed"),
         ("extract: {min_frames: 0}", r"extract.min_frames: 0 is not allowed.*greater than 0"),
         ("extract: {batch_size: 8}", r"unknown key 'extract.batch_size': .* its place is machine.yaml"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.backbone import Weights, preprocess
-from pipeline.backbone.weights import load_weights, obtain_weights, save_weights
+from pipeline.backbone.sources import obtain_weights
+from pipeline.backbone.weights import load_weights, save_weights
 from pipeline.contract import Sampling
 from pipeline.deploy.end_to_end import EndToEnd
 from pipeline.deploy.export_captions import MapsToMemory

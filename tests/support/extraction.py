@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.backbone import Backbone, Weights
-from pipeline.backbone.weights import obtain_weights
+from pipeline.backbone.sources import obtain_weights
 from pipeline.extraction import (
     Result,
     compute_clips,
