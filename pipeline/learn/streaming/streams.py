@@ -83,7 +83,7 @@ class FusedFeatures:
 
     def read_into(self, clip_id: str, out: np.ndarray, *, first_frame: int = 0) -> None:
         """Copy maps from `first_frame` on into `out` (T, D, 1, 1), as many as it holds."""
-        rows = out.reshape(len(out), -1)
+        rows = np.reshape(out, (len(out), -1), copy=False)
         seconds = self.frame_seconds(clip_id)[first_frame : first_frame + len(out)]
         for stream, place in zip(self.streams, self._places, strict=True):
             frames = nearest(
