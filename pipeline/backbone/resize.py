@@ -36,36 +36,26 @@ def resize(
     window: Window,
     interpolation: Interpolation,
     antialias: bool = True,
+    by_products: bool = False,
 ) -> Tensor:
-    """Resize (B, C, H, W) uint8 to `size` and cut out the window. Bits are the same on GPUs."""
-    if images.device.type != "cpu" or not antialias:
-        return resize_by_products(
-            images, size=size, window=window, interpolation=interpolation, antialias=antialias
-        )
-    x = F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False)
-    return crop(x, window)
+    """Resize (B, C, H, W) uint8 to `size` and cut out the window. Bits are the same on every device.
+
+    `by_products` resizes by products of matrices, only what is needed, where torch has a kernel too.
+    """
+    if images.device.type == "cpu" and antialias and not by_products:
+        x = F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False)
+        return crop(x, window)
+    device = images.device
+    columns = _axis(images.shape[3], size[1], window.left, window.width, interpolation, antialias, device)
+    rows = _axis(images.shape[2], size[0], window.top, window.height, interpolation, antialias, device)
+    x = images[:, :, rows.used, columns.used]
+    return rows.resize(columns.resize(x).mT).mT
 
 
 def crop(images: Tensor, window: Window) -> Tensor:
     """The window of images (B, C, H, W): a view."""
     top, left = window.top, window.left
     return images[:, :, top : top + window.height, left : left + window.width]
-
-
-def resize_by_products(
-    images: Tensor,
-    *,
-    size: tuple[int, int],
-    window: Window,
-    interpolation: Interpolation,
-    antialias: bool = True,
-) -> Tensor:
-    """`resize` as products of matrices, which any device computes; only of the pixels that are needed."""
-    device = images.device
-    columns = _axis(images.shape[3], size[1], window.left, window.width, interpolation, antialias, device)
-    rows = _axis(images.shape[2], size[0], window.top, window.height, interpolation, antialias, device)
-    x = images[:, :, rows.used, columns.used]
-    return rows.resize(columns.resize(x).mT).mT
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.backbone import preprocess
-from pipeline.backbone.resize import Window, resize, resize_by_products
+from pipeline.backbone.resize import Window, resize
 from pipeline.contract import Interpolation, Preprocessing
 from tests.support.little_memory import little_memory
 
@@ -131,17 +131,16 @@ def test_resizing_for_gpus_has_the_bits_of_torchs_own_for_cpus(
     top, left = data.draw(st.integers(0, target[0] - height)), data.draw(st.integers(0, target[1] - width))
     window = Window(top, left, height, width)
     images = torch.from_numpy(noise(2, *source)).permute(0, 3, 1, 2)
-    ours = resize_by_products(images, size=target, window=window, interpolation=interpolation)
-    assert torch.equal(ours, resize(images, size=target, window=window, interpolation=interpolation))
+    options = {"size": target, "window": window, "interpolation": interpolation}
+    assert torch.equal(resize(images, **options, by_products=True), resize(images, **options))
 
 
 @pytest.mark.parametrize("interpolation", get_args(Interpolation))
 @pytest.mark.parametrize("length", [1_000, 30_000])
 def test_resizing_for_gpus_is_exact_for_images_of_any_size(length: int, interpolation: Interpolation) -> None:
     images = torch.from_numpy(np.maximum(noise(1, 3, length), 250)).permute(0, 3, 1, 2)
-    window = Window(0, 0, 3, 8)
-    ours = resize_by_products(images, size=(3, 8), window=window, interpolation=interpolation)
-    assert torch.equal(ours, resize(images, size=(3, 8), window=window, interpolation=interpolation))
+    options = {"size": (3, 8), "window": Window(0, 0, 3, 8), "interpolation": interpolation}
+    assert torch.equal(resize(images, **options, by_products=True), resize(images, **options))
 
 
 @pytest.mark.gpu

@@ -15,17 +15,15 @@ from pipeline.learn.streaming import Features, Loader, channel_statistics, keep_
 from pipeline.learn.streaming.features import is_finite
 from pipeline.manifest import FrameLabel, Question
 from pipeline.settings.training import TrainConfig
-from pipeline.store import Journal, committing, open_view
+from pipeline.store import Journal, open_view
 from tests.support.checkpoints import TASKS
 from tests.support.features import (
     FORMATS,
     MAP_SHAPE,
     clip_maps,
-    clip_source,
-    frame_times,
+    fill_maps,
     make_contract,
     make_layout,
-    make_writer,
     publish_clips,
 )
 from tests.support.toy import make_clip, make_features, random_maps
@@ -40,14 +38,10 @@ def make_view(path: Path, *, value: float, dtype: str, **layout_changes: object)
     contract = make_contract(dtype=dtype)
     layout = make_layout(contract, **layout_changes)
     journal = Journal(path / "journal")
-    writer = make_writer(journal, contract, layout)
-    with committing(writer):
-        for clip in CLIPS:
-            maps = clip_maps(clip.clip_id, 9, dtype=dtype)
-            if clip.clip_id == "b":
-                maps[7, 2, 1, 1] = value
-            writer.append(clip_source(clip.clip_id), maps, frame_times(9), final=True)
-    return publish_clips(journal, contract, layout, [clip.clip_id for clip in CLIPS], path / "features")
+    maps = {clip.clip_id: clip_maps(clip.clip_id, 9, dtype=dtype) for clip in CLIPS}
+    maps["b"][7, 2, 1, 1] = value
+    fill_maps(journal, contract, layout, maps)
+    return publish_clips(journal, contract, layout, list(maps), path / "features")
 
 
 def resident(features: Features) -> Features:

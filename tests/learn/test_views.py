@@ -21,14 +21,13 @@ from pipeline.manifest import write_manifest
 from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.training import MemberConfig, TrainConfig
-from pipeline.store import Journal, TapView, committing, publish, stored_clips
+from pipeline.store import Journal, publish
 from tests.support.features import (
     clip_maps,
-    clip_source,
-    frame_times,
+    fill_maps,
     make_contract,
     make_layout,
-    make_writer,
+    tap_view,
 )
 from tests.support.toy import make_clip, make_features
 
@@ -48,15 +47,8 @@ def publish_views(folder: Path, views: Mapping[FrameView, Sequence[str]], **chan
     for view, clip_ids in views.items():
         contract = make_contract(view=view, **(changes if view != CENTER else {}))
         layout = make_layout(contract)
-        writer = make_writer(journal, contract, layout)
-        with committing(writer):
-            for clip_id in clip_ids:
-                maps = maps_of(clip_id, view)
-                writer.append(clip_source(clip_id), maps, frame_times(len(maps)), final=True)
-        records = journal.records(contract, layout)
-        stored = stored_clips(records.values())
-        clips = {clip_id: stored[clip_source(clip_id).key] for clip_id in clip_ids}
-        found.append(TapView(contract, layout, clips, records))
+        fill_maps(journal, contract, layout, {name: maps_of(name, view) for name in clip_ids})
+        found.append(tap_view(journal, contract, layout, clip_ids))
     publish(journal, found, folder / "features", files={})
     return folder / "features/layer4"
 

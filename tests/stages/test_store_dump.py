@@ -8,14 +8,12 @@ import pytest
 
 import stages.store
 from pipeline.manifest import Clip, FrameLabel, read_manifest, write_manifest
-from pipeline.store import committing, open_view
+from pipeline.store import open_view
 from pipeline.store.upkeep.dump import FORMATS
 from tests.support.features import (
-    clip_source,
-    frame_times,
+    fill_maps,
     make_contract,
     make_journal,
-    make_writer,
     publish_clips,
 )
 from tests.support.in_process import run_main
@@ -41,11 +39,11 @@ def features(tmp_path: Path) -> Path:
     """Vectors, as pooled maps are, and a manifest."""
     contract = make_contract(dtype="float16")
     journal, contract, layout = make_journal(tmp_path / "journal", contract=contract, row_shape=(6, 1, 1))
-    writer = make_writer(journal, contract, layout)
-    with committing(writer):
-        for number, (name, count) in enumerate(FRAMES.items()):
-            rows = np.random.default_rng(number).standard_normal((count, 6, 1, 1)).astype(np.float16)
-            writer.append(clip_source(name), rows, frame_times(count), final=True)
+    vectors = {
+        name: np.random.default_rng(number).standard_normal((count, 6, 1, 1)).astype(np.float16)
+        for number, (name, count) in enumerate(FRAMES.items())
+    }
+    fill_maps(journal, contract, layout, vectors)
     write_manifest(
         tmp_path / "all.csv",
         [Clip(name, (f"{name}.mp4",), SPLITS[name], frame_labels=LABELS[name]) for name in FRAMES],

@@ -70,11 +70,18 @@ def make_writer(journal: Journal, contract: FeatureContract, layout: Layout) -> 
 
 def fill(journal: Journal, contract: FeatureContract, layout: Layout, clips: Mapping[str, int]) -> None:
     """Commit clips, given as {id: number of frames}."""
+    maps = {name: clip_maps(name, count, dtype=contract.dtype) for name, count in clips.items()}
+    fill_maps(journal, contract, layout, maps)
+
+
+def fill_maps(
+    journal: Journal, contract: FeatureContract, layout: Layout, clips: Mapping[str, np.ndarray]
+) -> None:
+    """Commit clips, given as {id: maps (T, C, H, W)}."""
     writer = make_writer(journal, contract, layout)
     with committing(writer):
-        for clip_id, num_frames in clips.items():
-            maps = clip_maps(clip_id, num_frames, dtype=contract.dtype)
-            writer.append(clip_source(clip_id), maps, frame_times(num_frames), final=True)
+        for clip_id, maps in clips.items():
+            writer.append(clip_source(clip_id), maps, frame_times(len(maps)), final=True)
 
 
 def make_journal(
@@ -92,11 +99,16 @@ def publish_clips(
     journal: Journal, contract: FeatureContract, layout: Layout, clip_ids: Sequence[str], path: Path
 ) -> Path:
     """Publish a view of the given clips; the folder of its tap."""
+    publish(journal, [tap_view(journal, contract, layout, clip_ids)], path, files={})
+    return path / contract.tap
+
+
+def tap_view(journal: Journal, contract: FeatureContract, layout: Layout, clip_ids: Sequence[str]) -> TapView:
+    """A view of the given clips, to be published."""
     records = journal.records(contract, layout)
     stored = stored_clips(records.values())
     clips = {clip_id: stored[clip_source(clip_id).key] for clip_id in clip_ids}
-    publish(journal, [TapView(contract, layout, clips, records)], path, files={})
-    return path / contract.tap
+    return TapView(contract, layout, clips, records)
 
 
 def make_view(path: Path, clips: Mapping[str, int], **layout_changes: object) -> Path:
