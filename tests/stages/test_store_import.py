@@ -130,4 +130,5 @@ def test_imported_features_are_trained_on_like_any_others(project: Project) -> N
     assert status == 0, stderr
     assert "5 train and 1 val clips" in stderr
     description = json.loads((project.path / "checkpoints/baseline/checkpoint.json").read_text())
-    assert description["contract"]["foreign"]["axes"] == "DT"
+    (contract,) = description["contracts"]
+    assert contract["foreign"]["axes"] == "DT"
