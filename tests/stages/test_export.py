@@ -201,8 +201,8 @@ def run(tmp_path, weights, monkeypatch, capsys) -> Callable[..., str]:
     windows = make_checkpoint("classification", weights, tap="layer1", window=25)
     save_checkpoint(tmp_path / "checkpoints/windows", windows)
     write_video(tmp_path / "videos/clip.mp4", num_frames=20, size=(48, 64))
-    rows = "".join(f"{split},clip.mp4,{split}\n" for split in ("train", "val", "test"))
-    (tmp_path / "manifest.csv").write_text("clip_id,source,split\n" + rows)
+    rows = "train,clip.mp4,train,\nval,clip.mp4,val,0.1\ntest,clip.mp4,test,\n"
+    (tmp_path / "manifest.csv").write_text("clip_id,source,split,start_seconds\n" + rows)
     (tmp_path / "params.yaml").write_text("corpus: {manifest: manifest.csv, root: videos}\n")
     monkeypatch.chdir(tmp_path)
 
