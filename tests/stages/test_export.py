@@ -234,7 +234,7 @@ def test_the_stage_checks_with_some_frames_and_the_file_takes_all_of_a_clip(run)
     backbone = make_backbone(
         checkpoint.contract, load_weights(Path("weights/resnet18.safetensors")), device=torch.device("cpu")
     )
-    (said,) = answer_clip(clip, root=Path("videos"), checkpoint=checkpoint, backbone=backbone)
+    (said,) = answer_clip(clip, root=Path("videos"), checkpoint=checkpoint, backbones=[backbone])
     assert said["label"] == checkpoint.task.classes[answers.argmax()]
     assert said["probability"] == pytest.approx(float(answers.max()), abs=1e-4)
 
