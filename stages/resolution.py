@@ -220,6 +220,11 @@ def _target_problems(params: Params, manifest: Manifest) -> Iterator[str]:
             f"train.task: {task!r} needs the column {facts.column!r} of the manifest, and"
             f" {len(clips)} clips have nothing there: {few(clips)}."
         )
+    if facts.has_segments and (background := set(params.train.segments.background)):
+        labels = {each.label for clip in manifest.clips(split="train") for each in clip.frame_labels}
+        if unknown := background - labels:
+            known = ", ".join(sorted(labels))
+            yield f"train.segments.background: no train clip has {few(sorted(unknown))}. Labels: {known}."
     if facts.has_classes and not facts.is_multilabel:
         several = pc.and_(used, pa.array(manifest.has_several(facts.column)))
         clips = manifest.column("clip_id").filter(several).to_pylist()

@@ -245,9 +245,10 @@ def test_draws_of_a_metric_that_they_make_larger_are_mirrored_at_its_value(name)
     low, high = bootstrap_interval(draws)
     assert estimate("macro_f1", 0.4, draws, num_units=9).interval == (low, high)
     assert estimate(name, 0.4, draws, num_units=9).interval == pytest.approx((0.8 - high, 0.8 - low))
-    assert estimate(name, 0.9, draws, num_units=9).high == 1.0
-    found = estimate(name, 0.9, draws, num_units=9, is_difference=True)
-    assert found.interval == pytest.approx((1.8 - high, 1.8 - low))
+    assert estimate(name, 0.9, draws + 0.4, num_units=9).high == 1.0
+    found = estimate(name, 0.9, draws + 0.4, num_units=9, is_difference=True)
+    assert found.interval == pytest.approx((1.4 - high, 1.4 - low))
+    assert estimate(name, 0.25, draws, num_units=9).interval is None  # all but some draws are larger
 
 
 def test_resamples_that_differ_have_the_bootstraps_interval():

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.errors import ConfigError
+from pipeline.manifest import FrameLabel, read_manifest, write_manifest
 from stages import settings
+from stages.params import Params
+from stages.resolution import check_together
 from tests.support.in_process import run_main
+from tests.support.toy import make_clip
 
 LABELS = ("left", "right")
 REPOSITORY = Path(settings.__file__).parents[1]
@@ -236,3 +241,17 @@ def test_a_wrong_machine_yaml_is_refused_before_anything_is_written(workspace: P
     (workspace / "machine.yaml").write_text("devise: cpu")
     assert "machine.yaml: unknown key 'devise'" in run(workspace, status=1)
     assert not (workspace / "settings").exists()
+
+
+def test_a_background_that_no_train_clip_has_is_refused(tmp_path: Path) -> None:
+    clips = [
+        make_clip(split, split=split, frame_labels=(FrameLabel(0.0, 1.0, label),))
+        for split, label in (("train", "left"), ("val", "up"), ("test", "left"))
+    ]
+    write_manifest(tmp_path / "clips.csv", clips)
+    train = {"task": "frame_labels", "tap": "layer3", "segments": {"background": ["up", "left"]}}
+    params = Params.model_validate(
+        {"corpus": {"manifest": "clips.csv", "root": "/"}, "extract": {"taps": ["layer3"]}, "train": train}
+    )
+    with pytest.raises(ConfigError, match=r"train.segments.background: no train clip has up. Labels: left\."):
+        check_together(params, read_manifest(tmp_path / "clips.csv"))

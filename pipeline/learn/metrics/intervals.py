@@ -119,17 +119,19 @@ def estimate(
     """The metric `name` of `num_units` units, or the difference of two models in it, with its interval.
 
     The interval comes from the metric's resamples (R,): their percentiles; of a metric that resampling makes
-    larger, these mirrored at the value (the basic bootstrap, eq. 5.6 in Davison and Hinkley 1997). If all
-    resamples are equal, they say nothing about other clips. For a metric that is a mean over clips of bounded
-    numbers, equal resamples mean that all clips have the same number; the score interval of Wilson (1927;
-    eq. 4 in Brown, Cai and DasGupta 2001) of 0 in `num_units` then bounds the share of clips with another
-    number.
+    larger, these mirrored at the value (the basic bootstrap, eq. 5.6 in Davison and Hinkley 1997), and NaN
+    where the value is outside of them. If all resamples are equal, they say nothing about other clips. For a
+    metric that is a mean over clips of bounded numbers, equal resamples mean that all clips have the same
+    number; the score interval of Wilson (1927; eq. 4 in Brown, Cai and DasGupta 2001) of 0 in `num_units`
+    then bounds the share of clips with another number.
     """
     known = draws[~np.isnan(draws)]
     if len(known) and np.ptp(known) > 1e-9 * np.abs(known).max():  # rounding is less
         low, high = bootstrap_interval(known)
         if name in _BIASED:
             low, high = 2 * value - high, 2 * value - low
+            if not low <= value <= high:  # the bias of so few clips is larger than the deviation
+                return Estimate(value, math.nan, math.nan)
             if not is_difference:
                 low, high = max(low, 0.0), min(high, 1.0)
         return Estimate(value, low, high)
