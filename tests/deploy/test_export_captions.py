@@ -68,7 +68,7 @@ def random_frames(num_clips: int, *, num_frames: int = NUM_FRAMES) -> torch.Tens
 @pytest.mark.parametrize(
     ("decoder", "options", "suffix"),
     [
-        ({"cell": "lstm", "inject": "attention"}, {"bidirectional": True}, ".onnx"),
+        ({"cell": "lstm", "inject": "attention"}, {"bidirectional": True}, ".pt2"),
         ({"cell": "gru", "inject": "every_step"}, {}, ".pt2"),
         ({"cell": "transformer", "inject": "attention"}, {"cell": "transformer"}, ".onnx"),
         ({"cell": "transformer", "inject": "start"}, {}, ".pt2"),
