@@ -1,5 +1,6 @@
 """Steps: feature maps become standardised steps, at the beginning of every model of a clip."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -47,7 +48,7 @@ class ClipSteps:
         return Sequences(self.values.flatten(1, 2), num_steps)
 
 
-class Steps(nn.Module):
+class Steps(nn.Module, ABC):
     """The beginning of a model of a clip: from maps to steps. Models that begin alike share it."""
 
     map_shape: MapShape
@@ -82,17 +83,17 @@ class Steps(nn.Module):
         finally:
             self._kept.pop(id(maps), None)
 
+    @abstractmethod
     def read(self, maps: Tensor, lengths: Tensor | None) -> Tensor:
         """Maps and lengths as in `forward` -> the values (B, T, S, D) of the steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def equals(self, other: "Steps") -> bool:
         """Whether both make the same steps of any maps, and learn nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self) -> Tensor:
         """Row and column (S, 2) of each step of a frame, where steps are locations; see `place_map`."""
-        raise NotImplementedError
 
 
 class TapSteps(Steps):
