@@ -21,15 +21,8 @@ from pipeline.settings.evaluation import EvaluateConfig
 from pipeline.settings.machine import Machine
 from pipeline.settings.model import ModelConfig
 from pipeline.settings.training import MemberConfig, TrainConfig
-from pipeline.store import Journal, TapView, committing, publish, stored_clips
-from tests.support.features import (
-    clip_maps,
-    clip_source,
-    frame_times,
-    make_contract,
-    make_layout,
-    make_writer,
-)
+from pipeline.store import Journal, publish
+from tests.support.features import clip_maps, fill_maps, make_contract, make_layout, tap_view
 from tests.support.toy import make_clip, make_features
 
 LENGTHS = {f"c{number}": 3 + number % 4 for number in range(10)}
@@ -180,15 +173,10 @@ def publish_taps(folder: Path, taps: dict[str, list[str]], **changes: object) ->
     journal, found = Journal(folder.parent / "journal"), []
     for tap, clip_ids in taps.items():
         contract = make_contract(tap=tap, **changes)
-        writer = make_writer(journal, contract, make_layout(contract))
-        with committing(writer):
-            for name in clip_ids:
-                maps = clip_maps(f"{name} {tap} {folder.name}", LENGTHS[name])
-                writer.append(clip_source(name), maps, frame_times(len(maps)), final=True)
-        records = journal.records(contract, make_layout(contract))
-        stored = stored_clips(records.values())
-        clips = {name: stored[clip_source(name).key] for name in clip_ids}
-        found.append(TapView(contract, make_layout(contract), clips, records))
+        layout = make_layout(contract)
+        maps = {name: clip_maps(f"{name} {tap} {folder.name}", LENGTHS[name]) for name in clip_ids}
+        fill_maps(journal, contract, layout, maps)
+        found.append(tap_view(journal, contract, layout, clip_ids))
     publish(journal, found, folder, files={})
 
 
