@@ -26,7 +26,7 @@ from stages.bars import Bars
 from stages.extract_job import read_job, show_progress
 from stages.inputs import Inputs
 from stages.places import FEATURES, SOURCES, weights_path
-from stages.project.cache import tracked_files
+from stages.project.cache import put_into_cache, tracked_files
 from stages.project.visible import imported_features
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def main() -> None:
     if imported := inputs.values["extract"].get("imported"):
         publish_imported(imported)
         inputs.check()
+        put_into_cache(FEATURES)
         return
     if inputs.values["revision"] != REVISION:
         raise InputChangedError(
@@ -80,6 +81,7 @@ def main() -> None:
     inputs.check()
     if inputs.is_recorded:
         check_recorded(extracted.contents, job.recorded)
+    put_into_cache(FEATURES)
 
 
 def publish_imported(folder: str) -> None:

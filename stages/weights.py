@@ -10,6 +10,7 @@ from pipeline.system.files import file_digest
 from stages import console
 from stages.inputs import Inputs
 from stages.places import WEIGHTS, weights_path
+from stages.project.cache import put_into_cache
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     inputs.check()
     if (file := source_file(config.source)) and file_digest(file).hex() != inputs.values["digest"]:
         raise InputChangedError(f"{file} changed after its digest was written to {WEIGHTS}. Run again.")
+    put_into_cache(path)
     print(f"{path}: {weights.arch} from {weights.source}, sha256 {weights.sha256}")
 
 

@@ -1,12 +1,17 @@
 """DVC's cache, and what dvc.lock says of it."""
 
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from pipeline.errors import StoreError
+from pipeline.system.files import file_lock
+
+log = logging.getLogger(__name__)
 
 MALFORMED = (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError)
 
@@ -54,6 +59,35 @@ def tracked_files(path: Path) -> dict[str, Path]:
         return {}
     cache = Cache.of(Path())
     return {name: cache.object(md5) for name, md5 in (cache.listing(digest) or {}).items()}
+
+
+def put_into_cache(path: Path) -> None:
+    """Put a stage's out into DVC's cache, one process at a time; nothing where DVC has not started the stage.
+
+    DVC does so itself after the stage, but it takes no lock. Two of its processes that put the same new file
+    there fail or, as root, empty it: to clone a file, DVC (3.67) first opens its target with O_TRUNC, which
+    may by then be the file itself. What is in the cache already DVC leaves alone.
+
+    Raises StoreError when DVC fails.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    from dvc.exceptions import DvcException
+    from dvc.logger import set_loggers_level
+    from dvc.repo import Repo
+
+    try:
+        with set_loggers_level(logging.ERROR), Repo() as repo:
+            (out,) = repo.find_outs_by_path(str(path))
+            with file_lock(Path(repo.cache.local_cache_dir) / "framecache.lock", on_wait=_say_waiting):
+                out.save()
+                out.commit()
+    except DvcException as error:
+        raise StoreError(f"DVC can't put {path} into its cache: {error}") from error
+
+
+def _say_waiting(holder: str) -> None:
+    log.info("Waiting for DVC's cache: %s.", holder)
 
 
 def out_digest(lock: bytes, path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """Copies of features that get lost, other filesystems and parallel runs, shown by driving the real DVC."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 import stages.train
 from pipeline.store import open_view
 from pipeline.store.upkeep.care import journal_checks, verify, view_checks
-from tests.stages.test_dvc import plan_of, ran
+from stages.project.cache import Cache
+from tests.stages.test_dvc import plan_of, ran, shard_inodes
 from tests.support.in_process import run_main
 from tests.support.project import NAMES, Project
 
@@ -124,6 +126,19 @@ def test_extractions_with_different_parameters_share_a_journal_at_once(
         features(each)
     assert verify(journal_checks(tmp_path / "journal")) == []
     assert len(list((tmp_path / "journal/contracts").iterdir())) == 3  # with the one that both adopted
+
+
+def test_dvc_finds_new_features_in_its_cache_and_puts_none_there(project: Project) -> None:
+    """Two runs of DVC that put the same file there at once can empty it."""
+    project.set({"extract.sampling": {"every": 2}})
+    project.dvc("repro", "--no-commit", "extract")
+    cache = Cache.of(project.path)
+    files = [path for path in (project.path / "features").rglob("*") if path.is_file()]
+    assert shard_inodes(project.path / "features")
+    for path in files:
+        stored = cache.object(hashlib.md5(path.read_bytes()).hexdigest())
+        assert stored.samefile(path)
+        assert stored.stat().st_mode & 0o777 == 0o444
 
 
 def test_a_stage_that_finds_the_disk_full_says_so_in_one_sentence_and_goes_on_later(project: Project) -> None:
