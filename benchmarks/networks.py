@@ -1,7 +1,8 @@
 """A network of each family: its speed beside ResNet-50's on this machine, its features' size, and what works.
 
 One image of 224 pixels at a time, or one window of 16 frames; with `--compile` also whether inductor compiles
-it, which takes a minute a network.
+it, which takes a minute a network. With `--by-hand` instead, of every network: how far its taps are from
+torchvision's modules called by hand.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.tails import tail_module
 from pipeline.errors import PipelineError
 from pipeline.settings.networks import ARCHS, FAMILIES
+from tests.support.by_hand import tapped
 from tests.support.networks import made_up_weights
 
 REFERENCE = "resnet50"
@@ -30,10 +32,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archs", nargs="*", help="networks (default: the first of each family)")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--by-hand", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    archs = args.archs or [family.archs[0] for family in FAMILIES.values()]
     report = Report("networks", quick=False)
+    if args.by_hand:
+        report.add("Taps against modules called by hand", list(map(by_hand, args.archs or ARCHS)))
+        report.write(args.json)
+        return
+    archs = args.archs or [family.archs[0] for family in FAMILIES.values()]
     reference = opened(REFERENCE, ARCHS[REFERENCE].taps[-1:])
     report.add("Networks", [row_of(arch, reference, compiled=args.compile) for arch in archs])
     report.write(args.json)
@@ -73,6 +80,20 @@ def row_of(arch: str, reference: Backbone, *, compiled: bool) -> Row:
     }
     if compiled:
         row["compile"] = works(lambda: run(opened(arch, taps[-1:], backend="inductor")))
+    print(row, flush=True)
+    return row
+
+
+def by_hand(arch: str) -> Row:
+    """The largest distances of a tap's maps from those by hand, relative to these."""
+    found = tapped(arch).values()
+    row: Row = {
+        "network": arch,
+        "taps": len(found),
+        "with equal bits": sum(torch.equal(maps, folded) for maps, folded, _ in found),
+        "distance": max(float((maps - folded).norm() / folded.norm()) for maps, folded, _ in found),
+        "of folding": max(float((folded - plain).norm() / plain.norm()) for _, folded, plain in found),
+    }
     print(row, flush=True)
     return row
 
