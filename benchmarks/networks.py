@@ -79,6 +79,7 @@ def row_of(arch: str, reference: Backbone, *, compiled: bool) -> Row:
         "export": works(lambda: torch.export.export(backbone.trunk, (pixels_for(backbone),))),
     }
     if compiled:
+        torch.compiler.reset()  # networks share code, which is compiled only so many times
         row["compile"] = works(lambda: run(opened(arch, taps[-1:], backend="inductor")))
     print(row, flush=True)
     return row
