@@ -18,12 +18,12 @@ from tests.support.features import (
 )
 from tests.support.in_process import run_main
 
-FRAMES = {"a/b": 7, "50%": 12, "c": 40, "d": 9}
+FRAMES = {"a/b": 7, "50%": 12, ".c": 40, ".c.seconds": 9}
 LABELS = {
     "a/b": (FrameLabel(0.0, 0.1, "cut"), FrameLabel(0.1, 0.28, "stir")),
     "50%": (FrameLabel(0.0, 0.2, "stir"), FrameLabel(0.2, 0.48, "cut")),
-    "c": (FrameLabel(0.0, 1.6, "cut"),),
-    "d": (FrameLabel(0.0, 0.36, "stir"),),
+    ".c": (FrameLabel(0.0, 1.6, "cut"),),
+    ".c.seconds": (FrameLabel(0.0, 0.36, "stir"),),
 }
 SPLITS = dict(zip(FRAMES, ("train", "train", "val", "test"), strict=True))
 
@@ -93,7 +93,7 @@ def _label_at(clip: Clip, seconds: float) -> str:
 def test_clips_that_are_named_twice_are_dumped_once_and_hdf5_needs_a_name_that_import_knows(
     tmp_path: Path,
 ) -> None:
-    arguments = ("features/layer4", "c", "c", "--manifest", "all.csv", "--format", "hdf5")
+    arguments = ("features/layer4", ".c", ".c", "--manifest", "all.csv", "--format", "hdf5")
     assert "1 clips are in out.h5" in store(tmp_path, "dump", *arguments, "--out", "out.h5")
     message = "--out out: a file of HDF5 ends in .h5 or .hdf5."
     assert message in store(tmp_path, "dump", *arguments, "--out", "out", succeeds=False)
@@ -101,7 +101,7 @@ def test_clips_that_are_named_twice_are_dumped_once_and_hdf5_needs_a_name_that_i
 
 @pytest.mark.usefixtures("features")
 def test_labels_that_make_no_manifest_are_refused_before_anything_is_imported(tmp_path: Path) -> None:
-    store(tmp_path, "dump", "features/layer4", "c", "--out", "out", "--manifest", "all.csv")
+    store(tmp_path, "dump", "features/layer4", ".c", "--out", "out", "--manifest", "all.csv")
     message = "no clip has split 'train'"
     assert message in store(tmp_path, "import", "out", "--name", "back", "--axes=TCHW", succeeds=False)
     assert not (tmp_path / "imported").exists()

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.errors import StoreError
 from pipeline.store.reader import FeatureView
+from pipeline.store.upkeep.foreign import SECONDS_SUFFIX
 from pipeline.system.files import atomic_path, naming_full_disk, partial_path
 
 Write = Callable[[FeatureView, str, Path], None]  # a clip's files, into a folder
@@ -119,5 +120,10 @@ def _dump_hdf5(
 
 
 def file_stem(clip_id: str) -> str:
-    """A clip's id as the name of a file, without folders."""
-    return clip_id.replace("%", "%25").replace("/", "%2F")
+    """A clip's id as the name of a file: without folders, not hidden, and no name of a file of times."""
+    stem = clip_id.replace("%", "%25").replace("/", "%2F")
+    if stem.startswith("."):
+        stem = f"%2E{stem[1:]}"
+    if stem.endswith(SECONDS_SUFFIX):
+        stem = f"{stem.removesuffix(SECONDS_SUFFIX)}%2E{SECONDS_SUFFIX[1:]}"
+    return stem

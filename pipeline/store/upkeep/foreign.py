@@ -18,7 +18,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 
 _FEATURES = ("features", "feats", "feature", "feat")  # names of the array among others of a file
 _SECONDS = "frame_seconds"
-_SECONDS_SUFFIX = ".seconds"  # of <clip>.seconds.npy beside <clip>.npy
+SECONDS_SUFFIX = ".seconds"  # of <clip>.seconds.npy beside <clip>.npy
 _IDS = ("clip_ids", "video_ids", "ids", "names")  # of the clips of one stacked array
 
 
@@ -43,7 +43,7 @@ def foreign_clips(path: Path) -> list[ForeignClip]:
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("[!.]*") if file.suffix in _READERS)
-        clips = [_clip_of_file(file) for file in files if not file.stem.endswith(_SECONDS_SUFFIX)]
+        clips = [_clip_of_file(file) for file in files if not file.name.endswith(f"{SECONDS_SUFFIX}.npy")]
     elif path.suffix in _READERS:
         clips = _naming(path)(_clips_in_file)(path)
     elif path.exists():
@@ -71,7 +71,7 @@ def _clip_of_file(file: Path) -> ForeignClip:
         return _only_array(file, _READERS[file.suffix](file))
 
     def load_seconds() -> np.ndarray | None:
-        beside = file.with_name(f"{file.stem}{_SECONDS_SUFFIX}.npy")
+        beside = file.with_name(f"{file.stem}{SECONDS_SUFFIX}.npy")
         if beside.exists():
             return _read_npy(beside)
         found = None if file.suffix == ".npy" else _READERS[file.suffix](file)
@@ -127,7 +127,7 @@ def _clip_in_file(file: Path, name: str, value: Any, times: Any) -> ForeignClip:
 
 def clip_id_of(stem: str) -> str:
     """The id of the clip that `dump` wrote to a file or dataset of this name."""
-    return stem.replace("%2F", "/").replace("%25", "%")
+    return stem.replace("%2F", "/").replace("%2E", ".").replace("%25", "%")
 
 
 def _array(file: Path, value: Any) -> np.ndarray:
