@@ -94,7 +94,7 @@ def _of_checkpoint(folder: Path) -> NamedRun:
         name=str(folder),
         settings=dotted({"train": checkpoint.config.live(cast(ModelName, checkpoint.network))}),
         task=checkpoint.config.task,
-        contract=checkpoint.contract,
+        contracts=checkpoint.contracts,
         inputs=checkpoint.inputs,
         manifest=None,
         split="",

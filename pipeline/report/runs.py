@@ -30,7 +30,7 @@ class Run:
     # By dotted key, such as train.hidden_size; code.recurrent and code.evaluate are digests of the code.
     settings: Mapping[str, Any]
     task: str
-    contract: FeatureContract  # of its features
+    contracts: tuple[FeatureContract, ...]  # of its features, or of those of each stream
     inputs: Mapping[str, str]  # digests of features and manifest; {}: unknown
     manifest: Path | None  # of its training; None: unknown
     split: str  # whose clips were answered; "": of none

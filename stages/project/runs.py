@@ -88,7 +88,7 @@ def load_run(
         name=name,
         settings=values,
         task=checkpoint["config"]["task"],
-        contract=FeatureContract.model_validate(checkpoint["contracts"][0]),
+        contracts=tuple(map(FeatureContract.model_validate, checkpoint["contracts"])),
         inputs=checkpoint["inputs"],
         manifest=Path(values["corpus.manifest"]),
         split=values["evaluate.split"],
@@ -122,7 +122,7 @@ def load_folds(folder: Path) -> Run:
         name=str(folder),
         settings=dict(item for item in first.items() if all(item in each.items() for each in others)),
         task=configs[0].task,
-        contract=FeatureContract.model_validate(checkpoints[0]["contracts"][0]),
+        contracts=tuple(map(FeatureContract.model_validate, checkpoints[0]["contracts"])),
         inputs={},  # each fold has a manifest of its own
         manifest=None,
         split="test",

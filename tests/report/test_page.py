@@ -327,8 +327,23 @@ def test_what_was_varied_and_how_features_were_made_is_on_the_page(run):
         assert part in text
     assert root.at("extraction").all("tr")[-1].text() == "a cut off 3 kept as far as it goes"
     fields = {row[0]: row[1] for row in root.at("contract").table()}
-    assert fields["tap"] == run.contract.tap
-    assert fields["digest"] == run.contract.digest()
+    assert fields["tap"] == run.contracts[0].tap
+    assert fields["digest"] == run.contracts[0].digest()
+
+
+def test_contracts_of_all_streams_are_on_the_page_and_those_of_other_runs_are_compared(run):
+    (contract,) = run.contracts
+    other = contract.model_copy(update={"tap": "layer3"})
+    streams = dataclasses.replace(run, contracts=(contract, other))
+    rows = {row[0]: row[1:] for row in shown(streams).at("contract").table()}
+    assert rows["tap"] == [contract.tap, "layer3"]
+    assert rows["digest"] == [contract.digest(), other.digest()]
+    moved = dataclasses.replace(streams, name="moved", contracts=(contract, contract))
+    alone = dataclasses.replace(run, name="alone")
+    page = render_page([streams, moved, alone], title="Toy")
+    text = read_page(page).at("contract").text()
+    assert "moved has another contract; it differs in tap." in text
+    assert "alone has another contract; it differs in the number of streams." in text
 
 
 def test_frame_labels_have_timelines_of_truth_and_answer(tmp_path):

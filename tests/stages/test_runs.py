@@ -53,7 +53,7 @@ def test_a_run_has_what_the_stages_left(tmp_path: Path) -> None:
     assert run.settings["extract.dtype"] == "float16"
     assert "train.momentum" not in run.settings  # it does nothing beside adamw
     assert run.settings["code.evaluate"] == "0" * 64
-    assert run.contract == make_contract()
+    assert run.contracts == (make_contract(),)
     assert run.predictions["answer"].to_pylist() == ["x", "x"]
     assert run.predictions.schema.metadata == {b"task": b"classification"}
     assert (run.metrics, run.summary) == (METRICS, "a table\n")

@@ -41,7 +41,7 @@ def make_run(name: str, predictions: pa.Table | None, **fields: Any) -> Run:
     task = "classification" if predictions is None else predictions.schema.metadata[b"task"].decode()
     defaults = {
         "task": task,
-        "contract": make_contract(),
+        "contracts": (make_contract(),),
         "inputs": {"manifest": "abcdef0123456789"},
         "manifest": Path("manifests/toy.csv"),
         "split": "test",

@@ -74,7 +74,7 @@ class Context:
             faults=faults,
             at_most=self.num_clips,
             root=self.extras.root,
-            contract=self.run.contract,
+            contract=self.run.contracts[0],
             limits=self.extras.limits,
             looks=self.extras.looks,
         )

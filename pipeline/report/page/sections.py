@@ -8,6 +8,7 @@ from functools import partial
 from itertools import starmap
 from typing import Any
 
+from pipeline.contract import FeatureContract
 from pipeline.report.page.answers import Cell
 from pipeline.report.page.charts import axis_of, line_chart, scatter_chart
 from pipeline.report.page.context import Context
@@ -223,16 +224,21 @@ def _extraction(context: Context) -> dict[str, Any] | None:
 
 
 def _contract(context: Context) -> dict[str, Any]:
-    contract = context.run.contract
+    contracts = context.run.contracts
+    rows = [{**_leaves(each.model_dump(mode="json")), "digest": each.digest()} for each in contracts]
+    differences = {run.name: _differences(contracts, run.contracts) for run in context.runs[1:]}
     return {
-        "fields": _leaves(contract.model_dump(mode="json")),
-        "digest": contract.digest(),
-        "differences": {
-            run.name: contract.differences(run.contract)
-            for run in context.runs[1:]
-            if contract.differences(run.contract)
-        },
+        "fields": {key: [row.get(key) for row in rows] for row in rows for key in row},
+        "differences": {name: fields for name, fields in differences.items() if fields},
     }
+
+
+def _differences(ours: Sequence[FeatureContract], theirs: Sequence[FeatureContract]) -> list[str]:
+    """The fields in which the contracts of two runs differ, stream by stream."""
+    if len(ours) != len(theirs):
+        return ["the number of streams"]
+    pairs = zip(ours, theirs, strict=True)
+    return list(dict.fromkeys(field for one, other in pairs for field in one.differences(other)))
 
 
 def _settings(context: Context) -> dict[str, Any]:
