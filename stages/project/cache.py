@@ -73,17 +73,29 @@ def put_into_cache(path: Path) -> None:
     if "DVC_STAGE" not in os.environ:
         return
     from dvc.exceptions import DvcException
-    from dvc.logger import set_loggers_level
-    from dvc.repo import Repo
+    from dvc.fs import localfs
+    from dvc.repo import Repo  # takes a second to import
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.transfer import transfer
 
     try:
-        with set_loggers_level(logging.ERROR), Repo() as repo:
-            (out,) = repo.find_outs_by_path(str(path))
+        with Repo() as repo:  # reads no dvc.yaml, which may be edited by now
+            cache = repo.cache.local
             with file_lock(Path(repo.cache.local_cache_dir) / "framecache.lock", on_wait=_say_waiting):
-                out.save()
-                out.commit()
+                staging, _, found = build(
+                    cache,
+                    str(path.absolute()),
+                    localfs,
+                    "md5",
+                    ignore=repo.dvcignore,
+                    checksum_jobs=localfs.hash_jobs,
+                )
+                links = cache.cache_types[:1] == ["hardlink"]
+                done = transfer(staging, cache, {found.hash_info}, shallow=False, hardlink=links)
     except DvcException as error:
         raise StoreError(f"DVC can't put {path} into its cache: {error}") from error
+    if done.failed:
+        raise StoreError(f"DVC can't put {path} into its cache, {cache.path}.")
 
 
 def _say_waiting(holder: str) -> None:
