@@ -106,10 +106,10 @@ def overlap(
     does nothing else.
     """
     batch_size = default_batch_size(backbone.device)
-    # Four batches of the first 128 frames.
+    # Four or sixteen batches, of the first 128 frames of each clip.
+    num_clips = max(1, batch_size // 32) * (1 if quick else 4)
     clips = [
-        replace(clip, end_seconds=5.119)
-        for clip in copy_video(video, folder / "corpus", num_clips=max(1, batch_size // 32))
+        replace(clip, end_seconds=5.119) for clip in copy_video(video, folder / "corpus", num_clips=num_clips)
     ]
     num_frames = 128 * len(clips)
     config = ExtractConfig(preprocessing=FULL_SIZE, backend=backbone.backend)
