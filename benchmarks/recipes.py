@@ -6,7 +6,6 @@ Run it in a clone in which `dvc repro` has run and everything is committed:
 
 With --check it trains the first epoch of each, and runs only the recipes whose loss is no longer the recorded
 one. It extracts features that are missing; `dvc repro` brings back those that were there.
-As root, use several --jobs only where no features are missing (docs/experiments.md).
 """
 
 import os
