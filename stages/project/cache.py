@@ -64,9 +64,9 @@ def tracked_files(path: Path) -> dict[str, Path]:
 def put_into_cache(path: Path) -> None:
     """Put a stage's out into DVC's cache, one process at a time; nothing where DVC has not started the stage.
 
-    DVC does so itself after the stage, but it takes no lock. Two of its processes that put the same new file
-    there fail or, as root, empty it: to clone a file, DVC (3.67) first opens its target with O_TRUNC, which
-    may by then be the file itself. What is in the cache already DVC leaves alone.
+    DVC does so itself after the stage, but without a lock. As root, two of its processes that put the same
+    new file there at once can empty it: to clone a file, DVC (3.67) first opens its target with O_TRUNC, and
+    that may by then be the same file. What is in the cache already DVC leaves alone.
 
     Raises StoreError when DVC fails.
     """
