@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, Weights
 from pipeline.backbone.networks import build_network, fold_batchnorms, inspect_network, load_state
 from pipeline.settings.networks import ARCHS, FAMILIES
 from tests.support.networks import made_up_weights
@@ -146,19 +146,33 @@ BY_HAND: dict[str, tuple[ByHand, tuple[int, ...]]] = {
 }
 
 
+def suggested_taps(arch: str) -> list[str]:
+    """The suggested taps of a network; S3D's avgpool needs images of 224 pixels."""
+    return [tap for tap in ARCHS[arch].taps if (arch, tap) != ("s3d", "avgpool")]
+
+
+def opened(arch: str, taps: list[str]) -> tuple[Backbone, Weights, Tensor]:
+    """A network on the CPU, its made-up weights, and random pixels (2, 3, ...) that it reads."""
+    size = _by_hand(arch)[1]
+    weights = made_up_weights(arch, **({"image_size": size[0]} if arch.startswith("vit") else {}))
+    num_frames = size[0] if ARCHS[arch].reads_clips else None
+    backbone = Backbone(weights, taps=taps, device=CPU, crop=size[-2:], num_frames=num_frames)
+    return backbone, weights, pixels_of(*size)
+
+
+def _by_hand(arch: str) -> tuple[ByHand, tuple[int, ...]]:
+    return BY_HAND[next(name for name, family in FAMILIES.items() if arch in family.archs)]
+
+
 def tapped(arch: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Maps of a network at its suggested taps, with made-up weights, on random pixels.
 
     Of each tap: the backbone's maps (N, C, H, W); those of the network by hand, with its BatchNorms folded as
     the backbone folds them; and those of the network as it is. Maps of windows are means over time.
     """
-    family = next(name for name, family in FAMILIES.items() if arch in family.archs)
-    by_hand, size = BY_HAND[family]
-    weights = made_up_weights(arch, **({"image_size": size[0]} if arch.startswith("vit") else {}))
-    num_frames = size[0] if ARCHS[arch].reads_clips else None
-    taps = [tap for tap in ARCHS[arch].taps if (arch, tap) != ("s3d", "avgpool")]  # it needs 224 pixels
-    pixels = pixels_of(*size)
-    maps = Backbone(weights, taps=taps, device=CPU, crop=size[-2:], num_frames=num_frames)(pixels)
+    (by_hand, size), taps = _by_hand(arch), suggested_taps(arch)
+    backbone, weights, pixels = opened(arch, taps)
+    num_frames, maps = backbone.num_frames, backbone(pixels)
     network = build_network(arch, weights.arguments)
     pairs = inspect_network(arch, weights.arguments).foldable(size)
     load_state(network, weights.state)
